@@ -1,0 +1,85 @@
+// Depthwise fprop for AVX-512 (F, BW, VL, DQ): 32 registers hold two columns of 7 sums, 7 taps and the operands.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+
+#include <immintrin.h>
+
+#include "depthwise_fprop_simd.h"
+
+namespace convbound::cpu {
+namespace {
+
+// For the end of a row of 8 outputs or fewer, and for 7 x 7 planes.
+struct Vector8 {
+  static constexpr int kWidth = 8;
+  using Reg = __m256;
+  using Mask = __mmask8;
+
+  CONVBOUND_INLINE Reg broadcast(const float* p) { return _mm256_broadcast_ss(p); }
+  CONVBOUND_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
+  CONVBOUND_INLINE void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
+  CONVBOUND_INLINE Mask mask(int64_t at, int64_t limit) {
+    const __m256i column = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                            _mm256_set1_epi32(static_cast<int>(at)));
+    return _mm256_cmplt_epu32_mask(column, _mm256_set1_epi32(static_cast<int>(limit)));
+  }
+  CONVBOUND_INLINE Reg load_mask(const float* p, Mask mask) { return _mm256_maskz_loadu_ps(mask, p); }
+  CONVBOUND_INLINE void store_first(float* p, Reg v, int n) {
+    _mm256_mask_storeu_ps(p, static_cast<__mmask8>((1u << n) - 1), v);
+  }
+  CONVBOUND_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+};
+
+struct Vector16 {
+  static constexpr int kWidth = 16;
+  static constexpr int kColumns = 2;  // vectors side by side in a block of 7 rows
+  using Reg = __m512;
+  using Mask = __mmask16;
+  struct Spread {
+    __m512i source;
+    __mmask16 loaded;
+  };
+
+  CONVBOUND_INLINE Reg zero() { return _mm512_setzero_ps(); }
+  CONVBOUND_INLINE Reg broadcast(const float* p) { return _mm512_set1_ps(*p); }
+  CONVBOUND_INLINE Reg load(const float* p) { return _mm512_loadu_ps(p); }
+  CONVBOUND_INLINE void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
+  CONVBOUND_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+
+  CONVBOUND_INLINE Mask mask(int64_t at, int64_t limit) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i column = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(at)));
+    return _mm512_cmplt_epu32_mask(column, _mm512_set1_epi32(static_cast<int>(limit)));
+  }
+  CONVBOUND_INLINE Reg load_mask(const float* p, Mask mask) { return _mm512_maskz_loadu_ps(mask, p); }
+  CONVBOUND_INLINE Mask first(int n) { return static_cast<Mask>((1u << n) - 1); }
+  CONVBOUND_INLINE Reg load_first(const float* p, int n) { return load_mask(p, first(n)); }
+  CONVBOUND_INLINE void store_first(float* p, Reg v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
+
+  // Lane i of `count` takes channel (phase + i) / multiplier.
+  CONVBOUND_INLINE Spread spread(int64_t phase, int64_t multiplier, int count) {
+    alignas(64) int source[kWidth];
+    int channel = 0;
+    for (int i = 0; i < kWidth; ++i) {
+      source[i] = channel;
+      if (++phase == multiplier) phase = 0, ++channel;
+    }
+    return {_mm512_load_si512(source), first(source[count - 1] + 1)};
+  }
+  CONVBOUND_INLINE Reg load_spread(const float* p, const Spread& spread) {
+    return _mm512_maskz_permutexvar_ps(first(kWidth), spread.source, _mm512_maskz_loadu_ps(spread.loaded, p));
+  }
+
+  CONVBOUND_INLINE void split(Reg a, Reg b, Reg& even, Reg& odd) {
+    const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    even = _mm512_permutex2var_ps(a, evens, b);
+    odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(evens, _mm512_set1_epi32(1)), b);
+  }
+};
+
+}  // namespace
+
+const DepthwiseKernels kDepthwiseFpropAvx512 = {depthwise_nchw<Vector16, Vector8>, depthwise_nhwc<Vector16>};
+
+}  // namespace convbound::cpu
+
+#endif

@@ -1,0 +1,86 @@
+// What the plain-ISA driver (depthwise_fprop.cpp) hands to the vector kernels (depthwise_fprop_simd.h): plain data only,
+// because the files that include this are compiled for different instruction sets and must share no inline function.
+#pragma once
+
+#include <cstdint>
+
+namespace convbound::cpu {
+
+// Taps tap, tap + tap_step, ... (`taps` of them) along the window axis. The first one meets the first output of a block
+// at coordinate `start`, counted from that output's own origin.
+struct TapChunk {
+  int64_t taps;
+  int64_t tap;
+  int64_t start;
+};
+
+// One or two chunks whose sums stay in registers together. A window of more chunks takes several passes over a block of
+// outputs, and its partial sums wait in y.
+struct TapPass {
+  int pattern;  // index into kTapPatterns
+  TapChunk chunk[2];
+};
+
+struct TapPattern {
+  int first, second;
+};
+
+// The chunk sizes that the kernels unroll. The pairs are 3, 5 and 7 taps at stride 2.
+constexpr int kTapPatternCount = 9;
+constexpr TapPattern kTapPatterns[kTapPatternCount] = {{1, 0}, {2, 0}, {3, 0}, {4, 0}, {5, 0},
+                                                       {7, 0}, {2, 1}, {3, 2}, {4, 3}};
+
+// The axis along which a block of outputs shares its loads (H in NCHW, W in NHWC). Outputs out0 + b * out_step and taps
+// tap + j * tap_step meet at in = out0 * stride - padding + start + (b + j) * step: whatever the stride and the
+// dilation, only b + j counts, so one load serves every pair with the same sum.
+struct WindowAxis {
+  int64_t in, out, taps, stride, padding, dilation;
+  int64_t out_step;  // dilation / gcd(stride, dilation)
+  int64_t tap_step;  // stride / gcd(stride, dilation)
+  int64_t step;      // lcm(stride, dilation)
+  const TapPass* passes;
+  int64_t pass_count;
+};
+
+// The other axis (W in NCHW, H in NHWC).
+struct CrossAxis {
+  int64_t in, out, taps, stride, padding, dilation;
+};
+
+struct DepthwisePlan {
+  const float* x;
+  const float* w;     // NCHW: [K][R][S] as given; NHWC: [panel][R * S + 1][vector], the last row being the bias
+  const float* bias;  // NCHW only; may be null
+  float* y;
+  int64_t n, c, k, multiplier;
+  int64_t vector;  // floats per vector that the plan was made for
+  WindowAxis window;
+  CrossAxis cross;
+
+  // NCHW: a work item is one tile of one input plane, for all its output planes.
+  int64_t tile_p, tile_q;           // outputs per tile
+  int64_t row_tiles, column_tiles;  // tiles per plane
+  const int64_t* column;            // [S]: where in a row the first output's operand for tap s lies
+  int64_t row_floats;               // a row's operands lie in [0, row_floats); those outside count as zero
+  int64_t w_origin, w_tap, w_cross;  // floats: a plane's first tap, and steps along R and S (negative: flipped)
+  // Only with a stride along W: rows are copied to a tile, padded and split into one phase per column modulo the stride.
+  int64_t phase_pitch, pitch;  // floats: one phase; one row of phases
+  int64_t tile_floats;         // scratch per thread, on a 64-byte boundary
+
+  // NHWC: a work item is one output row of one group of panels; a panel is `vector` consecutive output channels.
+  int64_t panels, group, groups;
+
+  int64_t items;
+};
+
+// Works items [begin, end). `scratch` has tile_floats.
+using DepthwiseRange = void (*)(const DepthwisePlan& plan, int64_t begin, int64_t end, float* scratch);
+
+struct DepthwiseKernels {
+  DepthwiseRange nchw, nhwc;
+};
+
+extern const DepthwiseKernels kDepthwiseFpropAvx2;
+extern const DepthwiseKernels kDepthwiseFpropAvx512;
+
+}  // namespace convbound::cpu

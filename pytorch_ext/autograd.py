@@ -1,0 +1,202 @@
+"""Three autograd Functions, one per pass, whose backwards call each other.
+
+A convolution is bilinear in x and w, so every derivative of a pass is again a pass of the same problem:
+
+    =========  =============================  =============================
+    forward    gradient of its first tensor   gradient of its second tensor
+    =========  =============================  =============================
+    y = fprop(x, w)    dx = dgrad(dy, w)      dw = wgrad(dy, x)
+    x = dgrad(y, w)    dy = fprop(dx, w)      dw = wgrad(y, dx)
+    w = wgrad(y, x)    dy = fprop(x, dw)      dx = dgrad(y, dw)
+    =========  =============================  =============================
+
+Double backward, and any order beyond, follow from that. Backward saves the two tensors and nothing else.
+
+Forward-mode derivatives live in subclasses: a Function with a ``jvp`` does not compile with ``fullgraph=True``, so the
+plain class serves while torch.compile traces.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from convbound import ops
+from convbound.problem import ConvProblem
+from torch import Tensor
+from torch.autograd.function import Function
+
+
+class Plan(NamedTuple):
+    """The backend of each pass, and the layout of all results."""
+
+    fprop: str
+    dgrad: str
+    wgrad: str
+    channels_last: bool
+
+
+def fprop(x: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
+    """Differentiable y ``(n, k, *output)``."""
+    result: Tensor = _variant(_Fprop, _FpropJvp).apply(x, w, bias, problem, plan)
+    return result
+
+
+def dgrad(dy: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
+    """Differentiable dx ``(n, c, *input)``: gradient of the input, and forward of a transposed convolution."""
+    result: Tensor = _variant(_Dgrad, _DgradJvp).apply(dy, w, bias, problem, plan)
+    return result
+
+
+def wgrad(dy: Tensor, x: Tensor, bias_grad: bool, problem: ConvProblem, plan: Plan) -> tuple[Tensor, Tensor | None]:
+    """Differentiable dw ``(k, c // groups, *filter)`` and, if asked, dbias ``(k,)``."""
+    result: tuple[Tensor, Tensor | None] = _variant(_Wgrad, _WgradJvp).apply(dy, x, bias_grad, problem, plan)
+    return result
+
+
+def _variant(plain: type[Function], with_jvp: type[Function]) -> Any:
+    return plain if torch.compiler.is_compiling() else with_jvp
+
+
+def _sum_to_channels(y: Tensor) -> Tensor:
+    return y.sum([axis for axis in range(y.dim()) if axis != 1])
+
+
+def _per_channel(bias: Tensor, like: Tensor) -> Tensor:
+    return bias.reshape([-1] + [1] * (like.dim() - 2)).expand(like.shape)
+
+
+def _add(terms: list[Tensor]) -> Tensor | None:
+    total = None
+    for term in terms:
+        total = term if total is None else total + term
+    return total
+
+
+class _Pass(Function):
+    """What the three have in common: inputs (tensor, tensor, _, problem, plan), and the tensors saved."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        first, second, _, ctx.problem, ctx.plan = inputs
+        ctx.save_for_backward(first, second)
+        ctx.set_materialize_grads(False)
+
+
+class _PassJvp(_Pass):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _Pass.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0], inputs[1])
+
+
+class _Fprop(_Pass):
+    @staticmethod
+    def forward(x: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
+        return ops.fprop(x, w, bias, problem, backend=plan.fprop, channels_last=plan.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 5
+        x, w = ctx.saved_tensors
+        dx = dw = dbias = None
+        if ctx.needs_input_grad[0]:
+            dx = dgrad(dy, w, None, ctx.problem, ctx.plan)
+        if ctx.needs_input_grad[1]:
+            dw, dbias = wgrad(dy, x, ctx.needs_input_grad[2], ctx.problem, ctx.plan)
+        elif ctx.needs_input_grad[2]:
+            dbias = _sum_to_channels(dy)
+        return dx, dw, dbias, None, None
+
+
+class _FpropJvp(_PassJvp, _Fprop):
+    @staticmethod
+    def jvp(ctx: Any, x_t: Tensor | None, w_t: Tensor | None, bias_t: Tensor | None, *_: None) -> Tensor | None:
+        x, w = ctx.saved_tensors
+        terms = []
+        if x_t is not None:
+            terms.append(fprop(x_t, w, None, ctx.problem, ctx.plan))
+        if w_t is not None:
+            terms.append(fprop(x, w_t, None, ctx.problem, ctx.plan))
+        if bias_t is not None:
+            y_shape = x.new_empty(()).expand(ctx.problem.y_shape)
+            terms.append(_per_channel(bias_t, y_shape))
+        return _add(terms)
+
+
+class _Dgrad(_Pass):
+    @staticmethod
+    def forward(dy: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
+        return ops.dgrad(dy, w, bias, problem, backend=plan.dgrad, channels_last=plan.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, ...]:
+        if g is None:
+            return (None,) * 5
+        dy, w = ctx.saved_tensors
+        d_dy = dw = dbias = None
+        if ctx.needs_input_grad[0]:
+            d_dy = fprop(g, w, None, ctx.problem, ctx.plan)
+        if ctx.needs_input_grad[1]:
+            dw, _ = wgrad(dy, g, False, ctx.problem, ctx.plan)
+        if ctx.needs_input_grad[2]:
+            dbias = _sum_to_channels(g)
+        return d_dy, dw, dbias, None, None
+
+
+class _DgradJvp(_PassJvp, _Dgrad):
+    @staticmethod
+    def jvp(ctx: Any, dy_t: Tensor | None, w_t: Tensor | None, bias_t: Tensor | None, *_: None) -> Tensor | None:
+        dy, w = ctx.saved_tensors
+        terms = []
+        if dy_t is not None:
+            terms.append(dgrad(dy_t, w, None, ctx.problem, ctx.plan))
+        if w_t is not None:
+            terms.append(dgrad(dy, w_t, None, ctx.problem, ctx.plan))
+        if bias_t is not None:
+            x_shape = dy.new_empty(()).expand(ctx.problem.x_shape)
+            terms.append(_per_channel(bias_t, x_shape))
+        return _add(terms)
+
+
+class _Wgrad(_Pass):
+    @staticmethod
+    def forward(
+        dy: Tensor, x: Tensor, bias_grad: bool, problem: ConvProblem, plan: Plan
+    ) -> tuple[Tensor, Tensor | None]:
+        backend, channels_last = plan.wgrad, plan.channels_last
+        return ops.wgrad(dy, x, problem, bias_grad=bias_grad, backend=backend, channels_last=channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, g_bias: Tensor | None) -> tuple[Tensor | None, ...]:
+        dy, x = ctx.saved_tensors
+        dx = None
+        terms = []
+        if ctx.needs_input_grad[0]:
+            if g is not None:
+                terms.append(fprop(x, g, None, ctx.problem, ctx.plan))
+            if g_bias is not None:
+                terms.append(_per_channel(g_bias, dy))
+        if ctx.needs_input_grad[1] and g is not None:
+            dx = dgrad(dy, g, None, ctx.problem, ctx.plan)
+        return _add(terms), dx, None, None, None
+
+
+class _WgradJvp(_PassJvp, _Wgrad):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _PassJvp.setup_context(ctx, inputs, output)
+        ctx.bias_grad = inputs[2]
+
+    @staticmethod
+    def jvp(ctx: Any, dy_t: Tensor | None, x_t: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        dy, x = ctx.saved_tensors
+        terms = []
+        if dy_t is not None:
+            terms.append(wgrad(dy_t, x, False, ctx.problem, ctx.plan)[0])
+        if x_t is not None:
+            terms.append(wgrad(dy, x_t, False, ctx.problem, ctx.plan)[0])
+        return _add(terms), _sum_to_channels(dy_t) if ctx.bias_grad and dy_t is not None else None

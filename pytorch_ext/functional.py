@@ -1,0 +1,422 @@
+"""conv1d/2d/3d and conv_transpose1d/2d/3d with torch's signatures and semantics, on the fastest backend for each pass.
+
+Here arguments are validated, once for all backends; a :class:`ConvProblem` is made of them and a backend is chosen for
+each pass. Problem and choice are cached by the arguments' shapes, so that a repeated call costs a dictionary look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from convbound import autograd, selection
+from convbound.layout import results_are_channels_last
+from convbound.problem import DTYPES, ConvProblem, output_size
+from torch import Tensor
+
+Size = int | Sequence[int]
+
+_TORCH: dict[str, Callable[..., Tensor]] = {
+    f"conv{kind}{ndim}d": getattr(F, f"conv{kind}{ndim}d") for kind in ("", "_transpose") for ndim in (1, 2, 3)
+}
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: str | Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`torch.nn.functional.conv1d`; input ``(N, C, L)`` or ``(C, L)``. See :func:`conv2d`."""
+    return _conv("conv1d", input, weight, bias, stride, padding, dilation, groups, backend)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: str | Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`torch.nn.functional.conv2d` on convbound's kernels.
+
+    Parameters
+    ----------
+    input, weight, bias
+        ``(N, C, H, W)`` or ``(C, H, W)``; ``(K, C // groups, R, S)``; ``(K,)`` or None. Of one dtype and device.
+    stride, padding, dilation, groups
+        As in torch, string padding included.
+    backend
+        ``"auto"`` takes per pass what was measured fastest, and torch for whatever convbound does not cover;
+        ``"cpu"`` and ``"torch"`` insist. None stands for the environment variable CONVBOUND_BACKEND, else ``"auto"``.
+
+    Returns
+    -------
+    Tensor
+        ``(N, K, P, Q)`` or ``(K, P, Q)``, with the strides that torch would give it.
+
+    Raises
+    ------
+    RuntimeError, TypeError
+        Where torch raises them, with a message that names the argument; also when a named backend cannot do it.
+    ValueError
+        When the backend is unknown.
+    """
+    return _conv("conv2d", input, weight, bias, stride, padding, dilation, groups, backend)
+
+
+def conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: str | Size = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`torch.nn.functional.conv3d`; input ``(N, C, D, H, W)`` or ``(C, D, H, W)``. See :func:`conv2d`."""
+    return _conv("conv3d", input, weight, bias, stride, padding, dilation, groups, backend)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`torch.nn.functional.conv_transpose1d`; input ``(N, C, L)`` or ``(C, L)``. See :func:`conv_transpose2d`."""
+    return _conv_transpose(
+        "conv_transpose1d", input, weight, bias, stride, padding, output_padding, groups, dilation, backend
+    )
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`torch.nn.functional.conv_transpose2d` on convbound's kernels.
+
+    The forward is the dgrad of the convolution that is transposed, and the gradient of the input its fprop.
+
+    Parameters
+    ----------
+    input, weight, bias
+        ``(N, C, H, W)`` or ``(C, H, W)``; ``(C, K // groups, R, S)``; ``(K,)`` or None. Of one dtype and device.
+    stride, padding, output_padding, groups, dilation
+        As in torch, and in torch's order.
+    backend
+        As for :func:`conv2d`.
+
+    Returns
+    -------
+    Tensor
+        ``(N, K, (H - 1) * stride - 2 * padding + dilation * (R - 1) + output_padding + 1, …)``.
+
+    Raises
+    ------
+    RuntimeError, TypeError, ValueError
+        As for :func:`conv2d`.
+    """
+    return _conv_transpose(
+        "conv_transpose2d", input, weight, bias, stride, padding, output_padding, groups, dilation, backend
+    )
+
+
+def conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`torch.nn.functional.conv_transpose3d`; input ``(N, C, D, H, W)`` or ``(C, D, H, W)``. See
+    :func:`conv_transpose2d`."""
+    return _conv_transpose(
+        "conv_transpose3d", input, weight, bias, stride, padding, output_padding, groups, dilation, backend
+    )
+
+
+def _conv(
+    name: str,
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: Size,
+    padding: str | Size,
+    dilation: Size,
+    groups: int,
+    backend: str | None,
+) -> Tensor:
+    backend = backend or selection.default_backend()
+    prepared = _prepare(name, x, w, bias, backend)
+    if prepared is not None:
+        xb, wb, bb = prepared
+        arguments = (_freeze(stride), _freeze(padding), _freeze(dilation), groups)
+        channels_last = results_are_channels_last(xb, wb, groups)
+        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, xb.dtype, xb.device.type, channels_last, backend)
+        plan = _conv_plan.__wrapped__(*key) if torch.compiler.is_compiling() else _conv_plan(*key)
+        if plan is not None:
+            _check_bias(name, bb, plan[0].k)
+            y = autograd.fprop(xb, wb, bb, *plan)
+            return y if x.dim() == xb.dim() else y.squeeze(0)
+    return _TORCH[name](x, w, bias, stride, padding, dilation, groups)
+
+
+def _conv_transpose(
+    name: str,
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: Size,
+    padding: Size,
+    output_padding: Size,
+    groups: int,
+    dilation: Size,
+    backend: str | None,
+) -> Tensor:
+    backend = backend or selection.default_backend()
+    prepared = _prepare(name, x, w, bias, backend)
+    if prepared is not None:
+        xb, wb, bb = prepared
+        arguments = (_freeze(stride), _freeze(padding), _freeze(output_padding), groups, _freeze(dilation))
+        channels_last = results_are_channels_last(xb, wb, groups, stride, output_padding)
+        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, xb.dtype, xb.device.type, channels_last, backend)
+        compiling = torch.compiler.is_compiling()
+        plan = _conv_transpose_plan.__wrapped__(*key) if compiling else _conv_transpose_plan(*key)
+        if plan is not None:
+            _check_bias(name, bb, plan[0].c)
+            y = autograd.dgrad(xb, wb, bb, *plan)
+            return y if x.dim() == xb.dim() else y.squeeze(0)
+    return _TORCH[name](x, w, bias, stride, padding, output_padding, groups, dilation)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _prepare(
+    name: str, x: Tensor, w: Tensor, bias: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Check the tensors, cast them under autocast, add a batch dimension; None where torch shall have the call."""
+    if backend == "torch":
+        return None
+    if backend not in selection.NAMES:
+        raise ValueError(f"{name}: backend={backend!r} is unknown; choose one of {', '.join(selection.NAMES)}")
+    unfit = _unfit(x, w, bias)
+    if backend == "auto":
+        if unfit is not None or not x.numel() or not w.numel():
+            return None
+    elif unfit is not None:
+        raise unfit[0](f"{name}: {unfit[1]}; backend={backend!r} cannot take it")
+    device = x.device.type
+    if backend != "auto" and (refusal := selection.refusal(backend, device)):
+        raise RuntimeError(f"{name}: backend={backend!r} {refusal}")
+
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, w, bias = _cast(x, dtype), _cast(w, dtype), None if bias is None else _cast(bias, dtype)
+    for label, tensor in (("weight", w), ("bias", bias)):
+        if tensor is not None and tensor.dtype != x.dtype:
+            raise RuntimeError(f"{name}: {label} is {tensor.dtype}, but input is {x.dtype}; they have to agree")
+        if tensor is not None and tensor.device != x.device:
+            raise RuntimeError(f"{name}: {label} is on {tensor.device}, but input is on {x.device}")
+    ndim = int(name[-2])
+    if w.dim() != ndim + 2:
+        raise RuntimeError(f"{name}: weight has {w.dim()} dimensions, but needs {ndim + 2}: shape {tuple(w.shape)}")
+    if x.dim() not in (ndim + 1, ndim + 2):
+        raise RuntimeError(
+            f"{name}: input has {x.dim()} dimensions, but needs {ndim + 2}, or {ndim + 1} without a batch: "
+            f"shape {tuple(x.shape)}"
+        )
+    if x.dim() == ndim + 1:
+        x = x.unsqueeze(0)
+    return x, w, bias
+
+
+def _unfit(x: Any, w: Any, bias: Any) -> tuple[type[Exception], str] | None:
+    """Why the tensors are none that a native kernel takes, with the class of error for it; None if they fit."""
+    for label, tensor in (("input", x), ("weight", w), ("bias", bias)):
+        if tensor is None and label == "bias":
+            continue
+        if not isinstance(tensor, Tensor):
+            return TypeError, f"{label} must be a Tensor, not {type(tensor).__name__}"
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            return RuntimeError, f"{label} is a {type(tensor).__name__}, a subclass of Tensor"
+        if tensor.layout is not torch.strided or tensor.is_mkldnn:
+            return RuntimeError, f"{label} has layout {tensor.layout}, not torch.strided"
+        if tensor.dtype not in DTYPES:
+            return RuntimeError, f"{label} is {tensor.dtype}, not one of fp16, bf16, fp32 and fp64"
+    return None
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
+
+
+def _check_bias(name: str, bias: Tensor | None, channels: int) -> None:
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != channels):
+        raise RuntimeError(f"{name}: bias has shape {tuple(bias.shape)}, but needs ({channels},)")
+
+
+def _per_axis(name: str, label: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
+    """One int per axis, from an int, a sequence of one, or a sequence of as many as there are axes."""
+    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    if not all(isinstance(v, int | torch.SymInt) for v in values):
+        raise TypeError(f"{name}: {label}={value!r} must be an int or a sequence of ints")
+    if len(values) == 1:
+        values *= ndim
+    if len(values) != ndim:
+        raise RuntimeError(f"{name}: {label}={value!r} has {len(values)} entries, but there are {ndim} axes")
+    if any(v < least for v in values):
+        raise RuntimeError(f"{name}: {label}={value!r} must be at least {least}")
+    return values
+
+
+def _padding_pairs(
+    name: str, padding: Any, filter: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    if padding == "valid":
+        return ((0, 0),) * len(filter)
+    if padding == "same":
+        if any(s != 1 for s in stride):
+            raise RuntimeError(f"{name}: padding='same' needs stride 1, but stride={tuple(stride)}")
+        totals = [d * (r - 1) for d, r in zip(dilation, filter, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    if isinstance(padding, str):
+        raise RuntimeError(f"{name}: padding={padding!r} is no padding; use 'valid', 'same' or numbers")
+    return tuple((p, p) for p in _per_axis(name, "padding", padding, len(filter), 0))
+
+
+def _check_groups(name: str, groups: Any, *channels: tuple[str, int]) -> None:
+    if not isinstance(groups, int | torch.SymInt):
+        raise TypeError(f"{name}: groups={groups!r} must be an int")
+    if groups < 1:
+        raise RuntimeError(f"{name}: groups={groups} must be at least 1")
+    for label, count in channels:
+        if count % groups or count < 1:
+            raise RuntimeError(f"{name}: groups={groups} does not divide {label}={count}")
+
+
+def _with_plan(
+    problem: ConvProblem, dtype: torch.dtype, device: str, channels_last: bool, backend: str
+) -> tuple[ConvProblem, autograd.Plan] | None:
+    """The problem and the backends of its passes; None when torch has them all, so that torch's own autograd can."""
+    choices = selection.choose_all(problem, dtype, "NHWC" if channels_last else "NCHW", device, backend)
+    if all(choice.backend == "torch" for choice in choices):
+        return None
+    return problem, autograd.Plan(*(choice.backend for choice in choices), channels_last)
+
+
+@lru_cache(maxsize=4096)
+def _conv_plan(
+    name: str,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    dtype: torch.dtype,
+    device: str,
+    channels_last: bool,
+    backend: str,
+) -> tuple[ConvProblem, autograd.Plan] | None:
+    ndim = len(x) - 2
+    stride = _per_axis(name, "stride", stride, ndim, 1)
+    dilation = _per_axis(name, "dilation", dilation, ndim, 1)
+    pairs = _padding_pairs(name, padding, w[2:], stride, dilation)
+    _check_groups(name, groups, ("C", x[1]), ("K", w[0]))
+    if x[1] != w[1] * groups:
+        raise RuntimeError(
+            f"{name}: input has C={x[1]} channels, but weight {w} with groups={groups} needs {w[1] * groups}"
+        )
+    _check_sizes(name, x, w)
+    for i, r, s, pair, d in zip(x[2:], w[2:], stride, pairs, dilation, strict=True):
+        if output_size(i, r, s, pair, d) < 1:
+            raise RuntimeError(
+                f"{name}: the filter covers {d * (r - 1) + 1} positions (size {r}, dilation {d}), but the padded input "
+                f"has only {i + sum(pair)}"
+            )
+    problem = ConvProblem(x[0], x[1], w[0], x[2:], w[2:], stride, pairs, dilation, groups)
+    return _with_plan(problem, dtype, device, channels_last, backend)
+
+
+@lru_cache(maxsize=4096)
+def _conv_transpose_plan(
+    name: str,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
+    dtype: torch.dtype,
+    device: str,
+    channels_last: bool,
+    backend: str,
+) -> tuple[ConvProblem, autograd.Plan] | None:
+    ndim = len(x) - 2
+    stride = _per_axis(name, "stride", stride, ndim, 1)
+    dilation = _per_axis(name, "dilation", dilation, ndim, 1)
+    padding = _per_axis(name, "padding", padding, ndim, 0)
+    output_padding = _per_axis(name, "output_padding", output_padding, ndim, 0)
+    _check_groups(name, groups, ("C", x[1]))
+    if x[1] != w[0]:
+        raise RuntimeError(f"{name}: input has C={x[1]} channels, but weight {w} needs {w[0]}")
+    _check_sizes(name, x, w)
+    sizes, pairs = [], []
+    for i, r, s, p, op, d in zip(x[2:], w[2:], stride, padding, output_padding, dilation, strict=True):
+        if op >= max(s, d):
+            raise RuntimeError(
+                f"{name}: output_padding={op} must be smaller than stride={s} or dilation={d} of its axis"
+            )
+        size = (i - 1) * s - 2 * p + d * (r - 1) + op + 1
+        if size < 0:
+            raise RuntimeError(f"{name}: padding={p} leaves an output of {size} positions for an input of {i}")
+        sizes.append(size)
+        # Longer by a stride or more, the output would convolve to more positions than x has: crop it at its end.
+        pairs.append((p, p - (op - op % s)))
+    if 0 in sizes:
+        return None  # torch returns an empty tensor, which takes no kernel
+    problem = ConvProblem(x[0], w[1] * groups, x[1], tuple(sizes), w[2:], stride, tuple(pairs), dilation, groups)
+    return _with_plan(problem, dtype, device, channels_last, backend)
+
+
+def _check_sizes(name: str, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    for label, shape in (("input", x), ("weight", w)):
+        if any(size < 1 for size in shape[1:]):
+            raise RuntimeError(f"{name}: {label} has shape {shape}; all its sizes but the batch must be at least 1")

@@ -1,0 +1,100 @@
+"""Which backends there are, and which of them serves a pass of a problem."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from convbound import _library, preferences
+from convbound.problem import DTYPES, PASSES, ConvProblem, Layout, Pass
+
+ENVIRONMENT_VARIABLE = "CONVBOUND_BACKEND"
+NAMES = ("auto", "cpu", "torch")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend that ``backend=`` accepts; `absent` says why it cannot be used, or is None."""
+
+    name: str
+    kernels: str
+    devices: tuple[str, ...]
+    absent: str | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether it can be used in this process."""
+        return self.absent is None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend of one pass, and why."""
+
+    pass_: Pass
+    backend: str
+    reason: str
+
+
+# Fixed at import, so that torch.compile sees constants.
+CPU_ISA = "none" if isinstance(_library.introspect, str) else str(_library.introspect.cpu_isa())
+_BACKENDS = (
+    Backend("cpu", f"native C++ ({CPU_ISA})", ("cpu",), _library.ABSENT["cpu"]),
+    Backend("torch", "ATen (oneDNN on a CPU, cuDNN on a GPU)", ("cpu", "cuda")),
+)
+
+
+def backends() -> tuple[Backend, ...]:
+    """All backends but ``auto``, which chooses among them.
+
+    Examples
+    --------
+    >>> [backend.name for backend in convbound.backends() if backend.available]
+    ['cpu', 'torch']
+    """
+    return _BACKENDS
+
+
+def default_backend() -> str:
+    """The backend of calls that name none: the environment variable CONVBOUND_BACKEND, else ``auto``."""
+    return os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+
+
+def refusal(backend: str, device: str) -> str | None:
+    """Why a named backend cannot run on tensors of a device type, or None."""
+    for row in _BACKENDS:
+        if row.name == backend:
+            if row.absent is not None:
+                return f"is not available: {row.absent}"
+            if device not in row.devices:
+                return f"runs on {' and '.join(row.devices)} tensors, not on {device}"
+            return None
+    return f"is unknown; choose one of {', '.join(NAMES)}"
+
+
+def choose(
+    problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, device: str, backend: str = "auto"
+) -> Choice:
+    """The backend of one pass. A named backend is taken at its word; ``auto`` never picks one that cannot run."""
+    if backend != "auto":
+        return Choice(pass_, backend, f"asked for by backend={backend!r}")
+    if device != "cpu":
+        return Choice(pass_, "torch", f"there are no native kernels for {device} tensors yet")
+    if _library.ABSENT["cpu"] is not None:
+        return Choice(pass_, "torch", "the native CPU kernels are not built")
+    if dtype not in DTYPES:
+        return Choice(pass_, "torch", f"{dtype} has no native kernel")
+    if CPU_ISA not in preferences.MEASURED_ISAS:
+        return Choice(pass_, "torch", f"nothing was measured on the instruction set {CPU_ISA}")
+    row = preferences.preferred(problem, pass_, dtype, layout)
+    if row is None:
+        return Choice(pass_, "torch", "no native kernel was measured faster here")
+    return Choice(pass_, "cpu", row.reason)
+
+
+def choose_all(
+    problem: ConvProblem, dtype: torch.dtype, layout: Layout, device: str, backend: str = "auto"
+) -> tuple[Choice, ...]:
+    """The choices of the three passes, in the order fprop, dgrad, wgrad."""
+    return tuple(choose(problem, pass_, dtype, layout, device, backend) for pass_ in PASSES)
