@@ -31,12 +31,12 @@ struct ConvProblem {
   int64_t padding[3];  // at the beginning; what is at the end follows from the sizes
   int64_t dilation[3];
 
-  int64_t input_size() const { return input[0] * input[1] * input[2]; }
-  int64_t filter_size() const { return filter[0] * filter[1] * filter[2]; }
-  int64_t output_size() const { return output[0] * output[1] * output[2]; }
-  int64_t c_per_group() const { return c / groups; }
-  int64_t k_per_group() const { return k / groups; }
-  bool depthwise() const { return groups == c; }
+  constexpr int64_t input_size() const { return input[0] * input[1] * input[2]; }
+  constexpr int64_t filter_size() const { return filter[0] * filter[1] * filter[2]; }
+  constexpr int64_t output_size() const { return output[0] * output[1] * output[2]; }
+  constexpr int64_t c_per_group() const { return c / groups; }
+  constexpr int64_t k_per_group() const { return k / groups; }
+  constexpr bool depthwise() const { return groups == c; }
 };
 
 }  // namespace convbound

@@ -4,9 +4,12 @@
 :func:`convbound.replace_convs` puts them into a model; ``python -m convbound.bench`` times them.
 """
 
+from convbound import nn
 from convbound._version import __version__
+from convbound.explanation import explain
 from convbound.functional import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from convbound.problem import ConvProblem
+from convbound.replace import replace_convs, restore_convs
 from convbound.selection import backends
 
 __all__ = [
@@ -19,4 +22,8 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "explain",
+    "nn",
+    "replace_convs",
+    "restore_convs",
 ]

@@ -31,7 +31,7 @@ def _load_ops(name: str) -> str | None:
     if not path.exists():
         return f"{file} is missing from {PACKAGE}; {REBUILD}"
     try:
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
         return f"{file} does not load: {error}"
     library = ctypes.CDLL(str(path))

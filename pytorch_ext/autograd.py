@@ -21,10 +21,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from convbound import ops
-from convbound.problem import ConvProblem
 from torch import Tensor
 from torch.autograd.function import Function
+
+from convbound import ops
+from convbound.problem import ConvProblem
 
 
 class Plan(NamedTuple):

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from convbound.problem import output_size
 from torch import Tensor
+
+from convbound.problem import output_size
 
 
 def empty_dense(like: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:

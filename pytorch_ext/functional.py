@@ -12,12 +12,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
 from convbound import autograd, selection
 from convbound.layout import results_are_channels_last
 from convbound.problem import DTYPES, ConvProblem, output_size
-from torch import Tensor
 
 Size = int | Sequence[int]
+
+_INTS = (int, torch.SymInt)
 
 _TORCH: dict[str, Callable[..., Tensor]] = {
     f"conv{kind}{ndim}d": getattr(F, f"conv{kind}{ndim}d") for kind in ("", "_transpose") for ndim in (1, 2, 3)
@@ -233,8 +237,7 @@ def _prepare(
     """Check the tensors, cast them under autocast, add a batch dimension; None where torch shall have the call."""
     if backend == "torch":
         return None
-    if backend not in selection.NAMES:
-        raise ValueError(f"{name}: backend={backend!r} is unknown; choose one of {', '.join(selection.NAMES)}")
+    selection.check_name(name, backend)
     unfit = _unfit(x, w, bias)
     if backend == "auto":
         if unfit is not None or not x.numel() or not w.numel():
@@ -273,7 +276,7 @@ def _unfit(x: Any, w: Any, bias: Any) -> tuple[type[Exception], str] | None:
             continue
         if not isinstance(tensor, Tensor):
             return TypeError, f"{label} must be a Tensor, not {type(tensor).__name__}"
-        if type(tensor) not in (Tensor, torch.nn.Parameter):
+        if type(tensor) not in (Tensor, torch.nn.Parameter, FakeTensor):
             return RuntimeError, f"{label} is a {type(tensor).__name__}, a subclass of Tensor"
         if tensor.layout is not torch.strided or tensor.is_mkldnn:
             return RuntimeError, f"{label} has layout {tensor.layout}, not torch.strided"
@@ -294,7 +297,7 @@ def _check_bias(name: str, bias: Tensor | None, channels: int) -> None:
 def _per_axis(name: str, label: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
     """One int per axis, from an int, a sequence of one, or a sequence of as many as there are axes."""
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    if not all(isinstance(v, int | torch.SymInt) for v in values):
+    if not all(isinstance(v, _INTS) for v in values):
         raise TypeError(f"{name}: {label}={value!r} must be an int or a sequence of ints")
     if len(values) == 1:
         values *= ndim
@@ -320,8 +323,8 @@ def _padding_pairs(
     return tuple((p, p) for p in _per_axis(name, "padding", padding, len(filter), 0))
 
 
-def _check_groups(name: str, groups: Any, *channels: tuple[str, int]) -> None:
-    if not isinstance(groups, int | torch.SymInt):
+def _check_groups(name: str, groups: int, *channels: tuple[str, int]) -> None:
+    if not isinstance(groups, _INTS):
         raise TypeError(f"{name}: groups={groups!r} must be an int")
     if groups < 1:
         raise RuntimeError(f"{name}: groups={groups} must be at least 1")
@@ -335,9 +338,10 @@ def _with_plan(
 ) -> tuple[ConvProblem, autograd.Plan] | None:
     """The problem and the backends of its passes; None when torch has them all, so that torch's own autograd can."""
     choices = selection.choose_all(problem, dtype, "NHWC" if channels_last else "NCHW", device, backend)
-    if all(choice.backend == "torch" for choice in choices):
+    fprop, dgrad, wgrad = (choice.backend for choice in choices)
+    if fprop == dgrad == wgrad == "torch":
         return None
-    return problem, autograd.Plan(*(choice.backend for choice in choices), channels_last)
+    return problem, autograd.Plan(fprop, dgrad, wgrad, channels_last)
 
 
 @lru_cache(maxsize=4096)

@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from convbound import _library, fakes
-from convbound.problem import ConvProblem
 from torch import Tensor
 
+from convbound import _library, fakes, vmap
+from convbound.problem import PASSES, ConvProblem
+
 _NATIVE: dict[str, dict[str, Any]] = {}
-for _backend, _absent in _library.ABSENT.items():
+for _name, _absent in _library.ABSENT.items():
     if _absent is None:
-        _NATIVE[_backend] = {
-            _pass: getattr(torch.ops.convbound, f"{_backend}_{_pass}").default for _pass in fakes.FAKES
-        }
-        fakes.register(_backend)
+        fakes.register(_name)
+        vmap.register(_name)
+        _NATIVE[_name] = {pass_: getattr(torch.ops.convbound, f"{_name}_{pass_}").default for pass_ in PASSES}
 
 
 def _geometry(problem: ConvProblem) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
 from convbound.problem import ConvProblem, Layout, Pass
 
 MEASURED_ISAS = ("avx2", "avx512")

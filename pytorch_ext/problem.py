@@ -139,7 +139,7 @@ class ConvProblem:
             raise ValueError(f"{foreign[0]} names an axis that problem {shape!r} does not have: it has {axes}")
 
         def per_axis(letter: str, default: int) -> tuple[int, ...]:
-            sizes = []
+            sizes: list[int] = []
             for axis in axes:
                 sizes.append(values.get(letter + axis, sizes[-1] if sizes else default))
             return tuple(sizes)

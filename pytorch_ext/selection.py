@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+
 from convbound import _library, preferences
 from convbound.problem import DTYPES, PASSES, ConvProblem, Layout, Pass
 
@@ -61,6 +62,12 @@ def default_backend() -> str:
     return os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
 
 
+def check_name(caller: str, backend: str | None) -> None:
+    """Raise a ValueError in the name of `caller` for what is no backend; None stands for the default."""
+    if backend is not None and backend not in NAMES:
+        raise ValueError(f"{caller}: backend={backend!r} is unknown; choose one of {', '.join(NAMES)}")
+
+
 def refusal(backend: str, device: str) -> str | None:
     """Why a named backend cannot run on tensors of a device type, or None."""
     for row in _BACKENDS:
@@ -70,7 +77,7 @@ def refusal(backend: str, device: str) -> str | None:
             if device not in row.devices:
                 return f"runs on {' and '.join(row.devices)} tensors, not on {device}"
             return None
-    return f"is unknown; choose one of {', '.join(NAMES)}"
+    raise KeyError(backend)
 
 
 def choose(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -66,7 +67,7 @@ def convnext_t() -> nn.Module:
 
 
 class Bottlenecks(nn.Sequential):
-    """The grouped layers of ResNeXt-50 (32x4d) behind its stem: 3, 4, 6 and 3 blocks, halving in the first of a stage."""
+    """The grouped layers of ResNeXt-50 (32x4d) behind its stem; the first block of a stage carries the stride."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = [nn.Conv2d(3, 128, 7, 2, 3), nn.MaxPool2d(3, 2, 1)]
@@ -93,7 +94,7 @@ class Aspp(nn.Module):
 
 def dcgan() -> nn.Module:
     widths = (100, 512, 256, 128, 64, 3)
-    pairs = zip(widths, widths[1:], strict=False)
+    pairs = itertools.pairwise(widths)
     return nn.Sequential(*(nn.ConvTranspose2d(c, k, 4, 2 if i else 1, 1 if i else 0) for i, (c, k) in enumerate(pairs)))
 
 

@@ -49,32 +49,30 @@ struct CrossAxis {
 
 struct DepthwisePlan {
   const float* x;
-  const float* w;     // NCHW: [K][R][S] as given; NHWC: [panel][R * S + 1][vector], the last row being the bias
+  const float* w;     // NCHW: [K][R][S] as given; NHWC: [panel][R * S + 2][vector], the last rows being the bias and, as
+                      // int32, each output's channel counted from the panel's first
   const float* bias;  // NCHW only; may be null
   float* y;
   int64_t n, c, k, multiplier;
+  int64_t x_floats;
   int64_t vector;  // floats per vector that the plan was made for
   WindowAxis window;
   CrossAxis cross;
 
-  // NCHW: a work item is one tile of one input plane, for all its output planes.
-  int64_t tile_p, tile_q;           // outputs per tile
-  int64_t row_tiles, column_tiles;  // tiles per plane
-  const int64_t* column;            // [S]: where in a row the first output's operand for tap s lies
-  int64_t row_floats;               // a row's operands lie in [0, row_floats); those outside count as zero
+  // NCHW: a work item is one tile of one output plane.
+  int64_t tile_p, tile_q;            // outputs per tile
+  int64_t row_tiles, column_tiles;   // tiles per plane
   int64_t w_origin, w_tap, w_cross;  // floats: a plane's first tap, and steps along R and S (negative: flipped)
-  // Only with a stride along W: rows are copied to a tile, padded and split into one phase per column modulo the stride.
-  int64_t phase_pitch, pitch;  // floats: one phase; one row of phases
-  int64_t tile_floats;         // scratch per thread, on a 64-byte boundary
 
-  // NHWC: a work item is one output row of one group of panels; a panel is `vector` consecutive output channels.
-  int64_t panels, group, groups;
+  // NHWC: a work item is one output row; a panel is `vector` consecutive output channels.
+  int64_t panels;
 
-  int64_t items;
+  int64_t items;         // in the order of y
+  int64_t stage_floats;  // 0: outputs are stored at once; else they are streamed through a stage of this size per thread
 };
 
-// Works items [begin, end). `scratch` has tile_floats.
-using DepthwiseRange = void (*)(const DepthwisePlan& plan, int64_t begin, int64_t end, float* scratch);
+// Works items [begin, end). `stage` has stage_floats.
+using DepthwiseRange = void (*)(const DepthwisePlan& plan, int64_t begin, int64_t end, float* stage);
 
 struct DepthwiseKernels {
   DepthwiseRange nchw, nhwc;

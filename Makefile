@@ -1,0 +1,117 @@
+# make help lists the targets. Two of them are all that a newcomer needs: make bench, make test.
+SHELL := bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+CONSTRAINTS ?= constraints.txt
+ENV ?= venv
+BENCH ?=
+PYTEST ?=
+
+ifeq ($(ENV),active)
+PY := $(PYTHON)
+STAMPS := build/active
+else ifeq ($(ENV),venv)
+PY := .venv/bin/python
+STAMPS := .venv/stamps
+else
+$(error ENV=$(ENV) must be venv (a new .venv, the default) or active (the current interpreter and its torch))
+endif
+
+PIP := $(PY) -m pip --disable-pip-version-check
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: help
+help: ## list the targets
+	@echo "make TARGET [VARIABLE=value]"
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@echo
+	@echo "  ENV=active          use the current interpreter and its torch, download nothing (default: a .venv of its own)"
+	@echo "  PYTHON=python3.12   the interpreter (default: python3)"
+	@echo "  TORCH=torch==2.13.0 what pip installs as torch into .venv"
+	@echo "  BENCH='--quick'     arguments for make bench;  PYTEST='-k nhwc' for make test"
+	@echo "  MAX_JOBS=4          compiler processes (default: one per CPU)"
+
+.PHONY: bench
+bench: setup ## set up, build, and time our kernels against torch (3 minutes)
+	$(PY) -m convbound.bench $(BENCH)
+
+.PHONY: test
+test: setup ## set up, build, and run the tests (10 minutes)
+	$(PY) -m pytest -n $$($(PYTHON) -c 'import os; print(os.cpu_count() or 1)') $(PYTEST)
+
+.PHONY: setup
+setup: $(STAMPS)/built ## make the environment and build the package in it
+
+.PHONY: perf
+perf: setup ## repeat the committed measurements: bench/results, the README's table, docs/roofline.png
+	$(PY) -m convbound.bench --out results/perf
+	cp results/perf/results.json bench/results/cpu.json
+	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md --plot docs/roofline.png
+
+.PHONY: lint
+lint: $(STAMPS)/dev ## ruff (format and lint) and clang-format, changing nothing
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inc' | xargs $(dir $(PY))clang-format --dry-run --Werror
+
+.PHONY: format
+format: $(STAMPS)/dev ## format Python and C++ in place
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inc' | xargs $(dir $(PY))clang-format -i
+
+# mypy does not follow the finder of an editable install, so it gets the package as a tree of links.
+.PHONY: typecheck
+typecheck: $(STAMPS)/dev ## mypy, strict, over the package
+	rm -rf typecheck && mkdir -p typecheck/convbound
+	ln -s $(CURDIR)/pytorch_ext/* typecheck/convbound/
+	ln -s $(CURDIR)/bench typecheck/convbound/bench
+	MYPYPATH=typecheck $(PY) -m mypy -p convbound
+
+.PHONY: dist
+dist: $(STAMPS)/dev ## build sdist and wheel and check what is in them
+	$(PY) -m pytest -m packaging tests/test_packaging.py
+
+.PHONY: clean
+clean: ## remove .venv, build products and results of runs (not the committed ones)
+	rm -rf .venv build dist results typecheck *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f pytorch_ext/*.so pytorch_ext/build_info.json
+
+.PHONY: prerequisites
+prerequisites:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	  || { echo "convbound needs Python 3.10 or newer as '$(PYTHON)'; name another with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' \
+	  || { echo "convbound needs the headers of $(PYTHON) to build (Debian: apt-get install python3-dev)"; exit 1; }
+	@v=$$($${CONVBOUND_CXX:-$${CXX:-g++}} -dumpfullversion 2>/dev/null) && [ "$${v%%.*}" -ge 11 ] \
+	  || { echo "convbound needs g++ 11 or newer, found '$${v:-none}'; CONVBOUND_CXX names another compiler"; exit 1; }
+
+ifeq ($(ENV),venv)
+$(STAMPS)/environment: pyproject.toml $(CONSTRAINTS) | prerequisites
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "convbound needs $(PYTHON)'s venv module (Debian: apt-get install python3-venv)"; exit 1; }
+	[ -x $(PY) ] || $(PYTHON) -m venv .venv
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) "$(TORCH)" "setuptools>=77" ninja "pybind11>=3.0"
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/built: $(STAMPS)/environment $(SOURCES)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable ".[bench,test]"
+	@mkdir -p $(@D) && touch $@
+	@$(PY) -m convbound
+
+$(STAMPS)/dev: $(STAMPS)/built
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) $$($(PY) -c 'import tomllib as t; print(*t.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["dev"])')
+	@touch $@
+else
+$(STAMPS)/built: $(SOURCES) | prerequisites
+	@for module in torch setuptools ninja pybind11 pytest; do $(PY) -c "import $$module" 2>/dev/null \
+	  || { echo "ENV=active downloads nothing, but $(PY) has no $$module"; exit 1; }; done
+	$(PIP) install --quiet --no-index --no-deps --no-build-isolation --editable .
+	@mkdir -p $(@D) && touch $@
+	@$(PY) -m convbound
+
+$(STAMPS)/dev: $(STAMPS)/built
+	@touch $@
+endif

@@ -1,0 +1,80 @@
+"""The kinds of arguments that the command line takes; a bad one is refused in one line that says what is right."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+from convbound import backends
+from convbound.bench.cases import TORCH
+from convbound.problem import ConvProblem
+
+EXIT_USAGE = 2
+
+T = TypeVar("T")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line that names the argument."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and leave."""
+        hint = "; --help lists the options" if message.startswith("unrecognized") else ""
+        self.exit(EXIT_USAGE, f"{self.prog}: {message.removeprefix('argument ')}{hint}\n")
+
+
+def our_backends() -> list[str]:
+    """Backends of ours that can be measured here."""
+    return [row.name for row in backends() if row.available and row.name != TORCH]
+
+
+def backend(text: str) -> str:
+    """A backend of ours that is available."""
+    absent = {row.name: row.absent for row in backends() if row.name != TORCH}
+    if text == TORCH:
+        raise argparse.ArgumentTypeError("torch is always measured, as the rival; name one of ours")
+    if absent.get(text):
+        raise argparse.ArgumentTypeError(f"{text} is not available: {absent[text]}")
+    return one_of("backend", list(absent))(text)
+
+
+def one_of(what: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """A type of argument that is one of some names, in any case of letters."""
+    by_name = {choice.lower(): choice for choice in choices}
+
+    def convert(text: str) -> str:
+        if text.lower() in by_name:
+            return by_name[text.lower()]
+        near = difflib.get_close_matches(text.lower(), by_name, n=1)
+        hint = f"did you mean {by_name[near[0]]}? " if near else ""
+        raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; {hint}it is one of {', '.join(choices)}")
+
+    return convert
+
+
+def positive(kind: Callable[[str], T]) -> Callable[[str], T]:
+    """A type of argument that is a number above 0."""
+
+    def convert(text: str) -> T:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind("0")
+        if not value > kind("0"):  # type: ignore[operator]
+            raise argparse.ArgumentTypeError(f"{text!r} must be a {'whole ' if kind is int else ''}number above 0")
+        return value
+
+    return convert
+
+
+def problem(text: str) -> ConvProblem:
+    """A problem string."""
+    try:
+        parsed = ConvProblem.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not parsed.n:
+        raise argparse.ArgumentTypeError(f"mb0 in {text!r} leaves nothing to time; it must be at least 1")
+    return parsed

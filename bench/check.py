@@ -1,0 +1,72 @@
+"""Checks before timing: every result is compared with an fp64 reference, element by element.
+
+The measure is |y - y64| / sum |x||w|: the error relative to what the sum would be if nothing cancelled, which is what
+rounding acts on. A result may err twice as much as torch's own convolution in the same dtype, plus a few ulps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from convbound.bench.cases import Case, Tensors, torch_convolution
+
+TORCH_FACTOR = 2.0
+ULPS = 4.0
+
+
+class Reference:
+    """The fp64 result of a case, and what its rounding errors are measured against."""
+
+    def __init__(self, case: Case, tensors: Tensors) -> None:
+        with _threads(1 if case.problem.groups > 1 else torch.get_num_threads()):
+            self._exact = torch_convolution(case.problem, case.pass_, tensors.map(torch.Tensor.double))()
+        # The scale needs no more than a few digits, and torch's fp64 convolutions are slow.
+        magnitude = torch_convolution(case.problem, case.pass_, tensors.map(lambda t: t.float().abs()))()
+        self._scale = magnitude.double()
+        self._ulp = torch.finfo(case.dtype).eps
+
+    def error(self, result: torch.Tensor) -> float:
+        """The largest relative error over all elements; infinite where an element is missing or not a number.
+
+        Raises
+        ------
+        ValueError
+            When the result has another shape, or is zero everywhere though the reference is not.
+        """
+        if result.shape != self._exact.shape:
+            raise ValueError(f"the result has shape {tuple(result.shape)}, not {tuple(self._exact.shape)}")
+        if not result.any() and self._exact.any():
+            raise ValueError("the result is zero everywhere")
+        difference = (result.double() - self._exact).abs_()
+        # An element that only padding reaches has to be exactly zero.
+        relative = torch.where(self._scale > 0, difference / self._scale, torch.where(difference > 0, torch.inf, 0.0))
+        return float(relative.nan_to_num_(nan=torch.inf, posinf=torch.inf).max())
+
+    def limit(self, torch_error: float) -> float:
+        """The error that is allowed, given torch's own."""
+        return TORCH_FACTOR * torch_error + ULPS * self._ulp
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Some number of threads: torch's fp64 loops over groups, and waking threads for each costs more than it saves."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def poisoned_outputs() -> Iterator[None]:
+    """Let torch fill new tensors with NaN, so that an element that a kernel never writes is seen."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

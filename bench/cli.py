@@ -1,0 +1,272 @@
+"""The command line: ``python -m convbound.bench [run options]`` and ``python -m convbound.bench report FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from convbound import backends
+from convbound.bench.arguments import EXIT_USAGE, Parser, backend, one_of, our_backends, positive, problem
+from convbound.bench.cases import TORCH
+from convbound.bench.plan import TARGET_SECONDS, Options, layers
+from convbound.bench.tables import Tier, load_models
+from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PROGRAM = "python -m convbound.bench"
+EXIT_OK, EXIT_FAILED_ROWS, EXIT_INTERRUPTED = 0, 1, 130
+_EXTRAS = ("rich", "matplotlib", "numpy")
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+
+RUN_HELP = """\
+Time convbound's kernels against PyTorch's on the depthwise, grouped, dilated and transposed layers of real models.
+
+Every result is checked against fp64 before it is timed. Contenders are timed interleaved (A B B A), with cold caches,
+and set against this machine's copy bandwidth and matrix product, which are measured first. Rows are written as they are
+measured: an interrupted run (Ctrl-C) keeps them and still writes its report.
+"""
+RUN_EXAMPLES = f"""\
+examples:
+  {PROGRAM}                                      most layers, in under 3 minutes
+  {PROGRAM} --quick                              a few layers of each kind, in under a minute
+  {PROGRAM} --suite convnext_t dcgan --full      every layer of two models
+  {PROGRAM} --pass wgrad --layout NHWC           one pass in one layout
+  {PROGRAM} --problem mb8g144ic144ih56oc144kh3ph1
+  {PROGRAM} report results/2025-01-31-120000/result.json --readme README.md
+
+`{PROGRAM} report --help` tells how to redraw the table and the picture of a run.
+"""
+REPORT_HELP = (
+    "Print the table of a result file, redraw its roofline, and with --readme rewrite a README's results block."
+)
+REPORT_EXAMPLES = f"""\
+examples:
+  {PROGRAM} report results/2025-01-31-120000/result.json
+  {PROGRAM} report results/2025-01-31-120000/rows.jsonl        of a run that was killed
+  {PROGRAM} report bench/results/cpu.json --readme README.md   and docs/roofline.png beside it
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0, 1 for failed rows, 2 for a bad argument, 130 when interrupted."""
+    started = time.perf_counter()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:], started)
+    return run_command(arguments, started)
+
+
+def run_parser() -> Parser:
+    """The options of a run."""
+    parser = Parser(
+        prog=PROGRAM, description=RUN_HELP, epilog=RUN_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a few layers of each kind, in under a minute")
+    size.add_argument("--full", action="store_true", help="every layer, each with its full share of time")
+    what = parser.add_argument_group("what is measured")
+    models = list(load_models())
+    what.add_argument(
+        "--suite", nargs="+", type=one_of("model", models), metavar="MODEL", help=f"models: {', '.join(models)}"
+    )
+    what.add_argument(
+        "--problem",
+        nargs="+",
+        type=problem,
+        metavar="TEXT",
+        help="problems instead of models' layers (or besides, with --suite), like mb8g144ic144ih56oc144kh3sh2ph1",
+    )
+    what.add_argument(
+        "--transposed", action="store_true", help="take each --problem as the one that a transposed layer transposes"
+    )
+    what.add_argument(
+        "--pass", nargs="+", dest="passes", type=one_of("pass", PASSES), metavar="PASS", help="fprop, dgrad, wgrad"
+    )
+    what.add_argument("--layout", nargs="+", type=one_of("layout", LAYOUTS), metavar="LAYOUT", help="NCHW, NHWC")
+    what.add_argument(
+        "--dtype",
+        nargs="+",
+        type=one_of("dtype", list(_DTYPES)),
+        metavar="DTYPE",
+        help="fp32 (default), bf16, fp16, fp64",
+    )
+    what.add_argument(
+        "--backend",
+        nargs="+",
+        type=backend,
+        metavar="BACKEND",
+        help=f"ours, against torch: {', '.join(our_backends())}",
+    )
+    what.add_argument(
+        "--batch", type=positive(int), metavar="N", help="batch of the models' layers (default: per model)"
+    )
+    how = parser.add_argument_group("how it is measured")
+    how.add_argument("--threads", type=positive(int), metavar="N", help="threads (default: torch's)")
+    how.add_argument("--warm", action="store_true", help="leave data in the caches between calls")
+    how.add_argument(
+        "--time", type=positive(float), metavar="SECONDS", help="aim at this run time; slow kernels may exceed it"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: results/<date-time>)")
+    output.add_argument("--list", action="store_true", help="print the layers that would be measured, and stop")
+    return parser
+
+
+def report_parser() -> Parser:
+    """The options of ``report``."""
+    parser = Parser(
+        prog=f"{PROGRAM} report",
+        description=REPORT_HELP,
+        epilog=REPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="RESULT", help="result.json, or the rows.jsonl of a killed run")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG", help="where to draw the roofline (default: beside the result)"
+    )
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="rewrite the results block of FILE, with docs/roofline.png beside it",
+    )
+    return parser
+
+
+def run_command(arguments: Sequence[str], started: float) -> int:
+    """Measure, then report."""
+    parser = run_parser()
+    args = parser.parse_args(arguments)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    options = _options(parser, args)
+    if args.list:
+        print_layers(options)
+        return EXIT_OK
+    _require_extras(parser)
+    from convbound.bench.runner import run
+
+    folder = args.out or Path("results") / datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: cannot use {folder}: {error.strerror}")
+    console = _console()
+    result = run(options, folder, console, started)
+    file = folder / "result.json"
+    result.write_json(file)
+    if result.rows:
+        _show(parser, file, folder / "roofline.png")
+    if not result.complete:
+        console.print(f"interrupted: {len(result.rows)} rows were measured and kept")
+    console.print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}", soft_wrap=True)
+    console.print(f"took {time.perf_counter() - started:.0f} s")
+    if not result.complete:
+        return EXIT_INTERRUPTED
+    return EXIT_OK if all(row.ok for row in result.rows) else EXIT_FAILED_ROWS
+
+
+def report_command(arguments: Sequence[str], started: float) -> int:
+    """Show a result file again."""
+    del started
+    parser = report_parser()
+    args = parser.parse_args(arguments)
+    _require_extras(parser)
+    beside_readme = args.readme.parent / "docs" / "roofline.png" if args.readme else None
+    picture = args.plot or beside_readme or args.file.with_name("roofline.png")
+    _show(parser, args.file, picture, args.readme)
+    return EXIT_OK
+
+
+COMMANDS: dict[str, Callable[[Sequence[str], float], int]] = {"run": run_command, "report": report_command}
+
+
+def print_layers(options: Options) -> None:
+    """Print the layers of a run, and where they come from."""
+    chosen = layers(options)
+    models = load_models()
+    width = max((len(layer.name) for layer in chosen), default=0)
+    for name in dict.fromkeys(layer.model for layer in chosen):
+        if name in models:
+            print(f"{name}: {models[name].title}\n  paper: {models[name].paper}\n  code:  {models[name].code}")
+        for layer in (layer for layer in chosen if layer.model == name):
+            transposed = "  transposed" if layer.transposed else ""
+            print(f"  {layer.name:{width}}  x{layer.count:<2} {layer.problem.family:9}  {layer.problem}{transposed}")
+    combinations = len(options.passes) * len(options.layouts) * len(options.dtypes)
+    print(
+        f"{len(chosen)} layers x {len(options.passes)} passes x {len(options.layouts)} layouts x {len(options.dtypes)} "
+        f"dtypes: {len(chosen) * combinations} comparisons of {', '.join(options.backends)} with torch"
+    )
+
+
+def _options(parser: Parser, args: argparse.Namespace) -> Options:
+    size: Tier = "quick" if args.quick else "full" if args.full else "default"
+    # A model that is asked for by name is measured whole, unless the run is to be quick.
+    tier: Tier = "full" if args.suite and not args.quick else size
+    if args.transposed and not args.problem:
+        parser.error("--transposed: says how to read --problem, which is missing")
+    for given in args.problem or ():
+        if args.transposed and any(begin != end for begin, end in given.padding):
+            parser.error(f"--transposed: torch pads both ends alike, but {given} has padding={given.padding}")
+    suites = args.suite or ([] if args.problem else list(load_models()))
+    if not (names := args.backend or our_backends()):
+        reasons = "; ".join(f"{b.name}: {b.absent}" for b in backends() if b.name != TORCH)
+        parser.error(f"--backend: no backend of convbound is available here ({reasons})")
+    return Options(
+        tier=tier,
+        suites=tuple(dict.fromkeys(suites)),
+        problems=tuple(args.problem or ()),
+        transposed=args.transposed,
+        passes=tuple(dict.fromkeys(args.passes or PASSES)),
+        layouts=tuple(dict.fromkeys(args.layout or LAYOUTS)),
+        dtypes=tuple(_DTYPES[name] for name in dict.fromkeys(args.dtype or ["fp32"])),
+        backends=tuple(dict.fromkeys(names)),
+        batch=args.batch,
+        target_seconds=args.time or TARGET_SECONDS[size],
+        cold=not args.warm,
+        overhead=not args.problem,
+    )
+
+
+def _show(parser: Parser, file: Path, picture: Path, readme: Path | None = None) -> None:
+    """Print and draw a result file; README last, so that it never points to a picture that is missing."""
+    from convbound.bench.plot import draw_roofline
+    from convbound.bench.report import print_report, rewrite_readme
+    from convbound.bench.rows import read_result
+
+    try:
+        result = read_result(file)
+        print_report(result, _console())
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        if any(row.gflops for row in result.rows):
+            draw_roofline(result, picture)
+        if readme is not None:
+            rewrite_readme(readme, result, picture)
+    except OSError as error:
+        parser.error(f"cannot read or write {error.filename}: {error.strerror}")
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _require_extras(parser: Parser) -> None:
+    if missing := [name for name in _EXTRAS if importlib.util.find_spec(name) is None]:
+        parser.exit(EXIT_USAGE, f"{PROGRAM} needs {', '.join(missing)}: pip install 'convbound[bench]'\n")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    from convbound.bench.report import FULL_WIDTH
+
+    # Where the output goes to a file, every column has room.
+    return Console() if sys.stdout.isatty() else Console(width=FULL_WIDTH)

@@ -1,0 +1,109 @@
+"""The one timer: interleaved samples of several calls, on whatever device a ``Timer`` knows how to time.
+
+Calls that are compared are sampled in one loop in palindromic order (A B B A, or A B C D D C B A), so that a drift of
+the machine touches all of them alike. A ``Timer`` only knows how to put its device's caches into a known state and
+how to time one call; everything else (order, repetitions, budget) is shared by all devices.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+Call = Callable[[], Any]
+
+# From this length on (seconds) a call gains nothing from a warm-up run; where it also fills its share of the budget,
+# its first, checked run is its only sample.
+LONG_CALL = 0.1
+MAX_SAMPLES = 100
+# Reads of twice the last-level cache evict it under any replacement policy in use, up to a size that stays affordable.
+EVICTION_FACTOR = 2
+MAX_EVICTION_BYTES = 512 << 20
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+class Timer(Protocol):
+    """Times one call at a time; each device has its own."""
+
+    def sample(self, call: Call) -> float:
+        """Prepare the caches, run ``call`` once and return the seconds that it took on the device."""
+
+
+class CpuTimer:
+    """``perf_counter`` around a call, by default with the last-level cache holding none of its data.
+
+    Parameters
+    ----------
+    cold
+        Evict the caches before each sample.
+    cache_bytes
+        Size of the last-level cache.
+    """
+
+    def __init__(self, *, cold: bool, cache_bytes: int) -> None:
+        self._eviction: torch.Tensor | None = None
+        if cold:
+            size = min(EVICTION_FACTOR * cache_bytes, MAX_EVICTION_BYTES)
+            # Ones, for untouched zero pages would all map to one physical page.
+            self._eviction = torch.ones(size // 4, dtype=torch.float32)
+
+    def sample(self, call: Call) -> float:
+        if self._eviction is not None:
+            # Reading leaves clean lines behind: the call under test pays for no write-back of ours, nor of its rival's.
+            self._eviction.sum()
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+
+def keep_freed_pages() -> bool:
+    """Ask the C library to keep freed memory mapped, so that outputs are written to warm pages; whether it agreed.
+
+    A fresh output of tens of MB otherwise costs a page fault per 4 KB in every call, often more than the convolution
+    does, and it costs each rival a different amount.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def interleave(calls: Sequence[Call], timer: Timer, budget: float, first: Sequence[float]) -> list[list[float]]:
+    """Sample several calls in turn, forwards and backwards, within a time budget.
+
+    Parameters
+    ----------
+    calls
+        What is compared.
+    timer
+        How one call is timed.
+    budget
+        Seconds for all calls together. Each call gets an equal share, counted with its cache preparation, and at least
+        two samples, unless its first run has used up the share.
+    first
+        Seconds that each call's first (checked) run took. It counts as a sample where it is long, for a cold start is
+        noise there, and the budget has no room for more; else it does not, and a short call gets a warm-up run besides.
+
+    Returns
+    -------
+    list of list of float
+        Seconds, per call; never empty.
+    """
+    share = budget / max(len(calls), 1)
+    samples: list[list[float]] = [[seconds] if seconds >= max(share, LONG_CALL) else [] for seconds in first]
+    spent = [sum(taken) for taken in samples]
+    for call, seconds in zip(calls, first, strict=True):
+        if seconds < LONG_CALL:
+            timer.sample(call)
+    while active := [i for i in range(len(calls)) if spent[i] < share and len(samples[i]) < MAX_SAMPLES]:
+        for i in (*active, *reversed(active)):
+            start = time.perf_counter()
+            samples[i].append(timer.sample(calls[i]))
+            spent[i] += time.perf_counter() - start
+    return samples

@@ -1,0 +1,102 @@
+"""``python -m convbound``: versions, compiled parts and devices, to paste into a bug report.
+
+``python -m convbound explain PROBLEM`` shows which kernel would serve a problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+import torch
+
+import convbound
+from convbound import _library, selection
+from convbound.explanation import explain
+from convbound.problem import DTYPE_NAMES, LAYOUTS
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    if torch.cuda.is_available():
+        return [
+            f"cuda:{i}  {torch.cuda.get_device_name(i)}, compute capability "
+            f"{'.'.join(map(str, torch.cuda.get_device_capability(i)))}"
+            for i in range(torch.cuda.device_count())
+        ]
+    if shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0:
+        return [
+            f"an NVIDIA GPU is present, but this torch ({torch.__version__}) cannot use it: "
+            "install a CUDA build of torch that fits the driver"
+        ]
+    return ["no NVIDIA GPU"]
+
+
+def report() -> str:
+    """All of it as text."""
+    info = _library.build_info()
+    lines = [
+        f"convbound   {convbound.__version__} in {_library.PACKAGE}",
+        f"python      {platform.python_version()} on {platform.platform()}",
+        f"torch       {torch.__version__} (CUDA {torch.version.cuda or 'none'}), "
+        f"triton {_version('triton')}, pybind11 {_version('pybind11')}",
+        f"built       {info.get('compiler', 'nothing')} against torch {info.get('torch', '-')}, "
+        f"sources {info.get('source_hash', '-')}",
+        f"cpu         {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {selection.CPU_ISA}",
+        *(f"gpu         {gpu}" for gpu in _gpus()),
+        f"default     backend={selection.default_backend()!r}"
+        + (f" ({selection.ENVIRONMENT_VARIABLE} is set)" if os.environ.get(selection.ENVIRONMENT_VARIABLE) else ""),
+    ]
+    for backend in convbound.backends():
+        state = "available" if backend.available else f"absent: {backend.absent}"
+        lines.append(f"  {backend.name:6}    {backend.kernels}, on {' and '.join(backend.devices)}: {state}")
+    if isinstance(_library.introspect, str):
+        lines.append(f"  explain   absent: {_library.introspect}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m convbound", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    explained = commands.add_parser("explain", help="which kernel would serve a problem, and why")
+    explained.add_argument("problem", help="a problem string such as mb8g144ic144ih56oc144kh3sh2ph1")
+    explained.add_argument("--dtype", choices=DTYPE_NAMES.values(), default="fp32")
+    explained.add_argument("--layout", choices=LAYOUTS, default="NCHW")
+    explained.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="cpu|cuda")
+    explained.add_argument("--backend", choices=selection.NAMES, default=None)
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        print(report())
+        return 0
+    dtype = next(dtype for dtype, name in DTYPE_NAMES.items() if name == options.dtype)
+    try:
+        print(
+            explain(options.problem, dtype=dtype, layout=options.layout, device=options.device, backend=options.backend)
+        )
+    except (ValueError, RuntimeError) as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

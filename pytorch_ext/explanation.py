@@ -1,0 +1,133 @@
+"""``convbound.explain``: which kernel would serve each pass of a problem, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from convbound import _library, selection
+from convbound.problem import DTYPE_NAMES, LAYOUTS, ConvProblem, Layout, Pass
+
+
+@dataclass(frozen=True)
+class PassExplanation:
+    """The backend and the kernel of one pass, and why this backend."""
+
+    pass_: Pass
+    backend: str
+    kernel: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What :func:`explain` found; ``str()`` of it is a report."""
+
+    problem: ConvProblem
+    dtype: torch.dtype
+    layout: Layout
+    device: str
+    passes: tuple[PassExplanation, ...]
+
+    def __str__(self) -> str:
+        p = self.problem
+        sizes = "  ".join(
+            f"{name} {'x'.join(map(str, shape))}"
+            for name, shape in zip("xwy", (p.x_shape, p.w_shape, p.y_shape), strict=True)
+        )
+        kernel_width = max(len(row.kernel) for row in self.passes)
+        rows = [f"  {row.pass_}  {row.backend:6} {row.kernel:{kernel_width}}  {row.reason}" for row in self.passes]
+        heading = f"{p}  {p.family}, {DTYPE_NAMES[self.dtype]} {self.layout} on {self.device}"
+        return "\n".join(
+            [
+                heading + (f"  ({p.origin})" if p.origin else ""),
+                f"  {sizes}",
+                f"  per pass: {p.flops / 1e6:,.1f} MFLOP over {p.compulsory_bytes(self.dtype) / 1e6:,.2f} MB "
+                f"compulsory, {p.arithmetic_intensity(self.dtype):.2f} FLOP/byte",
+                *rows,
+            ]
+        )
+
+
+def explain(
+    problem: ConvProblem | str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    layout: Layout = "NCHW",
+    device: str | torch.device = "cpu",
+    backend: str | None = None,
+) -> Explanation:
+    """Which backend and kernel would serve each pass of a problem, and why; nothing is run.
+
+    Parameters
+    ----------
+    problem
+        A :class:`ConvProblem` or its string, such as ``"mb8g144ic144ih56oc144kh3sh2ph1"``.
+    dtype, layout, device
+        Of the tensors; layout is ``"NCHW"`` or ``"NHWC"`` in any number of dimensions.
+    backend
+        As for :func:`convbound.conv2d`.
+
+    Raises
+    ------
+    ValueError
+        When the string is no problem, or an argument is none of the values it can have.
+
+    Examples
+    --------
+    >>> print(convbound.explain("mb8g144ic144ih56oc144kh3ph1"))  # doctest: +SKIP
+    """
+    if isinstance(problem, str):
+        problem = ConvProblem.parse(problem)
+    if dtype not in DTYPE_NAMES:
+        raise ValueError(f"explain: dtype={dtype} must be one of {', '.join(map(str, DTYPE_NAMES))}")
+    if layout not in LAYOUTS:
+        raise ValueError(f"explain: layout={layout!r} must be one of {', '.join(LAYOUTS)}")
+    backend = backend or selection.default_backend()
+    device = torch.device(device).type
+    selection.check_name("explain", backend)
+    passes = []
+    for choice in selection.choose_all(problem, dtype, layout, device, backend):
+        refusal = None if backend == "auto" else selection.refusal(choice.backend, device)
+        kernel = "-" if refusal else kernel_name(problem, choice.pass_, dtype, layout, choice.backend)
+        reason = f"backend={backend!r} {refusal}" if refusal else choice.reason
+        passes.append(PassExplanation(choice.pass_, choice.backend, kernel, reason))
+    return Explanation(problem, dtype, layout, device, tuple(passes))
+
+
+def kernel_name(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, backend: str) -> str:
+    """The registry name of the kernel by which a backend would serve a pass; ``aten`` for torch."""
+    if backend == "torch":
+        return "aten"
+    introspect: Any = _library.introspect
+    if isinstance(introspect, str):
+        raise RuntimeError(introspect)
+    row = introspect.cpu_select(
+        introspect.Pass[pass_],
+        _native_problem(introspect, problem),
+        introspect.DType[DTYPE_NAMES[dtype]],
+        introspect.Layout[layout],
+    )
+    return str(row["name"])
+
+
+def _native_problem(introspect: Any, problem: ConvProblem) -> Any:
+    """The C++ side's ConvProblem, which always has three spatial dimensions."""
+
+    def triple(values: tuple[int, ...], fill: int) -> list[int]:
+        return [fill] * (3 - problem.ndim) + list(values)
+
+    return introspect.ConvProblem(
+        n=problem.n,
+        c=problem.c,
+        k=problem.k,
+        groups=problem.groups,
+        input=triple(problem.input, 1),
+        filter=triple(problem.filter, 1),
+        output=triple(problem.output, 1),
+        stride=triple(problem.stride, 1),
+        padding=triple(tuple(begin for begin, _ in problem.padding), 0),
+        dilation=triple(problem.dilation, 1),
+    )

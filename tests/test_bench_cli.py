@@ -1,0 +1,97 @@
+"""The benchmark's command line: what it selects, and one clear line for what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from convbound.bench import cli
+from convbound.bench.plan import cases, layers
+from convbound.bench.tables import load_models
+
+LAYERS = sum(len(model.layers) for model in load_models().values())
+
+
+def options(*arguments: str):
+    parser = cli.run_parser()
+    return cli._options(parser, parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "mobilnet_v2"], "--suite: unknown model 'mobilnet_v2'; did you mean mobilenet_v2?"),
+        (["--layout", "NWHC"], "--layout: unknown layout 'NWHC'; did you mean NHWC? it is one of NCHW, NHWC"),
+        (["--pass", "forward"], "--pass: unknown pass 'forward'; it is one of fprop, dgrad, wgrad"),
+        (["--dtype", "fp8"], "--dtype: unknown dtype 'fp8'"),
+        (["--backend", "cudnn"], "--backend: unknown backend 'cudnn'"),
+        (["--backend", "torch"], "--backend: torch is always measured, as the rival"),
+        (["--problem", "mb8ic3x"], "--problem: cannot read 'x' in problem 'mb8ic3x'"),
+        (["--problem", "mb0ic1iw9oc1kw2"], "--problem: mb0 in 'mb0ic1iw9oc1kw2' leaves nothing to time"),
+        (["--transposed"], "--transposed: says how to read --problem, which is missing"),
+        (["--transposed", "--problem", "ic1iw9oc1kw2pw1ew0"], "--transposed: torch pads both ends alike"),
+        (["--batch", "0"], "--batch: '0' must be a whole number above 0"),
+        (["--threads", "two"], "--threads: 'two' must be a whole number above 0"),
+        (["--time", "-1"], "--time"),
+        (["--quick", "--full"], "--full: not allowed with argument --quick"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate; --help lists the options"),
+        (["report"], "the following arguments are required: RESULT"),
+        (["report", "nowhere.json"], "cannot read or write nowhere.json: No such file or directory"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_bad_value_is_refused_in_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(arguments)
+    error = capsys.readouterr().err
+    assert leaving.value.code == cli.EXIT_USAGE
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["report", "--help"]], ids=" ".join)
+def test_help_has_examples(arguments, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(arguments)
+    assert leaving.value.code == cli.EXIT_OK
+    assert "examples:\n  python -m convbound.bench" in capsys.readouterr().out
+
+
+def test_a_missing_library_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_EXTRAS", ("a_library_that_is_not_there",))
+    with pytest.raises(SystemExit):
+        cli.main(["--quick"])
+    assert "needs a_library_that_is_not_there: pip install 'convbound[bench]'" in capsys.readouterr().err
+
+
+def test_sizes_of_run():
+    assert len(layers(options("--full"))) == LAYERS
+    assert len(layers(options("--quick"))) < len(layers(options())) <= LAYERS
+    assert len(cases(options("--full"))) == 3 * LAYERS
+
+
+def test_a_named_model_is_measured_whole():
+    chosen = options("--suite", "deeplabv3_aspp")
+    assert [layer.name for layer in layers(chosen)] == ["aspp.rate6", "aspp.rate12", "aspp.rate18"]
+
+
+def test_choices_take_several_values_in_any_case():
+    chosen = options(
+        "--suite", "dcgan", "ConvNeXt_T", "--pass", "wgrad", "FPROP", "--layout", "nhwc", "--dtype", "BF16"
+    )
+    assert (chosen.suites, chosen.passes, chosen.layouts) == (("dcgan", "convnext_t"), ("wgrad", "fprop"), ("NHWC",))
+    assert {case.layer.model for case in cases(chosen)} == {"dcgan", "convnext_t"}
+
+
+def test_batch_applies_to_models_and_not_to_given_problems():
+    chosen = options("--suite", "dcgan", "--problem", "mb3ic4iw9oc4kw3", "--batch", "2")
+    assert {layer.problem.n for layer in layers(chosen) if layer.model == "dcgan"} == {2}
+    assert [layer.problem.n for layer in layers(chosen) if layer.model != "dcgan"] == [3]
+    assert {layer.problem.n for layer in layers(options("--suite", "deeplabv3_aspp"))} == {1}
+
+
+def test_list_prints_layers_and_sources(capsys):
+    assert cli.main(["--list", "--suite", "dcgan"]) == cli.EXIT_OK
+    printed = capsys.readouterr().out
+    assert "mb8ic3ih64oc64kh4sh2ph1  transposed" in printed
+    assert "arXiv:1511.06434" in printed
+    assert "5 layers x 3 passes x 2 layouts x 1 dtypes: 30 comparisons" in printed

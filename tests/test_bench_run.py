@@ -1,0 +1,247 @@
+"""Whole runs of the benchmark, tiny: rows, files, failures, interrupts, and reports from files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from convbound import ops
+from convbound.bench import cli, runner
+from convbound.bench.report import README_END, README_START
+from convbound.bench.roofs import Roofs
+from convbound.bench.rows import Row, read_result
+
+PROBLEM = "mb1g8ic8ih8oc8kh3ph1"
+FILES = ["result.json", "roofline.png", "rows.csv", "rows.jsonl"]
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch):
+    """No seconds spent on roofs, and no change to this process's allocator."""
+    peaks = {"fp32": 100.0, "bf16": 100.0, "fp16": 100.0, "fp64": 50.0}
+    monkeypatch.setattr(runner, "measure_roofs", lambda dtypes: Roofs(20.0, "given", peaks))
+    monkeypatch.setattr(runner, "keep_freed_pages", lambda: False)
+
+
+def bench(folder: Path, *arguments: str) -> int:
+    return cli.main([*arguments, "--out", str(folder), "--time", "0.1", "--warm"])
+
+
+def records(folder: Path) -> list[dict[str, str]]:
+    with (folder / "rows.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def result_file(tmp_path) -> Path:
+    assert bench(tmp_path / "run", "--problem", PROBLEM) == cli.EXIT_OK
+    return tmp_path / "run" / "result.json"
+
+
+def test_a_run_leaves_rows_picture_and_table(tmp_path, capsys):
+    assert bench(tmp_path, "--problem", f"{PROBLEM} toy:layer", "--pass", "fprop", "wgrad") == cli.EXIT_OK
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
+    rows = records(tmp_path)
+    measured = {(row["pass"], row["layout"], row["backend"]) for row in rows}
+    assert measured == {
+        (p, layout, b) for p in ("fprop", "wgrad") for layout in ("NCHW", "NHWC") for b in ("cpu", "torch")
+    }
+    for row in rows:
+        assert (row["status"], row["layer"], row["problem"]) == ("ok", "toy:layer", PROBLEM)
+        assert 0 < float(row["p20_ms"]) <= float(row["median_ms"]) <= float(row["p80_ms"])
+        assert float(row["error"]) < 1e-5
+        assert row["bound"] == "memory"
+        assert row["torch"]
+        assert bool(row["speedup_best_layout"]) == (row["backend"] == "cpu")
+    result = read_result(tmp_path / "result.json")
+    assert result.complete
+    assert result.machine["cpu"]
+    assert [row.record() for row in result.rows] == json.loads((tmp_path / "result.json").read_text())["rows"]
+    printed = capsys.readouterr().out
+    assert "of 4 rows against torch in the same layout" in printed
+    assert "toy:layer" in printed
+
+
+def test_numbers_follow_from_the_time(result_file):
+    row = read_result(result_file).rows[0]
+    assert row.flops == 2 * 8 * 8 * 8 * 9
+    assert row.bytes == 4 * (8 * 8 * 8 * 2 + 8 * 9)
+    assert row.gbps == pytest.approx(row.bytes / row.median_ms / 1e6, rel=1e-4)
+    assert row.copy_share == pytest.approx(row.gbps / 20, rel=1e-4)
+    assert row.peak_share == pytest.approx(row.gflops / 100, rel=1e-4)
+    assert row.roof_share == row.copy_share
+
+
+def test_the_better_layout_counts_even_when_not_asked_for(tmp_path):
+    bench(tmp_path, "--problem", PROBLEM, "--pass", "fprop", "--layout", "NHWC")
+    rows = records(tmp_path)
+    assert [(row["backend"], row["layout"]) for row in rows] == [("cpu", "NHWC"), ("torch", "NHWC")]
+    assert float(rows[0]["speedup_best_layout"]) <= float(rows[0]["speedup_same_layout"])
+
+
+def test_host_overhead_is_a_row_of_its_own(tmp_path):
+    assert bench(tmp_path, "--suite", "dcgan", "--batch", "1", "--pass", "fprop", "--quick") == cli.EXIT_OK
+    host = [row for row in records(tmp_path) if row["model"] == "host"]
+    assert [row["backend"] for row in host] == ["auto", "cpu", "torch"]
+    assert all(float(row["median_ms"]) > 0 for row in host)
+
+
+def test_a_layer_of_two_models_is_measured_once(tmp_path, monkeypatch):
+    measured = []
+    real = runner.measure_case
+    monkeypatch.setattr(runner, "measure_case", lambda case, *rest: measured.append(case) or real(case, *rest))
+    arguments = ["--problem", f"{PROBLEM} a:first", f"{PROBLEM} b:second", "--pass", "fprop", "--layout", "NCHW"]
+    bench(tmp_path, *arguments)
+    rows = records(tmp_path)
+    assert len(measured) == 1
+    assert [row["layer"] for row in rows] == ["a:first", "a:first", "b:second", "b:second"]
+    assert rows[0]["median_ms"] == rows[2]["median_ms"]
+
+
+def raising(*arguments, **keywords):
+    raise RuntimeError("no such\nkernel")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        (raising, "RuntimeError: no such kernel"),
+        (lambda x, w, bias, problem, **where: x + 1, "wrong result: error"),
+        (lambda x, w, bias, problem, **where: x * 0, "ValueError: the result is zero everywhere"),
+    ],
+    ids=["raises", "wrong", "zeros"],
+)
+def test_a_row_that_fails_is_kept_with_its_error(kernel, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ops, "fprop", kernel)
+    assert bench(tmp_path, "--problem", PROBLEM, "--pass", "fprop") == cli.EXIT_FAILED_ROWS
+    ours = [row for row in records(tmp_path) if row["backend"] == "cpu"]
+    assert len(ours) == 2
+    for row in ours:
+        assert (row["status"], row["median_ms"]) == ("failed", "")
+        assert row["message"].startswith(message)
+    printed = capsys.readouterr().out
+    assert "2 of 2 rows of ours failed" in printed
+    assert message in printed
+
+
+def test_a_case_that_cannot_be_set_up_does_not_end_the_run(tmp_path, monkeypatch):
+    real = runner.measure_case
+
+    def measure(case, *rest):
+        if case.pass_ == "fprop":
+            raise MemoryError("too large")
+        return real(case, *rest)
+
+    monkeypatch.setattr(runner, "measure_case", measure)
+    assert bench(tmp_path, "--problem", PROBLEM) == cli.EXIT_FAILED_ROWS
+    status = {(row["pass"], row["status"], row["message"]) for row in records(tmp_path)}
+    assert status == {("fprop", "failed", "MemoryError: too large"), ("dgrad", "ok", ""), ("wgrad", "ok", "")}
+
+
+def test_slower_rows_say_so(tmp_path, monkeypatch, capsys):
+    real = ops.fprop
+
+    def slow(*arguments, **keywords):
+        time.sleep(0.02)
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(ops, "fprop", slow)
+    bench(tmp_path, "--problem", PROBLEM, "--pass", "fprop")
+    printed = capsys.readouterr().out
+    assert (
+        "ours wins 0 of 2 rows against torch in the same layout, 0 of 2 against torch in its better layout" in printed
+    )
+    assert "slower in:\n  problem: all of 2 rows" in printed
+    assert sum(line.rstrip().endswith("slower") for line in printed.splitlines()) == 2
+
+
+def test_an_interrupt_keeps_the_rows(tmp_path, monkeypatch, capsys):
+    real = runner.measure_case
+
+    def measure(case, *rest):
+        if case.pass_ == "wgrad":
+            raise KeyboardInterrupt
+        return real(case, *rest)
+
+    monkeypatch.setattr(runner, "measure_case", measure)
+    assert bench(tmp_path, "--problem", PROBLEM) == cli.EXIT_INTERRUPTED
+    assert {row["pass"] for row in records(tmp_path)} == {"fprop", "dgrad"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+    assert not read_result(tmp_path / "result.json").complete
+    assert "interrupted: 8 rows were measured and kept" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_a_signal_ends_a_real_run_with_its_rows(tmp_path):
+    command = [sys.executable, "-m", "convbound.bench", "--full", "--suite", "mobilenet_v2", "--batch", "1"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    rows, end = tmp_path / "rows.csv", time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        if rows.exists() and rows.read_text(encoding="utf-8").count("\n") > 4:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == cli.EXIT_INTERRUPTED, output
+    assert "rows were measured and kept" in output
+    assert len(read_result(tmp_path / "result.json").rows) == len(records(tmp_path)) >= 3
+
+
+def test_a_report_is_redrawn_from_a_file(result_file, tmp_path, capsys):
+    capsys.readouterr()
+    picture = tmp_path / "deep" / "picture.png"
+    assert cli.main(["report", str(result_file), "--plot", str(picture)]) == cli.EXIT_OK
+    assert "geometric means" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_killed_run_is_reported_from_its_rows(result_file, capsys):
+    rows = result_file.with_name("rows.jsonl")
+    assert read_result(rows).rows == read_result(result_file).rows
+    assert cli.main(["report", str(rows)]) == cli.EXIT_OK
+
+
+def test_a_readme_is_rewritten_between_its_markers(result_file, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Head\n\n{README_START}\nold\n{README_END}\n\ntail\n", encoding="utf-8")
+    for _ in range(2):
+        assert cli.main(["report", str(result_file), "--readme", str(readme)]) == cli.EXIT_OK
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith(f"# Head\n\n{README_START}\n")
+    assert text.endswith(f"{README_END}\n\ntail\n")
+    assert "old" not in text
+    assert text.count("| problem |") == 1
+    assert "![Roofline](docs/roofline.png)" in text
+    assert (tmp_path / "docs" / "roofline.png").exists()
+
+
+def test_a_readme_without_markers_is_left_alone(result_file, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text("# Head\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(result_file), "--readme", str(readme)])
+    assert README_START in capsys.readouterr().err
+    assert readme.read_text(encoding="utf-8") == "# Head\n"
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path, capsys):
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(tmp_path / "x.json")])
+    assert "is not a result file of convbound.bench" in capsys.readouterr().err
+
+
+def test_a_committed_result_file_can_be_read():
+    for file in (Path(cli.__file__).parent / "results").glob("*.json"):
+        result = read_result(file)
+        assert result.complete, file
+        assert all(isinstance(row, Row) and row.samples for row in result.rows if row.ok)

@@ -1,0 +1,104 @@
+"""What is shipped: the sdist builds, the wheel is whole and holds nothing stale, a build without torch says why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+packaging = pytest.mark.packaging
+
+
+def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=os.environ | environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sdist")
+    result = run("-m", "build", "--sdist", "--no-isolation", "--outdir", str(out), ".")
+    assert result.returncode == 0, result.stderr
+    return next(out.glob("convbound-*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the unpacked sdist, so that a file missing from it shows; with a stale binary lying about."""
+    out = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(out, filter="data")
+    tree = next(out.glob("convbound-*"))
+    (tree / "pytorch_ext" / "libconvbound_gone.so").write_bytes(b"stale")
+    stale = tree / "build" / f"lib.stale-{sys.implementation.cache_tag}" / "convbound"
+    stale.mkdir(parents=True)
+    result = run("-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(out), str(tree))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return next(out.glob("convbound-*.whl"))
+
+
+@packaging
+def test_wheel_contains_the_whole_package(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    expected = [path.relative_to(ROOT / "pytorch_ext") for path in (ROOT / "pytorch_ext").rglob("*.py")]
+    assert {f"convbound/{path.as_posix()}" for path in expected} <= set(names)
+    for file in ("py.typed", "build_info.json", "libconvbound_cpu.so", "_introspect.pyi"):
+        assert f"convbound/{file}" in names
+    assert any(name.startswith("convbound/bench/layers/") for name in names)
+    assert any(name.startswith("convbound/_introspect.cpython") for name in names)
+    assert not [name for name in names if "gone" in name]
+    assert not [name for name in names if not name.startswith("convbound")]
+
+
+@packaging
+def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    result = run("-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel))
+    assert result.returncode == 0, result.stderr
+    code = (
+        "import torch, convbound; print(convbound.__file__);"
+        "x = torch.ones(1, 4, 5, 5); w = torch.ones(4, 1, 3, 3);"
+        "print(convbound.conv2d(x, w, groups=4, backend='cpu').sum().item())"
+    )
+    result = run("-c", code, cwd=tmp_path, PYTHONPATH=str(target))
+    assert result.stdout.split() == [str(target / "convbound" / "__init__.py"), "324.0"], result.stderr
+    for command, expected in ((["convbound"], "backend='auto'"), (["convbound.bench", "--list"], "mobilenet_v2")):
+        result = run("-m", *command, cwd=tmp_path, PYTHONPATH=str(target))
+        assert result.returncode == 0, result.stderr
+        assert expected in result.stdout
+
+
+@packaging
+def test_library_of_other_sources_is_refused(wheel: Path, tmp_path: Path) -> None:
+    target = tmp_path / "site"
+    assert run("-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)).returncode == 0
+    info = target / "convbound" / "build_info.json"
+    info.write_text(info.read_text().replace('"source_hash": "', '"source_hash": "0'))
+    result = run("-m", "convbound", cwd=tmp_path, PYTHONPATH=str(target))
+    assert result.returncode == 0, result.stderr
+    assert "was built from other sources" in result.stdout
+
+
+def test_build_without_torch_says_what_to_run() -> None:
+    code = (
+        "import sys, runpy; sys.modules['torch'] = None; sys.argv = ['setup.py', 'dist_info'];"
+        "runpy.run_path('setup.py', run_name='__main__')"
+    )
+    result = run("-c", code)
+    assert result.returncode == 1
+    assert result.stderr.strip().count("\n") == 0
+    assert "pip install --no-build-isolation ." in result.stderr
+
+
+def test_version_has_one_source() -> None:
+    import convbound
+
+    assert (ROOT / "pytorch_ext" / "_version.py").read_text().count(f'"{convbound.__version__}"') == 1

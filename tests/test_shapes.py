@@ -1,0 +1,221 @@
+"""Shapes that find bugs: taken from the kernels' tiles, and the extremes of every size.
+
+Many tiny problems share one test; a failure names the problem. Data are integers, results have to be exact (see
+test_exact.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import pytest
+import torch
+from support.check import expected, explain_inexact, run
+from support.data import integers
+from support.problems import available_isas, cases, instruction_set, serving_row
+
+from convbound import ops
+from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
+
+parse = ConvProblem.parse
+
+
+def around(*tiles: int) -> list[int]:
+    """Sizes that fill a tile, miss it by one either way, or fill it several times and a rest."""
+    return sorted({size for tile in tiles for size in (tile - 1, tile, tile + 1, 2 * tile, 2 * tile + 1) if size > 0})
+
+
+# Tiles of depthwise_fprop: vectors of 8 (AVX2) or 16 (AVX-512) floats, blocks of 7, 4, 2 and 1 rows or pixels, up to 4
+# vectors side by side.
+ALONG_VECTORS = [1, 3, *around(8, 16), 63, 64, 65]
+ALONG_BLOCKS = [*range(1, 10), 13, 14, 15, 21, 23]
+TAPS = [*range(1, 10), 13, 14, 15]
+
+DEPTHWISE = {
+    "output width by rows": [
+        f"g2ic2ih{h + 2}iw{w + 1}oc2kh3kw2" for h, w in itertools.product(ALONG_BLOCKS, ALONG_VECTORS)
+    ],
+    "channels": [f"mb2g{c}ic{c}ih3iw9oc{c}kh2kw3" for c in ALONG_VECTORS],
+    "channels by multiplier": [
+        f"g{c}ic{c}ih3iw5oc{c * multiplier}kh3kw2"
+        for c, multiplier in itertools.product([1, 2, 3, 7, 8, 9, 17], [2, 3, 4, 5, 7, 8, 9, 16, 17])
+    ],
+    "filter sizes": [
+        f"g3ic3ih16iw17oc3kh{r}kw{s}ph{r // 2}pw{s // 2}"
+        for r, s in sorted({*itertools.product(TAPS, [1, 2, 3, 5, 8]), *itertools.product([2], TAPS)})
+    ],
+    "stride by dilation by taps": [
+        f"g2ic2ih47iw49oc2kh{r}kw3sh{stride}dh{dilation}ph2pw1"
+        for r, stride, dilation in itertools.product([1, 2, 3, 5, 8], [1, 2, 3, 4], [1, 2, 3, 4])
+    ],
+    "unequal stride and dilation": [
+        f"g2ic2ih47iw49oc2kh{r}kw4{steps}ph3pw2"
+        for r in (1, 2, 3, 5, 7)
+        for steps in ("sw2dh3dw1", "sh2sw1dw3", "sh3sw2dh2dw3", "sh4sw6dh6dw4", "sw5", "sh5sw1")
+    ],
+    "padding of up to more than the input": [
+        f"g2ic2{sizes}oc2kh3ph{top}pw{left}eh{bottom}ew{right}"
+        for sizes in ("ih2iw3", "ih2iw3sh2", "ih5iw4dh2", "ih5iw4sh3dh2", "ih1", "ih1sh2")
+        for top, bottom, left, right in [(7, 7, 9, 9), (3, 3, 2, 2), (0, 9, 11, 0), (9, 0, 0, 11), (4, 5, 6, 20)]
+    ],
+    "cropped by negative end padding": [
+        f"g2ic2ih9iw11oc2kh{r}kw{s}sh{stride}dh{dilation}ph{begin}pw1eh-{crop}ew-{begin}"
+        for r, s, stride, dilation, begin, crop in itertools.product((1, 2, 3), (1, 3), (1, 2), (1, 2), (0, 1), (1, 2))
+    ],
+    "rows of a line image": [
+        f"g2ic2iw{w}oc2{window}"
+        for w in (128, 129, 4095, 4096, 4097, 9000)
+        for window in ("kw1", "kw4pw3ew0", "kw3sw2pw2ew0", "kw3sw4pw2ew0dw3")
+    ],
+    "images wider than a tile": [
+        f"ic1{sizes}oc1kh3ph1{steps}"
+        for sizes in ("ih5iw2000", "ih40iw700", "ih100iw131")
+        for steps in ("sw2", "sh2", "sh2sw3dh2", "")
+    ],
+}
+
+
+def complaints(problems: Iterable[str], pass_: Pass, layout: Layout, dtype: torch.dtype) -> list[str]:
+    """What is wrong with the native results, one line per problem."""
+    found = []
+    for problem in map(parse, problems):
+        operands = integers(problem, pass_, dtype)
+        results = run(pass_, operands, problem, "cpu", layout == "NHWC")
+        if wrong := explain_inexact(results, expected(pass_, operands, problem), dtype):
+            found.append(f"{problem} (served by {serving_row(problem, pass_, dtype, layout)}): {wrong}")
+    return found
+
+
+Group = tuple[str, Pass, Layout, str]
+
+
+def groups_of(table: dict[str, list[str]]) -> dict[Group, list[str]]:
+    """The problems by name of their sizes, pass, layout and instruction set; naive rows on the lowest of these only."""
+    groups: dict[Group, list[str]] = {}
+    for sizes, problems in table.items():
+        for case in cases(map(parse, problems), [torch.float32]):
+            groups.setdefault((sizes, case.pass_, case.layout, case.isa), []).append(str(case.problem))
+    return groups
+
+
+GROUPS = groups_of(DEPTHWISE)
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: "-".join(group))
+def test_depthwise(group: Group):
+    _, pass_, layout, isa = group
+    with instruction_set(isa):
+        assert not complaints(GROUPS[group], pass_, layout, torch.float32)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa != "generic"])
+@pytest.mark.parametrize("sizes", DEPTHWISE)
+def test_depthwise_fprop_serves_them_all(sizes: str, isa: str):
+    with instruction_set(isa):
+        for problem, layout in itertools.product(DEPTHWISE[sizes], LAYOUTS):
+            assert serving_row(parse(problem), "fprop", torch.float32, layout) == "depthwise_fprop", problem
+
+
+ANY_FAMILY = {
+    "one pixel": ["ic3ih1oc2kh1", "g3ic3ih1oc3kh3ph1", "ic2ih1oc3kh2ph2sh3", "ic2iw1oc3kw1", "ic2id1oc3kd3pd1"],
+    "H and W, R and S, strides, padding and dilation all unequal": [
+        "ic4ih9iw14oc6kh3kw2sh2sw3ph1pw4dh2dw1",
+        "g2ic4ih14iw9oc6kh1kw4sh3sw1ph0pw2dh1dw2",
+        "g4ic4ih14iw9oc8kh4kw1sh1sw2ph3pw0dh3dw1",
+        "g2ic2id4ih7iw9oc4kd2kh3kw1sd1sh2sw3pd1ph2pw0dd2dh1dw3",
+    ],
+    "padding wider than the input": [
+        "ic2ih2iw3oc3kh3ph7pw9",
+        "g2ic4ih3oc4kh2ph5sh2dh2",
+        "g3ic3iw2oc3kw3pw8",
+        "ic2id2oc2kd2pd3",
+    ],
+    "asymmetric padding": [
+        "ic2ih6oc3kh3ph2eh0pw0ew3",
+        "g2ic4ih6oc4kh3sh2ph0eh3pw1ew2",
+        "g3ic3iw9oc3kw4pw3ew0",
+        "ic2id4oc2kd2pd0ed1ph1eh0pw0ew2",
+    ],
+    "negative end padding": [
+        "ic2ih6oc3kh2eh-1ew-2",
+        "g2ic4ih9oc4kh3sh2ph2eh-1pw0ew-3",
+        "g3ic3iw9oc3kw4pw3ew-3",
+        "ic2id6oc2kd2ed-1eh-2ew0",
+    ],
+    "filter larger than the input": ["ic2ih3oc3kh5ph1", "g2ic2ih3iw2oc2kh7kw4ph2pw1", "ic2iw3oc2kw8pw4sw2"],
+    "stride larger than the filter": ["ic2ih13oc3kh2sh5", "g2ic2ih13iw11oc2kh1kw3sh4sw7ph1", "ic2iw20oc2kw1sw9"],
+    "dilation larger than the input": ["ic2ih5oc3kh3ph9dh9", "g4ic4ih4oc4kh2ph7dh11", "ic2iw5oc2kw2pw6dw13"],
+    "one channel, one image, one filter": ["ic1ih7oc1kh3", "ic1ih7oc5kh3", "ic5ih7oc1kh3", "mb1g5ic5ih7oc5kh3"],
+    "odd channels": ["g7ic21ih5oc35kh3ph1", "ic33ih5oc31kh3ph1", "g3ic51ih4oc9kh1"],
+    "no batch at all": ["mb0ic2ih5oc3kh3", "mb0g4ic4ih5oc4kh3sh2", "mb0g4ic4iw5oc4kw3", "mb0ic2id5oc3kd3"],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize("sizes", ANY_FAMILY)
+def test_any_family(sizes: str, pass_: Pass, layout: Layout, dtype: torch.dtype):
+    for isa in available_isas():
+        with instruction_set(isa):
+            assert not complaints(ANY_FAMILY[sizes], pass_, layout, dtype)
+
+
+# Grids of a GPU end at 65535 in y and z; on a CPU the point is that no size is kept in 16 bits.
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "mb65537g2ic2ih2oc2kh2",
+        "mb65537ic2iw2oc1kw2",
+        "g65537ic65537ih2iw3oc65537kh2",
+        "g65537ic65537iw3oc65537kw2sw2",
+        "ic65537iw2oc1kw2",
+        "ic1iw2oc65537kw2",
+        "ic1iw65537oc2kw3",
+        "ic1ih65537iw1oc1kh3kw1sh2",
+    ],
+)
+def test_sizes_beyond_16_bits(problem: str, pass_: Pass, layout: Layout):
+    assert not complaints([problem], pass_, layout, torch.float32)
+
+
+@pytest.mark.parametrize("pass_", PASSES)
+def test_a_tile_too_large_for_the_fast_kernel_goes_to_the_naive_one(pass_: Pass):
+    problem = "ic1ih8001iw255oc1kh2kw1sh1sw2dh8000dw1"
+    assert serving_row(parse(problem), "fprop", torch.float32, "NCHW") == "naive_fprop"
+    assert not complaints([problem], pass_, "NCHW", torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["fp16", "fp32"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize("view", ["sliced", "expanded", "permuted", "behind another row", "other layout"])
+def test_operands_that_are_views(view: str, pass_: Pass, layout: Layout, dtype: torch.dtype):
+    """The ops take tensors of any strides, and copy those that are not dense in the layout."""
+    problem = parse("mb2g2ic4ih6iw7oc4kh3ph1")
+    operands = integers(problem, pass_, dtype, narrow=True)
+
+    def as_view(t: torch.Tensor) -> torch.Tensor:
+        if view == "sliced":
+            return torch.cat([t * 0 + torch.nan, t, t], -1)[..., t.shape[-1] : 2 * t.shape[-1]]
+        if view == "expanded":
+            return t[:1].expand(t.shape)
+        if view == "permuted":
+            return t.permute(*reversed(range(t.dim()))).contiguous().permute(*reversed(range(t.dim())))
+        if view == "behind another row":
+            return torch.cat([t.narrow(0, 0, 1), t])[1:]
+        return ops.to_layout(t, t.dim() > 1 and layout == "NCHW")
+
+    views = operands.map(as_view)
+    right = expected(pass_, views, problem)
+    where = {"backend": "cpu", "channels_last": layout == "NHWC"}
+    if pass_ == "fprop":
+        results = {"y": ops.fprop(views.x, views.w, views.bias, problem, **where)}
+    elif pass_ == "dgrad":
+        results = {"dx": ops.dgrad(views.y, views.w, views.bias, problem, **where)}
+    else:
+        results = dict(zip(("dw", "dbias"), ops.wgrad(views.y, views.x, problem, bias_grad=True, **where), strict=True))
+    assert not explain_inexact(results, right, dtype)
