@@ -1,3 +1,35 @@
+// Depthwise convolution, forward, fp32:
+//
+//   y[n,k,p,q] = bias[k] + sum over r,s of x[n, k / multiplier, p * stride + r * dilation - padding, ...] * w[k,r,s]
+//
+// as one chain of fused multiply-adds per output. Stride-1 dgrad is the same with the filter flipped.
+//
+// Bounds. Compulsory traffic is 4 (N C H W + N K P Q) bytes and the filter; the floor of arithmetic is N K P Q R S
+// fused multiply-adds. At 3 x 3 that is 2.25 flop per byte, so it is bound by memory on anything; two AVX-512 cores at
+// 110 Gflop/s each with 25 to 50 GB/s between them turn to arithmetic at about 5 x 5.
+//
+// Register blocks. A block is 7 outputs along the window axis times a vector across it. NCHW: 7 rows, vectors along W;
+// NHWC: 7 pixels along W, vectors along C. Taps are held in registers in chunks of up to 7, and every operand is loaded
+// once per chunk and serves all the outputs that meet it: (7 + J - 1) operands and J taps for 7 J multiply-adds, 4/7 of
+// a load each at J = 3 and 20/49 at J = 7, where the load ports allow one. 7 sums, 7 taps and an operand are 15
+// registers, which is what AVX2 has; 7 sums also cover the latency of a multiply-add (4 cycles, 2 a cycle, over two
+// steps), and 7 divides 7, 14, 28, 56 and 112. AVX-512 sets two vectors side by side in NCHW. Strides and dilations
+// along the window axis cost nothing: outputs that are dilation / gcd apart and taps that are stride / gcd apart form
+// the same dense pattern (see WindowAxis).
+//
+// Edges. Along the window axis, coordinates outside the input are skipped (blocks near an edge test each coordinate),
+// so padding is not multiplied there: at 7 x 7 on a 7 x 7 image that is half the work. Across it, NCHW masks the vector
+// loads, so x is read in place, nothing is padded or copied, and no byte outside x is touched. NHWC has no edge there
+// but the last channels, which are masked too. With a stride of 2 along W, NCHW loads two vectors and keeps the even
+// lanes; with larger ones it gathers, which is slow.
+//
+// What is read and written. Every row of x comes from memory once: NCHW meets it again in R - 1 rows of the next block
+// (1.3 times from the cache at 3 x 3), NHWC R times, with R rows of W C floats wanted in the second-level cache. Blocks
+// hop between rows, which hardware prefetchers lose track of (2 to 4 times slower from memory), so the loops prefetch x
+// in the order of its addresses. NHWC copies the filter to one [R S][vector] panel per vector of channels.
+//
+// Streaming. Above a third of the last-level cache, outputs would evict the inputs, and each line would be fetched
+// before it is overwritten. There, blocks go to a small stage, and leave it in order by non-temporal stores.
 #include "depthwise_fprop.h"
 
 #include <unistd.h>
@@ -14,12 +46,17 @@
 #include "parallel.h"
 
 namespace convbound::cpu {
+
+#if defined(__x86_64__)
+
 namespace {
 
-constexpr int64_t kRows = 7;             // rows (pixels in NHWC) per register block
-constexpr int64_t kLongestRow = 4096;    // 1-D: longer rows are several work items
+constexpr int64_t kBlock = 7;             // rows (NHWC: pixels) per register block
+constexpr int64_t kLongestRow = 4096;     // 1-D: longer rows are several work items
 constexpr int64_t kLargestStage = 16384;  // floats: 64 KiB per thread, inside any second-level cache
-constexpr int64_t kLargestSize = int64_t{1} << 29;  // the kernels compare columns in 32 bits
+constexpr int64_t kStreamShare = 3;       // of the last-level cache: x and y together may take one part of so many
+constexpr int64_t kLargestSize = int64_t{1} << 29;    // the kernels compare columns in 32 bits,
+constexpr int64_t kLargestStride = int64_t{1} << 24;  // and those of a vector's lanes too
 
 struct Free {
   void operator()(float* p) const { ::operator delete(p, std::align_val_t{64}); }
@@ -27,11 +64,11 @@ struct Free {
 using Scratch = std::unique_ptr<float, Free>;
 
 Scratch allocate(int64_t floats) {
-  return Scratch(static_cast<float*>(::operator new(static_cast<size_t>(floats) * sizeof(float), std::align_val_t{64})));
+  return Scratch(
+      static_cast<float*>(::operator new(static_cast<size_t>(floats) * sizeof(float), std::align_val_t{64})));
 }
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 int64_t vector_width(Isa isa) { return isa == Isa::kAvx512 ? 16 : 8; }
 
@@ -83,16 +120,22 @@ void set_window(Plan& plan, const ConvProblem& problem, int axis) {
   window.pass_count = static_cast<int64_t>(plan.passes.size());
 }
 
-// One item per plane, or smaller ones where planes are too few or rows too long.
-void plan_tiles(Plan& plan, int64_t threads) {
-  const int64_t p_count = plan.window.out;
-  const int64_t planes = plan.n * plan.k;
-  plan.tile_q = p_count > 1 ? plan.cross.out : std::min(plan.cross.out, kLongestRow);
-  plan.column_tiles = ceil_div(plan.cross.out, plan.tile_q);
-  int64_t p = p_count;
-  while (p > kRows && planes * plan.column_tiles * ceil_div(p_count, p) < 4 * threads) p = ceil_div(p, 2);
-  plan.tile_p = p < p_count ? std::min(p_count, round_up(p, kRows)) : p_count;
+// Halves a range until there are enough items for the threads; parts are whole register blocks.
+int64_t divide(int64_t range, int64_t items, int64_t threads) {
+  int64_t part = range;
+  while (part > kBlock && items * ceil_div(range, part) < 4 * threads) part = ceil_div(part, 2);
+  return part < range ? std::min(range, ceil_div(part, kBlock) * kBlock) : range;
+}
+
+void plan_tiles(Plan& plan, bool nchw, int64_t threads) {
+  const int64_t p_count = nchw ? plan.window.out : plan.cross.out;
+  const int64_t q_count = nchw ? plan.cross.out : plan.window.out;
+  const int64_t planes = nchw ? plan.n * plan.k : plan.n;
+  plan.tile_p = nchw ? divide(p_count, planes, threads) : 1;
+  plan.tile_q = nchw ? q_count : divide(q_count, planes * p_count, threads);
+  if (nchw && p_count == 1) plan.tile_q = std::min(q_count, kLongestRow);
   plan.row_tiles = ceil_div(p_count, plan.tile_p);
+  plan.column_tiles = ceil_div(q_count, plan.tile_q);
   plan.items = planes * plan.row_tiles * plan.column_tiles;
 }
 
@@ -105,18 +148,14 @@ int64_t last_level_cache() {
   return kUsual;
 }
 
-// A stage for streaming stores, where the outputs of a thread are one run of memory and large enough to be worth it.
-void plan_stage(Plan& plan, bool nchw) {
-  const int64_t row = nchw ? plan.tile_q : plan.window.out * plan.k;
-  const int64_t block = nchw ? kRows * plan.tile_q : kRows * plan.k;
-  const int64_t whole = nchw ? plan.tile_p * row : row;  // dilated windows write out of order within it
-  const int64_t floats = (plan.window.out_step == 1 ? block : whole) + 2 * plan.vector;
-  const bool run = nchw ? plan.column_tiles == 1 || plan.window.out == 1 : true;
-  const int64_t inputs = plan.n * plan.c * plan.window.in * plan.cross.in;
-  const int64_t outputs = plan.n * plan.k * plan.window.out * plan.cross.out;
-  const char* e = getenv("DW_STREAM");
-  const bool large = e ? atof(e) * 1e6 < static_cast<double>((inputs + outputs) * 4) : (inputs + outputs) * 4 > last_level_cache() / 3;
-  plan.stage_floats = run && large && floats <= kLargestStage ? round_up(floats, 16) : 0;
+// A stage for streaming stores, where outputs are large enough to be worth it. Dilated blocks write out of order, so
+// their stage holds a whole tile.
+void plan_stage(Plan& plan, bool nchw, int64_t y_floats) {
+  const int64_t row = nchw ? plan.tile_q : plan.k;  // outputs of one step along the window axis
+  const int64_t rows = plan.window.out_step == 1 ? kBlock : nchw ? plan.tile_p : plan.tile_q;
+  const int64_t floats = ceil_div(rows * row + 2 * plan.vector, 16) * 16;
+  const int64_t bytes = (plan.x_floats + y_floats) * static_cast<int64_t>(sizeof(float));
+  plan.stage_floats = bytes > last_level_cache() / kStreamShare && floats <= kLargestStage ? floats : 0;
 }
 
 Plan make_plan(const ConvProblem& problem, Layout layout, Isa isa, int64_t threads) {
@@ -132,13 +171,9 @@ Plan make_plan(const ConvProblem& problem, Layout layout, Isa isa, int64_t threa
   const int other = nchw ? 2 : 1;
   plan.cross = {problem.input[other],  problem.output[other],  problem.filter[other],
                 problem.stride[other], problem.padding[other], problem.dilation[other]};
-  if (nchw) {
-    plan_tiles(plan, threads);
-  } else {
-    plan.panels = ceil_div(plan.k, plan.vector);
-    plan.items = plan.n * plan.cross.out;
-  }
-  plan_stage(plan, nchw);
+  plan.panels = ceil_div(plan.k, plan.vector);
+  plan_tiles(plan, nchw, threads);
+  plan_stage(plan, nchw, problem.n * problem.k * problem.output_size());
   return plan;
 }
 
@@ -172,19 +207,18 @@ void pack_panels(const Plan& plan, const ConvProblem& problem, const float* w, c
 }  // namespace
 
 bool depthwise_fprop_supports(const ConvProblem& problem, DType dtype, Layout, Isa isa) {
-#if defined(__x86_64__)
   if (isa == Isa::kGeneric || dtype != DType::kFloat32) return false;
   if (problem.groups != problem.c || problem.c < 1 || problem.k < problem.c || problem.k % problem.c != 0) return false;
-  if (problem.input[0] != 1 || problem.filter[0] != 1 || problem.output[0] != 1 || problem.padding[0] != 0) return false;
+  if (problem.input[0] != 1 || problem.filter[0] != 1 || problem.output[0] != 1 || problem.padding[0] != 0)
+    return false;
   if (problem.n < 1 || problem.input_size() < 1 || problem.output_size() < 1 || problem.filter_size() < 1) return false;
   for (int i = 1; i < 3; ++i) {
+    if (problem.stride[i] > kLargestStride) return false;
     if (problem.padding[i] < 0 || problem.padding[i] > kLargestSize || problem.input[i] > kLargestSize) return false;
-    if (problem.filter[i] > kLargestSize / problem.dilation[i] || problem.output[i] > kLargestSize / problem.stride[i]) return false;
+    if (problem.filter[i] > kLargestSize / problem.dilation[i] || problem.output[i] > kLargestSize / problem.stride[i])
+      return false;
   }
   return true;
-#else
-  return false;
-#endif
 }
 
 void depthwise_fprop(const ConvProblem& problem, Layout layout, const float* x, const float* w, const float* bias,
@@ -193,7 +227,6 @@ void depthwise_fprop(const ConvProblem& problem, Layout layout, const float* x, 
   if (!depthwise_fprop_supports(problem, DType::kFloat32, layout, use)) {
     throw std::invalid_argument("depthwise_fprop: not a problem that depthwise_fprop_supports accepts");
   }
-#if defined(__x86_64__)
   const bool nchw = layout == Layout::kChannelsFirst;
   const int64_t threads = max_threads();
   Plan plan = make_plan(problem, layout, use, threads);
@@ -222,7 +255,16 @@ void depthwise_fprop(const ConvProblem& problem, Layout layout, const float* x, 
   parallel_for(slots, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) range(plan, item(i), item(i + 1), stage.get() + i * plan.stage_floats);
   });
-#endif
 }
+
+#else
+
+bool depthwise_fprop_supports(const ConvProblem&, DType, Layout, Isa) { return false; }
+
+void depthwise_fprop(const ConvProblem&, Layout, const float*, const float*, const float*, float*, bool) {
+  throw std::invalid_argument("depthwise_fprop: there is no kernel for this processor");
+}
+
+#endif
 
 }  // namespace convbound::cpu

@@ -7,7 +7,8 @@
 namespace convbound::cpu {
 
 // Whether depthwise_fprop does this problem: fp32, depthwise with any channel multiplier, depth 1; any filter, stride,
-// dilation and padding, unless a thread's tile of padded rows would be larger than 8 MiB (NCHW, giant dilations).
+// dilation and padding; sizes, padding and reach of up to 2^29 along one axis, strides up to 2^24. The layout does not
+// matter.
 bool depthwise_fprop_supports(const ConvProblem& problem, DType dtype, Layout layout, Isa isa);
 
 // y = conv(x, w) + bias, on the best of isa(). All tensors are dense; bias may be null. flip_filter reads the taps in

@@ -3,7 +3,8 @@
 
 #include <immintrin.h>
 
-#include "depthwise_fprop_simd.h"
+#include "depthwise_fprop_nchw.h"
+#include "depthwise_fprop_nhwc.h"
 
 namespace convbound::cpu {
 namespace {

@@ -1,5 +1,6 @@
-// What the plain-ISA driver (depthwise_fprop.cpp) hands to the vector kernels (depthwise_fprop_simd.h): plain data only,
-// because the files that include this are compiled for different instruction sets and must share no inline function.
+// What the plain-ISA driver (depthwise_fprop.cpp) hands to the vector kernels (depthwise_fprop_simd.h): plain data
+// only, because the files that include this are compiled for different instruction sets and must share no inline
+// function.
 #pragma once
 
 #include <cstdint>
@@ -49,8 +50,8 @@ struct CrossAxis {
 
 struct DepthwisePlan {
   const float* x;
-  const float* w;     // NCHW: [K][R][S] as given; NHWC: [panel][R * S + 2][vector], the last rows being the bias and, as
-                      // int32, each output's channel counted from the panel's first
+  const float* w;  // NCHW: [K][R][S] as given; NHWC: [panel][R * S + 2][vector], the last rows being the bias and, as
+                   // int32, each output's channel counted from the panel's first
   const float* bias;  // NCHW only; may be null
   float* y;
   int64_t n, c, k, multiplier;
@@ -59,16 +60,16 @@ struct DepthwisePlan {
   WindowAxis window;
   CrossAxis cross;
 
-  // NCHW: a work item is one tile of one output plane.
-  int64_t tile_p, tile_q;            // outputs per tile
-  int64_t row_tiles, column_tiles;   // tiles per plane
-  int64_t w_origin, w_tap, w_cross;  // floats: a plane's first tap, and steps along R and S (negative: flipped)
+  // A work item is tile_p rows of tile_q outputs of one output plane (NCHW), or tile_q outputs of one row (NHWC).
+  int64_t tile_p, tile_q;
+  int64_t row_tiles, column_tiles;
 
-  // NHWC: a work item is one output row; a panel is `vector` consecutive output channels.
-  int64_t panels;
+  int64_t w_origin, w_tap, w_cross;  // NCHW, floats: a plane's first tap, and steps along R and S (negative: flipped)
+  int64_t panels;                    // NHWC: a panel is `vector` consecutive output channels
 
-  int64_t items;         // in the order of y
-  int64_t stage_floats;  // 0: outputs are stored at once; else they are streamed through a stage of this size per thread
+  int64_t items;  // in the order of y
+  int64_t
+      stage_floats;  // 0: outputs are stored at once; else they are streamed through a stage of this size per thread
 };
 
 // Works items [begin, end). `stage` has stage_floats.

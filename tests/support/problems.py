@@ -45,6 +45,7 @@ PROBLEMS = tuple(
         ic3ih7iw11oc4kh1kw2sh2sw3 transposed:positions that no tap reaches
         ic2ih10iw11oc3kh3ph2eh0ew1dh3 transposed:cropped at the end
         ic2ih10iw12oc3kh2ph0pw1eh-1ew-1dh2 transposed:negative end padding
+        ic2ih10iw9oc3kh3sh2ph1eh-3pw0ew-2 transposed:cropped by more than the stride
         ic2iw16oc3kw3sw2pw1 transposed:1-D
         g2ic4id6ih5iw8oc2kd2kh3kw4sd2sh1sw2pd0ph1 transposed:3-D
         mb8g2ic2ih28iw30oc2kh3ph1 depthwise:long sum in wgrad
