@@ -18,7 +18,8 @@ plain class serves while torch.compile traces.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +29,12 @@ from convbound import ops
 from convbound.problem import ConvProblem
 
 
-class Plan(NamedTuple):
-    """The backend of each pass, and the layout of all results."""
+@dataclass(frozen=True)
+class Plan:
+    """The backend of each pass, and the layout of all results.
+
+    No tuple, for torch.func would take the strings in it for arguments of their own.
+    """
 
     fprop: str
     dgrad: str
@@ -200,4 +205,7 @@ class _WgradJvp(_PassJvp, _Wgrad):
             terms.append(wgrad(dy_t, x, False, ctx.problem, ctx.plan)[0])
         if x_t is not None:
             terms.append(wgrad(dy, x_t, False, ctx.problem, ctx.plan)[0])
-        return _add(terms), _sum_to_channels(dy_t) if ctx.bias_grad and dy_t is not None else None
+        if not ctx.bias_grad:
+            return _add(terms), None
+        # An output needs a tangent as soon as one input has one, if only zeros.
+        return _add(terms), dy.new_zeros(dy.shape[1]) if dy_t is None else _sum_to_channels(dy_t)

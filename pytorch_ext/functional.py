@@ -6,6 +6,7 @@ each pass. Problem and choice are cached by the arguments' shapes, so that a rep
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -20,8 +21,6 @@ from convbound.layout import results_are_channels_last
 from convbound.problem import DTYPES, ConvProblem, output_size
 
 Size = int | Sequence[int]
-
-_INTS = (int, torch.SymInt)
 
 _TORCH: dict[str, Callable[..., Tensor]] = {
     f"conv{kind}{ndim}d": getattr(F, f"conv{kind}{ndim}d") for kind in ("", "_transpose") for ndim in (1, 2, 3)
@@ -188,7 +187,12 @@ def _conv(
     prepared = _prepare(name, x, w, bias, backend)
     if prepared is not None:
         xb, wb, bb = prepared
-        arguments = (_freeze(stride), _freeze(padding), _freeze(dilation), groups)
+        arguments = (
+            _freeze(name, "stride", stride),
+            _freeze(name, "padding", padding),
+            _freeze(name, "dilation", dilation),
+            _freeze(name, "groups", groups),
+        )
         channels_last = results_are_channels_last(xb, wb, groups)
         key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, xb.dtype, xb.device.type, channels_last, backend)
         plan = _conv_plan.__wrapped__(*key) if torch.compiler.is_compiling() else _conv_plan(*key)
@@ -215,8 +219,14 @@ def _conv_transpose(
     prepared = _prepare(name, x, w, bias, backend)
     if prepared is not None:
         xb, wb, bb = prepared
-        arguments = (_freeze(stride), _freeze(padding), _freeze(output_padding), groups, _freeze(dilation))
-        channels_last = results_are_channels_last(xb, wb, groups, stride, output_padding)
+        arguments = (
+            _freeze(name, "stride", stride),
+            _freeze(name, "padding", padding),
+            _freeze(name, "output_padding", output_padding),
+            _freeze(name, "groups", groups),
+            _freeze(name, "dilation", dilation),
+        )
+        channels_last = results_are_channels_last(xb, wb, groups, arguments[0], arguments[2])
         key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, xb.dtype, xb.device.type, channels_last, backend)
         compiling = torch.compiler.is_compiling()
         plan = _conv_transpose_plan.__wrapped__(*key) if compiling else _conv_transpose_plan(*key)
@@ -227,8 +237,20 @@ def _conv_transpose(
     return _TORCH[name](x, w, bias, stride, padding, output_padding, groups, dilation)
 
 
-def _freeze(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _freeze(name: str, label: str, value: Any) -> Any:
+    """The argument as an int or a tuple of ints, fit to be a cache's key, where 1.0 and True would pass for 1."""
+    if isinstance(value, str):
+        return value
+    try:
+        return tuple(_int(v) for v in value) if isinstance(value, Sequence) else _int(value)
+    except TypeError:
+        raise TypeError(f"{name}: {label}={value!r} must be an int or a sequence of ints") from None
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    return value if isinstance(value, (int, torch.SymInt)) else operator.index(value)  # type: ignore[return-value]
 
 
 def _prepare(
@@ -240,7 +262,7 @@ def _prepare(
     selection.check_name(name, backend)
     unfit = _unfit(x, w, bias)
     if backend == "auto":
-        if unfit is not None or not x.numel() or not w.numel():
+        if unfit is not None or not x.numel() or not w.numel() or x.device.type not in ("cpu", "cuda"):
             return None
     elif unfit is not None:
         raise unfit[0](f"{name}: {unfit[1]}; backend={backend!r} cannot take it")
@@ -296,9 +318,9 @@ def _check_bias(name: str, bias: Tensor | None, channels: int) -> None:
 
 def _per_axis(name: str, label: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
     """One int per axis, from an int, a sequence of one, or a sequence of as many as there are axes."""
-    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    if not all(isinstance(v, _INTS) for v in values):
+    if isinstance(value, str):
         raise TypeError(f"{name}: {label}={value!r} must be an int or a sequence of ints")
+    values: tuple[int, ...] = value if isinstance(value, tuple) else (value,)
     if len(values) == 1:
         values *= ndim
     if len(values) != ndim:
@@ -323,8 +345,8 @@ def _padding_pairs(
     return tuple((p, p) for p in _per_axis(name, "padding", padding, len(filter), 0))
 
 
-def _check_groups(name: str, groups: int, *channels: tuple[str, int]) -> None:
-    if not isinstance(groups, _INTS):
+def _check_groups(name: str, groups: Any, *channels: tuple[str, int]) -> None:
+    if isinstance(groups, (str, tuple)):
         raise TypeError(f"{name}: groups={groups!r} must be an int")
     if groups < 1:
         raise RuntimeError(f"{name}: groups={groups} must be at least 1")

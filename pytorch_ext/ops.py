@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convbound import _library, fakes, vmap
@@ -78,7 +79,7 @@ def _symmetric(problem: ConvProblem) -> bool:
 
 def _pad(x: Tensor, problem: ConvProblem) -> Tensor:
     """The input with its zeros written out, for what ATen cannot pad itself."""
-    return torch.nn.functional.pad(x, [p for pair in reversed(problem.padding) for p in pair])
+    return F.pad(x, [p for pair in reversed(problem.padding) for p in pair])
 
 
 def _torch_fprop(x: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, channels_last: bool) -> Tensor:
@@ -103,9 +104,18 @@ def _torch_dgrad(dy: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProble
             starts, problem.input, problem.output, problem.stride, pads, problem.dilation, problem.filter, strict=True
         )
     ]
-    dx = torch.convolution(dy, w, bias, problem.stride, pads, problem.dilation, True, output_padding, problem.groups)
+    # ATen takes no more output_padding than this; where a negative padding crops more, there is no gradient but bias.
+    allowed = [min(o, max(s, d) - 1) for o, s, d in zip(output_padding, problem.stride, problem.dilation, strict=True)]
+    missing = [o - a for o, a in zip(output_padding, allowed, strict=True)]
+    late_bias = bias if any(missing) else None
+    bias = None if any(missing) else bias
+    dx = torch.convolution(dy, w, bias, problem.stride, pads, problem.dilation, True, allowed, problem.groups)
+    if any(missing):
+        dx = F.pad(dx, [p for end in reversed(missing) for p in (0, end)])
     for axis, (start, size) in enumerate(zip(starts, problem.input, strict=True), start=2):
         dx = dx.narrow(axis, start, size)
+    if late_bias is not None:
+        dx = dx + late_bias.reshape([-1] + [1] * problem.ndim)
     return to_layout(dx, channels_last)
 
 

@@ -85,14 +85,15 @@ def test_auto_takes_torch_on_other_devices():
         assert convbound.conv2d(X.to("meta"), W.to("meta"), groups=2).device.type == "meta"
 
 
-@pytest.mark.parametrize("row", preferences.CPU_PREFERENCES, ids=lambda row: f"{row.kernel}-{row.pass_}-{row.dtype}")
-def test_rows_of_the_preference_table_are_complete(row: preferences.Preference):
-    assert row.pass_ in PASSES
-    assert row.dtype in DTYPES
-    assert row.layouts
-    assert set(row.layouts) <= set(LAYOUTS)
-    assert row.reason
-    assert row.evidence
+def test_rows_of_the_preference_table_are_complete():
+    for row in preferences.CPU_PREFERENCES:
+        assert row.pass_ in PASSES, row
+        assert row.dtype in DTYPES, row
+        assert set(row.layouts) <= set(LAYOUTS), row
+        assert row.kernel, row
+        assert row.layouts, row
+        assert row.reason, row
+        assert row.evidence, row
 
 
 class Tagged(Tensor):
@@ -104,7 +105,6 @@ UNCOVERED = {
     "int": (X.int(), W.int()),
     "mkldnn": (X.to_mkldnn(), W),
     "meta": (X.to("meta"), W.to("meta")),
-    "a weight on meta": (X, W.to("meta")),
     "no channels": (torch.ones(2, 0, 6, 7), torch.ones(6, 0, 3, 3)),
     "subclass": (X.as_subclass(Tagged), W),
     "a weight of a subclass": (X, W.as_subclass(Tagged)),
@@ -155,7 +155,6 @@ def test_auto_leaves_the_errors_of_what_no_kernel_covers_to_torch(x: Tensor, w: 
         ("int", "input is torch.int32, not one of"),
         ("mkldnn", "input has layout torch._mkldnn, not torch.strided"),
         ("meta", "runs on cpu tensors, not on meta"),
-        ("a weight on meta", "weight is on meta, but input is on cpu"),
         ("no channels", "C=0"),
         ("subclass", "input is a Tagged, a subclass of Tensor"),
         ("a weight of a subclass", "weight is a Tagged, a subclass of Tensor"),

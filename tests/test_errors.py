@@ -110,6 +110,13 @@ def test_the_class_does_not_depend_on_earlier_calls(wrong: dict[str, Any]):
         convbound.conv2d(X, W, **{"groups": 2, **wrong}, backend="cpu")
 
 
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+def test_tensors_on_different_devices(backend: str):
+    """Stricter than torch, which reads memory that a meta tensor does not have."""
+    with pytest.raises(RuntimeError, match="conv2d: weight is on meta, but input is on cpu"):
+        convbound.conv2d(X, W.to("meta"), groups=2, backend=backend)
+
+
 def test_an_unknown_backend():
     with pytest.raises(ValueError, match="conv2d: backend='cudnn' is unknown; choose one of auto, cpu, "):
         convbound.conv2d(X, W, groups=2, backend="cudnn")

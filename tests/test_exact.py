@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.check import assert_exact, expected, run
-from support.data import integers
+from support.data import Operands, integers
 from support.problems import PROBLEMS, Case, cases, instruction_set, kernel_rows, serving_row
 
 from convbound.problem import DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
@@ -50,3 +50,20 @@ def test_without_bias():
         with instruction_set(case.isa):
             results = run(case.pass_, operands, problem, "cpu", case.channels_last)
         assert_exact(results, expected(case.pass_, operands, problem), torch.float32)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_every_16_bit_number_is_read_and_rounded_as_torch_does(dtype: torch.dtype, layout: Layout):
+    """A 1x1 filter on all 65536 bit patterns: subnormals, ties, overflow to infinity, infinities and NaN."""
+    numbers = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    factors = torch.tensor([1.0, -1.0, 1 / 3, 1.5, 2.0**-9, 2.0**-14, 1000.0], dtype=dtype)
+    problem = ConvProblem(1, 1, len(factors), (2**8, 2**8), (1, 1))
+    operands = Operands(
+        numbers.view(problem.x_shape), factors.view(problem.w_shape), torch.zeros(problem.y_shape), None
+    )
+    results = run("fprop", operands, problem, "cpu", layout == "NHWC")["y"]
+    # The product of two 16-bit numbers is exact in fp32.
+    wanted = (numbers.float() * factors.float()[:, None]).to(dtype).view(problem.y_shape)
+    assert torch.equal(results.isnan(), wanted.isnan())
+    assert torch.equal(results.nan_to_num(nan=0.0), wanted.nan_to_num(nan=0.0))

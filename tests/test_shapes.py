@@ -6,7 +6,10 @@ test_exact.py).
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
+import os
 from collections.abc import Iterable
 
 import pytest
@@ -26,8 +29,8 @@ def around(*tiles: int) -> list[int]:
     return sorted({size for tile in tiles for size in (tile - 1, tile, tile + 1, 2 * tile, 2 * tile + 1) if size > 0})
 
 
-# Tiles of depthwise_fprop: vectors of 8 (AVX2) or 16 (AVX-512) floats, blocks of 7, 4, 2 and 1 rows or pixels, up to 4
-# vectors side by side.
+# Tiles of depthwise_fprop: vectors of 8 (AVX2) or 16 (AVX-512) floats, up to 4 of them side by side; blocks of 7, 4, 2
+# and 1 rows or pixels; up to 7 taps at once; rows of a line image in pieces of 4096.
 ALONG_VECTORS = [1, 3, *around(8, 16), 63, 64, 65]
 ALONG_BLOCKS = [*range(1, 10), 13, 14, 15, 21, 23]
 TAPS = [*range(1, 10), 13, 14, 15]
@@ -183,10 +186,33 @@ def test_sizes_beyond_16_bits(problem: str, pass_: Pass, layout: Layout):
 
 
 @pytest.mark.parametrize("pass_", PASSES)
-def test_a_tile_too_large_for_the_fast_kernel_goes_to_the_naive_one(pass_: Pass):
-    problem = "ic1ih8001iw255oc1kh2kw1sh1sw2dh8000dw1"
-    assert serving_row(parse(problem), "fprop", torch.float32, "NCHW") == "naive_fprop"
-    assert not complaints([problem], pass_, "NCHW", torch.float32)
+@pytest.mark.parametrize(
+    "problem",
+    ["ic1ih8001iw255oc1kh2kw1sh1sw2dh8000dw1", "ic1iw20001oc1kw3sw1pw10000dw10000", "ic1ih5oc1kh3ph20000000sh20000001"],
+)
+def test_reaches_far_beyond_any_tile(problem: str, pass_: Pass):
+    for layout in LAYOUTS:
+        assert not complaints([problem], pass_, layout, torch.float32)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa != "generic"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "image",
+    ["g3ic3ih401iw403oc3kh3ph1", "g3ic3ih401iw403oc3kh9kw2ph4", "g3ic3ih403iw401oc3kh3ph2dh2", "g2ic2ih403oc6kh3sh2"],
+)
+def test_more_than_the_cache_holds(image: str, layout: Layout, isa: str):
+    """There depthwise_fprop writes its outputs by streaming stores; the same image many times has one result."""
+    one = parse(image)
+    per_image = 4 * (math.prod(one.x_shape) + math.prod(one.y_shape))
+    cache = os.sysconf("SC_LEVEL3_CACHE_SIZE") if "SC_LEVEL3_CACHE_SIZE" in os.sysconf_names else 0
+    many = dataclasses.replace(one, n=(cache or 2**25) // 3 // per_image + 1)
+    small = dataclasses.replace(integers(one, "fprop", torch.float32), y=torch.empty(0))
+    large = dataclasses.replace(small, x=small.x.expand(many.x_shape))
+    torch.set_num_threads(2)
+    with instruction_set(isa):
+        results = run("fprop", large, many, "cpu", layout == "NHWC")["y"]
+    assert torch.equal(results, expected("fprop", small, one)["y"].float().expand(many.y_shape))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["fp16", "fp32"])

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
-import convbound
-from convbound.problem import ConvProblem
 from support.check import assert_exact, expected, run
 from support.data import integers, reals
 from support.problems import Case, cases, instruction_set
+
+import convbound
+from convbound.problem import ConvProblem
 
 # Enough work that the kernels split it: over planes, over the rows of few planes, over columns, over pixels.
 PROBLEMS = [

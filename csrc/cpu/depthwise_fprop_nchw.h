@@ -213,7 +213,7 @@ static void depthwise_nchw(const DepthwisePlan& plan, int64_t begin, int64_t end
         p += kBlocks[index] * axis.out_step;
       }
     }
-    if (staged && axis.out_step > 1) Stream<V>::push(stream, (p1 - p0) * cross.out);
+    if (staged && axis.out_step > 1) Stream<V>::push(stream, (p1 - p0) * count);
   }
   if (staged) Stream<V>::end(stream);
 }
