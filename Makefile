@@ -44,10 +44,21 @@ test: setup ## set up, build, and run the tests (10 minutes)
 .PHONY: setup
 setup: $(STAMPS)/built ## make the environment and build the package in it
 
+# Depthwise beyond the six models: large and oblong filters, dilation, multiplier, 1-D, small and large batches.
+MORE_DEPTHWISE := mb2g64ic64ih56oc64kh31ph15 mb8g96ic96ih28oc96kh13ph6 mb8g96ic96ih56oc96kh9ph4 \
+  mb8g144ic144ih56oc144kh3ph2dh2 mb8g144ic144ih56oc144kh3ph4dh4 mb8g96ic96ih56oc192kh3ph1 \
+  mb4g1024ic1024iw2048oc1024kw4pw3 mb8g256ic256iw1024oc256kw3pw1 mb8g96ic96ih56oc96kh1kw7ph0pw3 \
+  mb8g96ic96ih56oc96kh7kw1ph3pw0 mb1g32ic32ih112oc32kh3ph1 mb1g144ic144ih56oc144kh3ph1 mb1g96ic96ih112oc96kh3sh2ph1 \
+  mb1g240ic240ih28oc240kh5ph2 mb1g384ic384ih14oc384kh7ph3 mb1g960ic960ih7oc960kh3ph1 mb8g144ic144ih56oc144kh3sh3ph1 \
+  mb32g144ic144ih56oc144kh3ph1
+
 .PHONY: perf
 perf: setup ## repeat the committed measurements: bench/results, the README's table, docs/roofline.png
+	mkdir -p bench/results
 	$(PY) -m convbound.bench --out results/perf
-	mkdir -p bench/results && cp results/perf/result.json bench/results/cpu.json
+	$(PY) -m convbound.bench --out results/perf_depthwise --pass fprop dgrad --problem $(MORE_DEPTHWISE)
+	cp results/perf/result.json bench/results/cpu.json
+	cp results/perf_depthwise/result.json bench/results/cpu_depthwise.json
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
 
 .PHONY: lint

@@ -1,7 +1,7 @@
 """What ``backend="auto"`` prefers on a CPU: one row per case in which a native kernel was measured faster than torch.
 
-Each row carries its reason and its evidence, a committed result file that a test holds against the row. Whatever no
-row names goes to torch, and so does everything on an instruction set that was not measured. The conditions look at what
+Each row carries its reason, and a test holds the rows against the committed result files (EVIDENCE). Whatever no row
+names goes to torch, and so does everything on an instruction set that was not measured. The conditions look at what
 stays constant while a model runs (dtype, layout, groups, filter, stride, dilation), not at batch or image size, so that
 compiled code does not depend on them.
 """
@@ -16,6 +16,7 @@ import torch
 from convbound.problem import ConvProblem, Layout, Pass
 
 MEASURED_ISAS = ("avx2", "avx512")
+EVIDENCE = "bench/results/cpu*.json"
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,37 @@ class Preference:
     layouts: tuple[Layout, ...]
     applies: Callable[[ConvProblem], bool]
     reason: str
-    evidence: str = "bench/results/cpu.json"
 
 
-CPU_PREFERENCES: tuple[Preference, ...] = ()
+def _depthwise_to_2d(problem: ConvProblem) -> bool:
+    return problem.depthwise and problem.ndim <= 2
+
+
+def _depthwise_s1_to_2d(problem: ConvProblem) -> bool:
+    # With a padding wider than the filter reaches, dgrad crops dy, which the kernel does not do.
+    axes = zip(problem.stride, problem.padding, problem.dilation, problem.filter, strict=True)
+    one_to_one = _depthwise_to_2d(problem) and problem.k == problem.c
+    return one_to_one and all(s == 1 and begin <= d * (r - 1) for s, (begin, _), d, r in axes)
+
+
+CPU_PREFERENCES = (
+    Preference(
+        kernel="depthwise_fprop",
+        pass_="fprop",
+        dtype=torch.float32,
+        layouts=("NCHW", "NHWC"),
+        applies=_depthwise_to_2d,
+        reason="depthwise in fp32: faster than torch, or as fast, on every measured layer",
+    ),
+    Preference(
+        kernel="depthwise_dgrad_s1",
+        pass_="dgrad",
+        dtype=torch.float32,
+        layouts=("NCHW", "NHWC"),
+        applies=_depthwise_s1_to_2d,
+        reason="depthwise in fp32 with stride 1: faster than torch on every measured layer",
+    ),
+)
 
 
 def preferred(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout) -> Preference | None:
