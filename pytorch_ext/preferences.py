@@ -26,45 +26,41 @@ class Preference:
     kernel: str
     pass_: Pass
     dtype: torch.dtype
-    layouts: tuple[Layout, ...]
+    layout: Layout
     applies: Callable[[ConvProblem], bool]
     reason: str
 
 
-def _depthwise_to_2d(problem: ConvProblem) -> bool:
+def _depthwise(problem: ConvProblem) -> bool:
     return problem.depthwise and problem.ndim <= 2
 
 
-def _depthwise_s1_to_2d(problem: ConvProblem) -> bool:
+def _depthwise_to_stride_2(problem: ConvProblem) -> bool:
+    # From stride 3 along W on, the kernel gathers its NCHW vectors lane by lane, which is no longer faster.
+    return _depthwise(problem) and problem.stride[-1] <= 2
+
+
+def _depthwise_s1(problem: ConvProblem) -> bool:
     # With a padding wider than the filter reaches, dgrad crops dy, which the kernel does not do.
     axes = zip(problem.stride, problem.padding, problem.dilation, problem.filter, strict=True)
-    one_to_one = _depthwise_to_2d(problem) and problem.k == problem.c
+    one_to_one = _depthwise(problem) and problem.k == problem.c
     return one_to_one and all(s == 1 and begin <= d * (r - 1) for s, (begin, _), d, r in axes)
 
 
+_FPROP_REASON = "depthwise in fp32: faster than torch, or as fast, on every measured layer"
+_DGRAD_REASON = "depthwise in fp32 with stride 1: faster than torch on every measured layer"
+
 CPU_PREFERENCES = (
-    Preference(
-        kernel="depthwise_fprop",
-        pass_="fprop",
-        dtype=torch.float32,
-        layouts=("NCHW", "NHWC"),
-        applies=_depthwise_to_2d,
-        reason="depthwise in fp32: faster than torch, or as fast, on every measured layer",
-    ),
-    Preference(
-        kernel="depthwise_dgrad_s1",
-        pass_="dgrad",
-        dtype=torch.float32,
-        layouts=("NCHW", "NHWC"),
-        applies=_depthwise_s1_to_2d,
-        reason="depthwise in fp32 with stride 1: faster than torch on every measured layer",
-    ),
+    Preference("depthwise_fprop", "fprop", torch.float32, "NCHW", _depthwise_to_stride_2, _FPROP_REASON),
+    Preference("depthwise_fprop", "fprop", torch.float32, "NHWC", _depthwise, _FPROP_REASON),
+    Preference("depthwise_dgrad_s1", "dgrad", torch.float32, "NCHW", _depthwise_s1, _DGRAD_REASON),
+    Preference("depthwise_dgrad_s1", "dgrad", torch.float32, "NHWC", _depthwise_s1, _DGRAD_REASON),
 )
 
 
 def preferred(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout) -> Preference | None:
     """The first row that speaks for a native kernel, or None: torch."""
     for row in CPU_PREFERENCES:
-        if row.pass_ == pass_ and row.dtype == dtype and layout in row.layouts and row.applies(problem):
+        if (row.pass_, row.dtype, row.layout) == (pass_, dtype, layout) and row.applies(problem):
             return row
     return None
