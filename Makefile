@@ -57,8 +57,11 @@ perf: setup ## repeat the committed measurements: bench/results, the README's ta
 	mkdir -p bench/results
 	$(PY) -m convbound.bench --out results/perf
 	$(PY) -m convbound.bench --out results/perf_depthwise --pass fprop dgrad --problem $(MORE_DEPTHWISE)
+	CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+	  $(PY) -m convbound.bench --out results/perf_depthwise_avx2 --pass fprop dgrad --problem $(MORE_DEPTHWISE)
 	cp results/perf/result.json bench/results/cpu.json
 	cp results/perf_depthwise/result.json bench/results/cpu_depthwise.json
+	cp results/perf_depthwise_avx2/result.json bench/results/cpu_depthwise_avx2.json
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
 
 .PHONY: lint

@@ -20,13 +20,13 @@ enum class DType : int { kFloat16, kBFloat16, kFloat32, kFloat64 };
 // kChannelsFirst: x is NCDHW, w is KCTRS, y is NKOPQ. kChannelsLast: NDHWC, KTRSC, NOPQK.
 enum class Layout : int { kChannelsFirst, kChannelsLast };
 
-// Always three spatial dimensions, in the order depth, height, width: a 2-D convolution has depth 1, a 1-D one depth and
-// height 1. All tensors are dense in the problem's layout.
+// Always three spatial dimensions, in the order depth, height, width: a 2-D convolution has depth 1, a 1-D one depth
+// and height 1. All tensors are dense in the problem's layout.
 struct ConvProblem {
   int64_t n, c, k, groups;
-  int64_t input[3];    // D H W
-  int64_t filter[3];   // T R S
-  int64_t output[3];   // O P Q
+  int64_t input[3];   // D H W
+  int64_t filter[3];  // T R S
+  int64_t output[3];  // O P Q
   int64_t stride[3];
   int64_t padding[3];  // at the beginning; what is at the end follows from the sizes
   int64_t dilation[3];

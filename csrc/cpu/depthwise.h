@@ -1,7 +1,7 @@
 // The rows of the kernel table that run the SIMD depthwise kernel of depthwise_fprop.h.
 //
-// With stride 1, dx is the convolution of dy with the filter turned by 180 degrees and padding dilation * (filter - 1) -
-// padding, so dgrad is the same kernel on another problem.
+// With stride 1, dx is the convolution of dy with the filter turned by 180 degrees and padding dilation * (filter - 1)
+// - padding, so dgrad is the same kernel on another problem.
 #pragma once
 
 #include "csrc/cpu/kernel.h"

@@ -1,9 +1,9 @@
-// The naive kernels: version 0 for readers, oracle for tests, and the path for what no fast kernel covers. Each output is
-// computed by one thread as the equation in conv_problem.h says, in 1 to 3 dimensions, for any groups, stride, padding and
-// dilation, both layouts and four dtypes, accumulating in fp64 and rounding once.
+// The naive kernels: version 0 for readers, oracle for tests, and the path for what no fast kernel covers. Each output
+// is computed by one thread as the equation in conv_problem.h says, in 1 to 3 dimensions, for any groups, stride,
+// padding and dilation, both layouts and four dtypes, accumulating in fp64 and rounding once.
 //
-// Cost: every tap is a load from cache and a dependent add, about one multiply-add per four cycles and core. That is the
-// price of a loop that anybody can check against the equation.
+// Cost: every tap is a load from cache and a dependent add, about one multiply-add per four cycles and core. That is
+// the price of a loop that anybody can check against the equation.
 #pragma once
 
 #include <algorithm>
@@ -47,10 +47,14 @@ inline Taps taps_inside(int64_t start, int64_t dilation, int64_t filter, int64_t
 template <typename Body>
 void with_element_type(DType dtype, Body&& body) {
   switch (dtype) {
-    case DType::kFloat16: return body(static_cast<Half*>(nullptr));
-    case DType::kBFloat16: return body(static_cast<BFloat16*>(nullptr));
-    case DType::kFloat32: return body(static_cast<float*>(nullptr));
-    case DType::kFloat64: return body(static_cast<double*>(nullptr));
+    case DType::kFloat16:
+      return body(static_cast<Half*>(nullptr));
+    case DType::kBFloat16:
+      return body(static_cast<BFloat16*>(nullptr));
+    case DType::kFloat32:
+      return body(static_cast<float*>(nullptr));
+    case DType::kFloat64:
+      return body(static_cast<double*>(nullptr));
   }
 }
 

@@ -1,7 +1,7 @@
 // naive_dgrad: dx[n,c,d,h,w] = bias[c] + sum over k/g,t,r,s of dy[n,k,o,p,q] * w[k,c,t,r,s]. See naive.h.
 //
-// A gather: of the taps, those reach an output p for which h + padding - r * dilation is a multiple of the stride and the
-// quotient lies inside. The bias is there because this pass is also the forward of a transposed convolution.
+// A gather: of the taps, those reach an output p for which h + padding - r * dilation is a multiple of the stride and
+// the quotient lies inside. The bias is there because this pass is also the forward of a transposed convolution.
 #include "csrc/cpu/naive.h"
 #include "csrc/cpu/parallel.h"
 
@@ -41,8 +41,8 @@ void dgrad(const ConvProblem& p, Layout layout, const T* dy, const T* w, const T
             for (int64_t s = 0; s < p.filter[2]; s++) {
               const int64_t q = output_at(iw + p.padding[2], s, p.dilation[2], p.stride[2], p.output[2]);
               if (q < 0) continue;
-              const T* yr = dy + n * ys.outer + first_k * ys.channel + o * ys.spatial[0] + op * ys.spatial[1] +
-                            q * ys.spatial[2];
+              const T* yr =
+                  dy + n * ys.outer + first_k * ys.channel + o * ys.spatial[0] + op * ys.spatial[1] + q * ys.spatial[2];
               const T* wr = w + first_k * ws.outer + (c - group * p.c_per_group()) * ws.channel + t * ws.spatial[0] +
                             r * ws.spatial[1] + s * ws.spatial[2];
               for (int64_t k = 0; k < p.k_per_group(); k++) {

@@ -20,7 +20,8 @@ template <typename Body>
 static inline void parallel_for(int64_t count, int64_t grain, Body&& body) {
   using Plain = std::remove_reference_t<Body>;
   run_parallel(
-      count, grain, [](void* context, int64_t begin, int64_t end) { (*static_cast<Plain*>(context))(begin, end); }, &body);
+      count, grain, [](void* context, int64_t begin, int64_t end) { (*static_cast<Plain*>(context))(begin, end); },
+      &body);
 }
 
 }  // namespace convbound::cpu

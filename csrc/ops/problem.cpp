@@ -99,11 +99,16 @@ ConvProblem make_problem(const Shape& x, const Shape& w, const Shape& y, const G
 
 DType dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case ScalarType::Half: return DType::kFloat16;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    case ScalarType::Float: return DType::kFloat32;
-    case ScalarType::Double: return DType::kFloat64;
-    default: STD_TORCH_CHECK(false, "expected a tensor of fp16, bf16, fp32 or fp64");
+    case ScalarType::Half:
+      return DType::kFloat16;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    default:
+      STD_TORCH_CHECK(false, "expected a tensor of fp16, bf16, fp32 or fp64");
   }
 }
 

@@ -1,5 +1,5 @@
-// From an op's arguments to a ConvProblem. Python validates for users and words its errors for them; the checks here keep
-// a direct call of an op from reading outside its tensors.
+// From an op's arguments to a ConvProblem. Python validates for users and words its errors for them; the checks here
+// keep a direct call of an op from reading outside its tensors.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

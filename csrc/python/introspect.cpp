@@ -23,7 +23,7 @@ ConvProblem make_problem(int64_t n, int64_t c, int64_t k, int64_t groups, const 
                          const Triple& output, const Triple& stride, const Triple& padding, const Triple& dilation) {
   ConvProblem p{};
   p.n = n, p.c = c, p.k = k, p.groups = groups;
-  const auto copy = [](const Triple& from, int64_t(&to)[3]) { std::copy(from.begin(), from.end(), to); };
+  const auto copy = [](const Triple& from, int64_t (&to)[3]) { std::copy(from.begin(), from.end(), to); };
   copy(input, p.input);
   copy(filter, p.filter);
   copy(output, p.output);
@@ -65,9 +65,11 @@ PYBIND11_MODULE(_introspect, m) {
       .def(py::init(&make_problem), py::kw_only(), py::arg("n"), py::arg("c"), py::arg("k"), py::arg("groups"),
            py::arg("input"), py::arg("filter"), py::arg("output"), py::arg("stride"), py::arg("padding"),
            py::arg("dilation"));
-  m.def("source_hash", [] { return CONVBOUND_SOURCE_HASH; }, "The hash of the sources that this module was built from.");
-  m.def("cpu_isa", [] { return cpu::isa_name(cpu::isa()); },
-        "The instruction set that the CPU kernels use now: generic, avx2 or avx512 (lowered by CONVBOUND_CPU_ISA).");
+  m.def(
+      "source_hash", [] { return CONVBOUND_SOURCE_HASH; }, "The hash of the sources that this module was built from.");
+  m.def(
+      "cpu_isa", [] { return cpu::isa_name(cpu::isa()); },
+      "The instruction set that the CPU kernels use now: generic, avx2 or avx512 (lowered by CONVBOUND_CPU_ISA).");
   m.def(
       "cpu_kernels",
       [] {
