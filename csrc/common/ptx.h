@@ -21,7 +21,7 @@
 #include <type_traits>
 
 #if !defined(__CUDACC__)
-#include "simt/matrix.h"
+#include "csrc/simt/matrix.h"
 #endif
 
 namespace convbound::ptx {

@@ -1,4 +1,4 @@
-#include "simt/block.h"
+#include "csrc/simt/block.h"
 
 #include <algorithm>
 #include <bit>
@@ -7,10 +7,10 @@
 #include <numeric>
 #include <random>
 
-#include "simt/checker.h"
-#include "simt/cuda/builtins.h"
-#include "simt/sanitizer.h"
-#include "simt/tracer.h"
+#include "csrc/simt/checker.h"
+#include "csrc/simt/cuda/builtins.h"
+#include "csrc/simt/sanitizer.h"
+#include "csrc/simt/tracer.h"
 
 namespace convbound {
 

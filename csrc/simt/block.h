@@ -11,13 +11,13 @@
 #include <string>
 #include <vector>
 
-#include "simt/access.h"
-#include "simt/async_copy.h"
-#include "simt/cuda/vector_types.h"
-#include "simt/cuda/warp_intrinsics.h"
-#include "simt/error.h"
-#include "simt/fiber.h"
-#include "simt/launch.h"
+#include "csrc/simt/access.h"
+#include "csrc/simt/async_copy.h"
+#include "csrc/simt/cuda/vector_types.h"
+#include "csrc/simt/cuda/warp_intrinsics.h"
+#include "csrc/simt/error.h"
+#include "csrc/simt/fiber.h"
+#include "csrc/simt/launch.h"
 
 namespace convbound::simt {
 

@@ -3,8 +3,8 @@
 #include <cstdio>
 #include <string_view>
 
-#include "simt/block.h"
-#include "simt/sanitizer.h"
+#include "csrc/simt/block.h"
+#include "csrc/simt/sanitizer.h"
 
 namespace convbound::simt {
 

@@ -1,11 +1,11 @@
-#include "simt/checker.h"
+#include "csrc/simt/checker.h"
 
 #include <algorithm>
 #include <bit>
 
-#include "simt/block.h"
-#include "simt/cuda/builtins.h"
-#include "simt/tracer.h"
+#include "csrc/simt/block.h"
+#include "csrc/simt/cuda/builtins.h"
+#include "csrc/simt/tracer.h"
 
 namespace convbound::simt {
 

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "simt/access.h"
-#include "simt/error.h"
+#include "csrc/simt/access.h"
+#include "csrc/simt/error.h"
 
 namespace convbound::simt {
 

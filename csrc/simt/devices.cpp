@@ -1,9 +1,9 @@
-#include "simt/devices.h"
+#include "csrc/simt/devices.h"
 
 #include <algorithm>
 #include <cstring>
 
-#include "simt/session.h"
+#include "csrc/simt/session.h"
 
 namespace convbound::simt {
 

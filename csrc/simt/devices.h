@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "simt/cuda/runtime_api.h"
-#include "simt/profile.h"
+#include "csrc/simt/cuda/runtime_api.h"
+#include "csrc/simt/profile.h"
 
 namespace convbound::simt {
 

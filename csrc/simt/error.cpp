@@ -1,4 +1,4 @@
-#include "simt/error.h"
+#include "csrc/simt/error.h"
 
 namespace convbound::simt {
 

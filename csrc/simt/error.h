@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "simt/cuda/vector_types.h"
+#include "csrc/simt/cuda/vector_types.h"
 
 namespace convbound::simt {
 

@@ -1,4 +1,4 @@
-#include "simt/fiber.h"
+#include "csrc/simt/fiber.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <new>
 
-#include "simt/sanitizer.h"
+#include "csrc/simt/sanitizer.h"
 
 namespace convbound::simt {
 

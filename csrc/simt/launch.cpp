@@ -1,5 +1,5 @@
 // From a launch call to its blocks: what CUDA would refuse, the workers, the first failure, the trace.
-#include "simt/launch.h"
+#include "csrc/simt/launch.h"
 
 #include <unistd.h>
 
@@ -10,9 +10,9 @@
 #include <mutex>
 #include <thread>
 
-#include "simt/block.h"
-#include "simt/devices.h"
-#include "simt/tracer.h"
+#include "csrc/simt/block.h"
+#include "csrc/simt/devices.h"
+#include "csrc/simt/tracer.h"
 
 namespace convbound::simt {
 

@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
-#include "simt/cuda/runtime_api.h"
-#include "simt/memory_table.h"
-#include "simt/profile.h"
-#include "simt/session.h"
-#include "simt/symbols.h"
+#include "csrc/simt/cuda/runtime_api.h"
+#include "csrc/simt/memory_table.h"
+#include "csrc/simt/profile.h"
+#include "csrc/simt/session.h"
+#include "csrc/simt/symbols.h"
 
 namespace convbound::simt {
 

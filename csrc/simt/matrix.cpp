@@ -1,11 +1,11 @@
-#include "simt/matrix.h"
+#include "csrc/simt/matrix.h"
 
 #include <bit>
 #include <cstring>
 
-#include "simt/block.h"
-#include "simt/checker.h"
-#include "simt/cuda/narrow_float.h"
+#include "csrc/simt/block.h"
+#include "csrc/simt/checker.h"
+#include "csrc/simt/cuda/narrow_float.h"
 
 namespace convbound::simt {
 

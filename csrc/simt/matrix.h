@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "simt/cuda/warp_intrinsics.h"
+#include "csrc/simt/cuda/warp_intrinsics.h"
 
 namespace convbound::simt {
 

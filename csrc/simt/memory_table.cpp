@@ -1,9 +1,9 @@
-#include "simt/memory_table.h"
+#include "csrc/simt/memory_table.h"
 
 #include <algorithm>
 #include <stdexcept>
 
-#include "simt/error.h"
+#include "csrc/simt/error.h"
 
 namespace convbound::simt {
 

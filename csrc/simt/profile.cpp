@@ -1,4 +1,4 @@
-#include "simt/profile.h"
+#include "csrc/simt/profile.h"
 
 #include <algorithm>
 #include <stdexcept>

@@ -1,5 +1,5 @@
 // The CUDA runtime calls of cuda/runtime_api.h.
-#include "simt/cuda/runtime_api.h"
+#include "csrc/simt/cuda/runtime_api.h"
 
 #include <algorithm>
 #include <cstring>
@@ -7,9 +7,9 @@
 #include <mutex>
 #include <string>
 
-#include "simt/devices.h"
-#include "simt/error.h"
-#include "simt/launch.h"
+#include "csrc/simt/devices.h"
+#include "csrc/simt/error.h"
+#include "csrc/simt/launch.h"
 
 namespace convbound::simt {
 

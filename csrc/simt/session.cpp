@@ -1,9 +1,9 @@
-#include "simt/session.h"
+#include "csrc/simt/session.h"
 
 #include <stdexcept>
 
-#include "simt/instrumentation.h"
-#include "simt/profile.h"
+#include "csrc/simt/instrumentation.h"
+#include "csrc/simt/profile.h"
 
 namespace convbound::simt {
 

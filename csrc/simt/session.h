@@ -15,8 +15,8 @@
 #include <string>
 #include <vector>
 
-#include "simt/memory_table.h"
-#include "simt/trace.h"
+#include "csrc/simt/memory_table.h"
+#include "csrc/simt/trace.h"
 
 namespace convbound::simt {
 

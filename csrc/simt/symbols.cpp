@@ -1,4 +1,4 @@
-#include "simt/symbols.h"
+#include "csrc/simt/symbols.h"
 
 #include <cxxabi.h>
 #include <dlfcn.h>

@@ -1,9 +1,9 @@
-#include "simt/trace.h"
+#include "csrc/simt/trace.h"
 
 #include <cstdio>
 
-#include "simt/error.h"
-#include "simt/symbols.h"
+#include "csrc/simt/error.h"
+#include "csrc/simt/symbols.h"
 
 namespace convbound::simt {
 

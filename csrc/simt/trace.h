@@ -17,8 +17,8 @@
 #include <string>
 #include <vector>
 
-#include "simt/access.h"
-#include "simt/cuda/vector_types.h"
+#include "csrc/simt/access.h"
+#include "csrc/simt/cuda/vector_types.h"
 
 namespace convbound::simt {
 

@@ -1,9 +1,9 @@
-#include "simt/tracer.h"
+#include "csrc/simt/tracer.h"
 
 #include <algorithm>
 #include <bit>
 
-#include "simt/launch.h"
+#include "csrc/simt/launch.h"
 
 namespace convbound::simt {
 

@@ -9,8 +9,8 @@
 #include <map>
 #include <vector>
 
-#include "simt/access.h"
-#include "simt/trace.h"
+#include "csrc/simt/access.h"
+#include "csrc/simt/trace.h"
 
 namespace convbound::simt {
 

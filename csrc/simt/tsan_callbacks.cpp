@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "simt/block.h"
-#include "simt/checker.h"
-#include "simt/instrumentation.h"
+#include "csrc/simt/block.h"
+#include "csrc/simt/checker.h"
+#include "csrc/simt/instrumentation.h"
 
 namespace {
 

@@ -1,8 +1,8 @@
 // What the barrier, shuffle, vote and reduction intrinsics do, once their lanes have come together.
 #include <bit>
 
-#include "simt/block.h"
-#include "simt/matrix.h"
+#include "csrc/simt/block.h"
+#include "csrc/simt/matrix.h"
 
 namespace convbound::simt {
 

@@ -7,7 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "common/launch.h"
+#include "csrc/common/launch.h"
 
 namespace convbound::example {
 

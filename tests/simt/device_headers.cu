@@ -1,7 +1,7 @@
 // Every wrapper of common/ptx.h and common/shared.h, used once: what nvcc has to accept for every architecture.
-#include "common/launch.h"
-#include "common/ptx.h"
-#include "common/shared.h"
+#include "csrc/common/launch.h"
+#include "csrc/common/ptx.h"
+#include "csrc/common/shared.h"
 
 namespace convbound::example {
 

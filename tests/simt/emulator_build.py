@@ -9,7 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 COMMON = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-g"]
-INCLUDES = [f"-I{CSRC}", f"-I{CSRC / 'simt' / 'include'}", f"-I{HERE}"]
+INCLUDES = [f"-I{CSRC.parent}", f"-I{CSRC / 'simt' / 'include'}", f"-I{HERE}"]
 
 
 @dataclass(frozen=True)

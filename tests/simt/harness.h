@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "simt/error.h"
-#include "simt/session.h"
+#include "csrc/simt/error.h"
+#include "csrc/simt/session.h"
 
 namespace convbound::test {
 

@@ -3,11 +3,11 @@
 
 #include <thread>
 
-#include "common/launch.h"
-#include "common/ptx.h"
-#include "common/shared.h"
+#include "csrc/common/launch.h"
+#include "csrc/common/ptx.h"
+#include "csrc/common/shared.h"
 #include "harness.h"
-#include "simt/devices.h"
+#include "csrc/simt/devices.h"
 
 namespace convbound::test {
 

@@ -62,6 +62,6 @@ def test_same_source_builds_with_nvcc(source: str, architecture: str, tmp_path: 
     if nvcc is None:
         pytest.skip("nvcc is not installed")
     output = str(tmp_path / "out.o")
-    command = [nvcc, "-std=c++20", f"-arch={architecture}", f"-I{CSRC}", "-c", str(HERE / source), "-o", output]
+    command = [nvcc, "-std=c++20", f"-arch={architecture}", f"-I{CSRC.parent}", "-c", str(HERE / source), "-o", output]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

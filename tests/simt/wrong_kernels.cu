@@ -4,9 +4,9 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include "common/launch.h"
-#include "common/ptx.h"
-#include "common/shared.h"
+#include "csrc/common/launch.h"
+#include "csrc/common/ptx.h"
+#include "csrc/common/shared.h"
 #include "harness.h"
 
 namespace convbound::test {

@@ -5,7 +5,7 @@
 // Hidden, so that one shared library, which holds kernels and emulator together, has one copy of each.
 #pragma once
 
-#include "simt/cuda/vector_types.h"
+#include "csrc/simt/cuda/vector_types.h"
 
 __attribute__((visibility("hidden"))) inline constinit thread_local uint3 threadIdx{};
 __attribute__((visibility("hidden"))) inline constinit thread_local uint3 blockIdx{};

@@ -11,8 +11,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "simt/cuda/vector_types.h"
-#include "simt/cuda/warp_intrinsics.h"
+#include "csrc/simt/cuda/vector_types.h"
+#include "csrc/simt/cuda/warp_intrinsics.h"
 
 namespace convbound::simt {
 

@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "simt/cuda/vector_types.h"
+#include "csrc/simt/cuda/vector_types.h"
 
 enum cudaError_t {
   cudaSuccess = 0,

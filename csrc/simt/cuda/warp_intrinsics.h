@@ -9,7 +9,7 @@
 #include <source_location>
 #include <type_traits>
 
-#include "simt/cuda/qualifiers.h"
+#include "csrc/simt/cuda/qualifiers.h"
 
 namespace convbound::simt {
 

@@ -2,7 +2,7 @@
 // simt/cuda/narrow_float.h.
 #pragma once
 
-#include "simt/cuda/narrow_float.h"
+#include "csrc/simt/cuda/narrow_float.h"
 
 using __nv_bfloat16 = convbound::simt::Narrow<convbound::simt::Brain16>;
 using __nv_bfloat162 = convbound::simt::Narrow2<convbound::simt::Brain16>;

@@ -1,7 +1,7 @@
 // Stand-in for CUDA's <cuda_fp16.h>: names and conversions of __half and __half2. Arithmetic: simt/cuda/narrow_float.h.
 #pragma once
 
-#include "simt/cuda/narrow_float.h"
+#include "csrc/simt/cuda/narrow_float.h"
 
 using __half = convbound::simt::Narrow<convbound::simt::Binary16>;
 using __half2 = convbound::simt::Narrow2<convbound::simt::Binary16>;
