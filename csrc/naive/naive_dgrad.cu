@@ -2,7 +2,7 @@
 //
 // A gather: of the taps, those count for which h + padding - r * dilation is a multiple of the stride and the quotient
 // is an output row. With a bias this is the forward of a transposed convolution.
-#include "csrc/naive/naive.h"
+#include "csrc/naive/naive_device.h"
 
 namespace convbound::naive {
 
@@ -59,13 +59,13 @@ LaunchShape dgrad_shape(const ConvProblem& problem) {
 }
 
 template <typename T, Layout kLayout>
-void dgrad(const ConvProblem& problem, const DeviceTensors& tensors, cudaStream_t stream) {
+void dgrad(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
   launch("naive_dgrad", dgrad_kernel<T, kLayout>, dgrad_shape(problem), stream,
          make_params<T>(problem, tensors, problem.c, problem.input));
 }
 
 #define CONVBOUND_NAIVE(dtype, T, layout) \
-  template void dgrad<T, layout>(const ConvProblem&, const DeviceTensors&, cudaStream_t);
+  template void dgrad<T, layout>(const ConvProblem&, const Tensors&, cudaStream_t);
 #include "csrc/naive/instances.inc"
 #undef CONVBOUND_NAIVE
 

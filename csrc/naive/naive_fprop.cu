@@ -1,5 +1,5 @@
 // naive_fprop: y[n,k,o,p,q] = bias[k] + sum over c/g,t,r,s of x[n,c,d,h,w] * w[k,c,t,r,s]. See naive.h.
-#include "csrc/naive/naive.h"
+#include "csrc/naive/naive_device.h"
 
 namespace convbound::naive {
 
@@ -57,13 +57,13 @@ LaunchShape fprop_shape(const ConvProblem& problem) {
 }
 
 template <typename T, Layout kLayout>
-void fprop(const ConvProblem& problem, const DeviceTensors& tensors, cudaStream_t stream) {
+void fprop(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
   launch("naive_fprop", fprop_kernel<T, kLayout>, fprop_shape(problem), stream,
          make_params<T>(problem, tensors, problem.k, problem.output));
 }
 
 #define CONVBOUND_NAIVE(dtype, T, layout) \
-  template void fprop<T, layout>(const ConvProblem&, const DeviceTensors&, cudaStream_t);
+  template void fprop<T, layout>(const ConvProblem&, const Tensors&, cudaStream_t);
 #include "csrc/naive/instances.inc"
 #undef CONVBOUND_NAIVE
 

@@ -3,7 +3,7 @@
 //
 // One thread per filter element, so x and dy are read once per tap, and a depthwise 3x3 has only 9 threads per channel.
 // fp32 sums over n,o,p,q grow long; each image is summed apart, which keeps the rounding error near that of one image.
-#include "csrc/naive/naive.h"
+#include "csrc/naive/naive_device.h"
 
 namespace convbound::naive {
 
@@ -68,7 +68,7 @@ LaunchShape wgrad_shape(const ConvProblem& problem) {
 }
 
 template <typename T, Layout kLayout>
-void wgrad(const ConvProblem& problem, const DeviceTensors& tensors, cudaStream_t stream) {
+void wgrad(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
   const Params<T> params = make_params<T>(problem, tensors, problem.c_per_group(), problem.filter);
   launch("naive_wgrad", wgrad_kernel<T, kLayout>, wgrad_shape(problem), stream, params);
   if (params.bias != nullptr) {
@@ -77,7 +77,7 @@ void wgrad(const ConvProblem& problem, const DeviceTensors& tensors, cudaStream_
 }
 
 #define CONVBOUND_NAIVE(dtype, T, layout) \
-  template void wgrad<T, layout>(const ConvProblem&, const DeviceTensors&, cudaStream_t);
+  template void wgrad<T, layout>(const ConvProblem&, const Tensors&, cudaStream_t);
 #include "csrc/naive/instances.inc"
 #undef CONVBOUND_NAIVE
 
