@@ -120,11 +120,7 @@ def torch_link() -> tuple[str, ...]:
 
 
 def _build_hash() -> Source:
-    return Source("csrc/ops/build_hash.cpp", (_hash_flag(),))
-
-
-def _hash_flag() -> str:
-    return f'-DCONVBOUND_SOURCE_HASH=\\"{source_hash()}\\"'
+    return Source("csrc/ops/build_hash.cpp", (f'-DCONVBOUND_SOURCE_HASH=\\"{source_hash()}\\"',))
 
 
 def cpu_part() -> Part:
@@ -164,8 +160,9 @@ def introspection_part(simt: bool) -> Part:
     """The Python module that answers which kernel serves a problem; without torch."""
     import pybind11
 
-    python = (f"-isystem{sysconfig.get_paths()['include']}", f"-isystem{pybind11.get_include()}", _hash_flag())
-    sources = [*cpu_kernels(), Source("csrc/conv_problem.cpp"), Source("csrc/python/introspect.cpp", (*python, f"-DCONVBOUND_SIMT={int(simt)}"))]
+    python = (f"-isystem{sysconfig.get_paths()['include']}", f"-isystem{pybind11.get_include()}")
+    sources = [*cpu_kernels(), Source("csrc/conv_problem.cpp"), _build_hash()]
+    sources += [Source("csrc/python/introspect.cpp", (*python, f"-DCONVBOUND_SIMT={int(simt)}"))]
     if simt:
         sources += [*emulated_kernels(checked=True), Source("csrc/python/device.cpp", (*python, *_EMULATED))]
     return Part("_introspect", tuple(sources), ("-lpthread", "-ldl"))

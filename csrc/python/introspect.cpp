@@ -14,6 +14,8 @@
 void convbound::cpu::run_parallel(int64_t count, int64_t, RangeBody body, void* context) { body(context, 0, count); }
 int convbound::cpu::max_threads() { return 1; }
 
+extern "C" const char* convbound_source_hash();  // ops/build_hash.cpp
+
 namespace {
 
 namespace py = pybind11;
@@ -67,7 +69,7 @@ PYBIND11_MODULE(_introspect, m) {
            py::arg("input"), py::arg("filter"), py::arg("output"), py::arg("stride"), py::arg("padding"),
            py::arg("dilation"))
       .def("__str__", [](const ConvProblem& problem) { return to_string(problem); });
-  m.def("source_hash", [] { return CONVBOUND_SOURCE_HASH; }, "The hash of the sources that this module was built from.");
+  m.def("source_hash", &convbound_source_hash, "The hash of the sources that this module was built from.");
   m.def("cpu_isa", [] { return cpu::isa_name(cpu::isa()); },
         "The instruction set that the CPU kernels use now: generic, avx2 or avx512 (lowered by CONVBOUND_CPU_ISA).");
   m.def(
