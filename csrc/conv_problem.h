@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace convbound {
 
@@ -37,6 +38,20 @@ struct ConvProblem {
   constexpr int64_t c_per_group() const { return c / groups; }
   constexpr int64_t k_per_group() const { return k / groups; }
   constexpr bool depthwise() const { return groups == c; }
+};
+
+// As in benchmarks and tests, such as mb8g144ic144ih56iw56oc144kh3kw3sh2sw2ph1pw1. A depth of 1, and a height of 1
+// below it, go unsaid, and the padding at the end is the least that gives the output's size.
+std::string to_string(const ConvProblem& problem);
+
+// The tensors of a problem by name, whichever of them the pass writes: fprop reads x, w and bias [k] and writes y;
+// dgrad reads y (that is, dy), w and bias [c] and writes x; wgrad reads x and y and writes w and bias [k]. bias may be
+// null. All are dense in the problem's layout, with no promise about alignment beyond that of an element.
+struct Tensors {
+  void* x;
+  void* w;
+  void* y;
+  void* bias;
 };
 
 }  // namespace convbound

@@ -38,3 +38,58 @@ def source_hash() -> str: ...
 def cpu_isa() -> str: ...
 def cpu_kernels() -> list[KernelRow]: ...
 def cpu_select(pass_: Pass, problem: ConvProblem, dtype: DType, layout: Layout) -> KernelRow: ...
+
+DeviceRow = TypedDict(
+    "DeviceRow",
+    {
+        "index": int,
+        "name": str,
+        "family": str,
+        "pass": Pass,
+        "dtype": DType,
+        "layout": Layout,
+        "filter": int,
+        "stride": int,
+        "min_arch": int,
+        "tile": str,
+    },
+)
+
+class LaunchedRow(DeviceRow):
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int
+
+class Trace(TypedDict):
+    kernel: str
+    profile: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int
+    load_bytes: int
+    store_bytes: int
+    compulsory_bytes: int
+    dram_bytes: int
+    traffic_ratio: float
+    coalescing: float
+    bank_conflicts: float
+    report: str
+
+def device_kernels() -> list[DeviceRow]: ...
+def device_select(
+    pass_: Pass, problem: ConvProblem, dtype: DType, layout: Layout, arch: int, shared_per_block: int
+) -> LaunchedRow | None: ...
+def device_serves(row: int, problem: ConvProblem, arch: int, shared_per_block: int) -> bool: ...
+def simt_profile(name: str) -> tuple[int, int]: ...
+def simt_run(
+    pass_: Pass,
+    problem: ConvProblem,
+    dtype: DType,
+    layout: Layout,
+    x: int,
+    w: int,
+    y: int,
+    bias: int,
+    options: str,
+    row: int | None = None,
+) -> list[Trace]: ...

@@ -17,19 +17,25 @@ REBUILD = "rebuild with: pip install --no-build-isolation ."
 
 @lru_cache(maxsize=1)
 def build_info() -> dict[str, Any]:
-    """What the build recorded: source hash, compiler, torch version, parts. Empty when nothing was built."""
+    """What the build recorded: source hash, compiler, torch version, parts, why others are absent, CUDA's version.
+
+    Empty when nothing was built.
+    """
     path = PACKAGE / "build_info.json"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def _load_ops(name: str) -> str | None:
-    """Load one library of ops; None on success, else the reason why it cannot be used."""
-    file = build_info().get("parts", {}).get(name)
+def _load_ops(backend: str) -> str | None:
+    """Load the library of a backend's ops; None on success, else the reason why it cannot be used."""
+    file = build_info().get("parts", {}).get(f"libconvbound_{backend}")
     if file is None:
-        return f"this package was built without it; {REBUILD}"
+        why = build_info().get("absent", {}).get(backend, "this package was built without it")
+        return f"{why}; {REBUILD}"
     path = PACKAGE / file
     if not path.exists():
         return f"{file} is missing from {PACKAGE}; {REBUILD}"
+    if backend == "cuda" and (why := _other_cuda()):
+        return f"{why}; {REBUILD}"
     try:
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
@@ -42,6 +48,15 @@ def _load_ops(name: str) -> str | None:
     return None
 
 
+def _other_cuda() -> str | None:
+    """Whether the CUDA part was built by another CUDA than torch's."""
+    built = str(build_info()["cuda"]["nvcc"])
+    mine = torch.version.cuda
+    if mine is None or mine.split(".")[0] == built.split(".")[0]:
+        return None
+    return f"the CUDA kernels were built by CUDA {built}, but torch is of CUDA {mine}"
+
+
 def _load_introspection() -> ModuleType | str:
     try:
         from convbound import _introspect
@@ -52,7 +67,12 @@ def _load_introspection() -> ModuleType | str:
     return _introspect
 
 
-# Why a part cannot be used, by backend; None where it can.
-ABSENT: dict[str, str | None] = {"cpu": _load_ops("libconvbound_cpu")}
+# Why a library of ops is not loaded, by backend; None where it is.
+LOADED: dict[str, str | None] = {backend: _load_ops(backend) for backend in ("cpu", "simt", "cuda")}
+
+# Why a backend cannot be used; None where it can. The CUDA kernels load into a CPU torch too, which has no CUDA tensors.
+ABSENT = dict(LOADED)
+if LOADED["cuda"] is None and torch.version.cuda is None:
+    ABSENT["cuda"] = f"the kernels are built, but this torch ({torch.__version__}) is a CPU build"
 
 introspect: ModuleType | str = _load_introspection()

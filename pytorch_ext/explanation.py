@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,13 @@ from convbound.problem import DTYPE_NAMES, LAYOUTS, ConvProblem, Layout, Pass
 
 @dataclass(frozen=True)
 class PassExplanation:
-    """The backend and the kernel of one pass, and why this backend."""
+    """The backend and the kernel of one pass, why this backend, and how a CUDA kernel is launched."""
 
     pass_: Pass
     backend: str
     kernel: str
     reason: str
+    launch: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,11 @@ class Explanation:
             for name, shape in zip("xwy", (p.x_shape, p.w_shape, p.y_shape), strict=True)
         )
         kernel_width = max(len(row.kernel) for row in self.passes)
-        rows = [f"  {row.pass_}  {row.backend:6} {row.kernel:{kernel_width}}  {row.reason}" for row in self.passes]
+        rows = []
+        for row in self.passes:
+            rows.append(f"  {row.pass_}  {row.backend:6} {row.kernel:{kernel_width}}  {row.reason}")
+            if row.launch:
+                rows.append(f"{'':16}{row.launch}")
         heading = f"{p}  {p.family}, {DTYPE_NAMES[self.dtype]} {self.layout} on {self.device}"
         return "\n".join(
             [
@@ -91,26 +97,50 @@ def explain(
     passes = []
     for choice in selection.choose_all(problem, dtype, layout, device, backend):
         refusal = None if backend == "auto" else selection.refusal(choice.backend, device)
-        kernel = "-" if refusal else kernel_name(problem, choice.pass_, dtype, layout, choice.backend)
+        kernel, launch = ("-", "") if refusal else serving_kernel(problem, choice.pass_, dtype, layout, choice.backend)
         reason = f"backend={backend!r} {refusal}" if refusal else choice.reason
-        passes.append(PassExplanation(choice.pass_, choice.backend, kernel, reason))
+        passes.append(PassExplanation(choice.pass_, choice.backend, kernel, reason, launch))
     return Explanation(problem, dtype, layout, device, tuple(passes))
 
 
-def kernel_name(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, backend: str) -> str:
-    """The registry name of the kernel by which a backend would serve a pass; ``aten`` for torch."""
+def serving_kernel(
+    problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, backend: str
+) -> tuple[str, str]:
+    """The registry name of the kernel by which a backend would serve a pass, and its launch where it is a CUDA kernel.
+
+    The name is ``aten`` for torch.
+    """
     if backend == "torch":
-        return "aten"
+        return "aten", ""
     introspect: Any = _library.introspect
     if isinstance(introspect, str):
         raise RuntimeError(introspect)
-    row = introspect.cpu_select(
+    native = (
         introspect.Pass[pass_],
         _native_problem(introspect, problem),
         introspect.DType[DTYPE_NAMES[dtype]],
         introspect.Layout[layout],
     )
-    return str(row["name"])
+    if backend == "cpu":
+        return str(introspect.cpu_select(*native)["name"]), ""
+    if not hasattr(introspect, "device_select"):
+        return "?", f"built without the registry of CUDA kernels; {_library.REBUILD}"
+    row = introspect.device_select(*native, *_device(introspect, backend))
+    if row is None:
+        return "none", ""
+    launch = f"{row['tile']}; grid {row['grid']}, block {row['block']}, {row['shared_bytes']} bytes of shared memory"
+    return str(row["name"]), launch
+
+
+def _device(introspect: Any, backend: str) -> tuple[int, int]:
+    """Architecture and shared memory per block of the GPU in use, or of the one that is emulated."""
+    if backend == "cuda":
+        properties = torch.cuda.get_device_properties()
+        return 10 * properties.major + properties.minor, properties.shared_memory_per_block_optin
+    options = os.environ.get("CONVBOUND_SIMT_OPTIONS", "").replace(",", " ").split()
+    profile = next((option[8:] for option in reversed(options) if option.startswith("profile=")), "sm_90")
+    architecture, shared = introspect.simt_profile(profile)
+    return architecture, shared
 
 
 def _native_problem(introspect: Any, problem: ConvProblem) -> Any:

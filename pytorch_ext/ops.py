@@ -17,7 +17,7 @@ from convbound import _library, fakes, vmap
 from convbound.problem import PASSES, ConvProblem
 
 _NATIVE: dict[str, dict[str, Any]] = {}
-for _name, _absent in _library.ABSENT.items():
+for _name, _absent in _library.LOADED.items():
     if _absent is None:
         fakes.register(_name)
         vmap.register(_name)

@@ -11,7 +11,7 @@ from convbound import _library, preferences
 from convbound.problem import DTYPES, PASSES, ConvProblem, Layout, Pass
 
 ENVIRONMENT_VARIABLE = "CONVBOUND_BACKEND"
-NAMES = ("auto", "cpu", "torch")
+NAMES = ("auto", "cpu", "cuda", "simt", "torch")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Choice:
 CPU_ISA = "none" if isinstance(_library.introspect, str) else str(_library.introspect.cpu_isa())
 _BACKENDS = (
     Backend("cpu", f"native C++ ({CPU_ISA})", ("cpu",), _library.ABSENT["cpu"]),
+    Backend("cuda", "CUDA C++", ("cuda",), _library.ABSENT["cuda"]),
+    Backend("simt", "CUDA C++, emulated (slow: to test kernels)", ("cpu",), _library.ABSENT["simt"]),
     Backend("torch", "ATen (oneDNN on a CPU, cuDNN on a GPU)", ("cpu", "cuda")),
 )
 
@@ -52,7 +54,7 @@ def backends() -> tuple[Backend, ...]:
     Examples
     --------
     >>> [backend.name for backend in convbound.backends() if backend.available]
-    ['cpu', 'torch']
+    ['cpu', 'simt', 'torch']
     """
     return _BACKENDS
 
@@ -86,8 +88,10 @@ def choose(
     """The backend of one pass. A named backend is taken at its word; ``auto`` never picks one that cannot run."""
     if backend != "auto":
         return Choice(pass_, backend, f"asked for by backend={backend!r}")
+    if device == "cuda":
+        return Choice(pass_, "torch", "for CUDA tensors there are only naive kernels, which auto never chooses")
     if device != "cpu":
-        return Choice(pass_, "torch", f"there are no native kernels for {device} tensors yet")
+        return Choice(pass_, "torch", f"there are no native kernels for {device} tensors")
     if _library.ABSENT["cpu"] is not None:
         return Choice(pass_, "torch", "the native CPU kernels are not built")
     if dtype not in DTYPES:

@@ -32,7 +32,7 @@ def served(*args: Any, **kwargs: Any) -> list[str]:
 
 def test_backends_lists_them_with_reasons():
     found = {backend.name: backend for backend in convbound.backends()}
-    assert list(found) == ["cpu", "torch"]
+    assert list(found) == ["cpu", "cuda", "simt", "torch"]
     assert found["cpu"].available
     assert found["torch"].available
     assert all((backend.absent is None) == backend.available for backend in found.values())
@@ -40,7 +40,13 @@ def test_backends_lists_them_with_reasons():
 
 def test_named_backends_serve_all_passes():
     assert served(backend="cpu") == ["cpu_fprop", "cpu_dgrad", "cpu_wgrad"]
+    assert served(backend="simt") == ["simt_fprop", "simt_dgrad", "simt_wgrad"]
     assert served(backend="torch") == []
+
+
+def test_a_backend_of_another_device_says_so():
+    with pytest.raises(RuntimeError, match="backend='cuda'"):
+        convbound.conv2d(X, W, groups=2, backend="cuda")
 
 
 def test_the_environment_variable_is_the_default(monkeypatch: pytest.MonkeyPatch):
@@ -81,7 +87,8 @@ def test_auto_takes_torch_on_an_instruction_set_that_was_not_measured(monkeypatc
 
 def test_auto_takes_torch_on_other_devices():
     with native_preferred():
-        assert selection.choose(PROBLEM, "fprop", torch.float32, "NCHW", "cuda").backend == "torch"
+        for device in ("cuda", "meta"):
+            assert selection.choose(PROBLEM, "fprop", torch.float32, "NCHW", device).backend == "torch"
         assert convbound.conv2d(X.to("meta"), W.to("meta"), groups=2).device.type == "meta"
 
 

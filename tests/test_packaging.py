@@ -40,7 +40,9 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tree / "pytorch_ext" / "libconvbound_gone.so").write_bytes(b"stale")
     stale = tree / "build" / f"lib.stale-{sys.implementation.cache_tag}" / "convbound"
     stale.mkdir(parents=True)
-    result = run("-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(out), str(tree))
+    # Without CUDA, which make test builds: so a part that is turned off is seen to stay out.
+    pip = ("-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(out), str(tree))
+    result = run(*pip, CONVBOUND_CUDA="0")
     assert result.returncode == 0, result.stdout + result.stderr
     return next(out.glob("convbound-*.whl"))
 
@@ -50,11 +52,12 @@ def test_wheel_contains_the_whole_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     expected = [path.relative_to(ROOT / "pytorch_ext") for path in (ROOT / "pytorch_ext").rglob("*.py")]
     assert {f"convbound/{path.as_posix()}" for path in expected} <= set(names)
-    for file in ("py.typed", "build_info.json", "libconvbound_cpu.so", "_introspect.pyi"):
+    libraries = ("libconvbound_cpu.so", "libconvbound_simt.so", "libconvbound_simt_checked.so")
+    for file in ("py.typed", "build_info.json", "_introspect.pyi", *libraries):
         assert f"convbound/{file}" in names
     assert any(name.startswith("convbound/bench/layers/") for name in names)
     assert any(name.startswith("convbound/_introspect.cpython") for name in names)
-    assert not [name for name in names if "gone" in name]
+    assert not [name for name in names if "gone" in name or "libconvbound_cuda" in name]
     assert not [name for name in names if not name.startswith("convbound")]
 
 
@@ -70,7 +73,9 @@ def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     )
     result = run("-c", code, cwd=tmp_path, PYTHONPATH=str(target))
     assert result.stdout.split() == [str(target / "convbound" / "__init__.py"), "324.0"], result.stderr
-    for command, expected in ((["convbound"], "backend='auto'"), (["convbound.bench", "--list"], "mobilenet_v2")):
+    for command, expected in (
+        (["convbound"], "backend='auto'"),
+        (["convbound"], "absent: CONVBOUND_CUDA=0 turned it off"), (["convbound.bench", "--list"], "mobilenet_v2")):
         result = run("-m", *command, cwd=tmp_path, PYTHONPATH=str(target))
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout

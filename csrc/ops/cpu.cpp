@@ -1,101 +1,12 @@
-// The ops convbound::cpu_fprop, cpu_dgrad and cpu_wgrad, against torch's stable ABI.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-
-#include <optional>
-#include <tuple>
-
+// The backend cpu: native kernels, chosen by the instruction set.
 #include "csrc/dispatch/cpu.h"
-#include "csrc/ops/problem.h"
-#include "csrc/ops/schema.h"
+
+#include "csrc/ops/run.h"
 
 namespace convbound::ops {
 
-namespace {
-
-using Ints = std::vector<int64_t>;
-
-void run(Pass pass, const ConvProblem& problem, const Tensor& like, Layout layout, const cpu::Tensors& tensors) {
-  const DType dtype = dtype_of(like);
+void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int /*device*/, const Tensors& tensors) {
   cpu::select(pass, problem, dtype, layout, cpu::isa()).run(problem, dtype, layout, tensors);
-}
-
-Layout layout_of(bool channels_last) { return channels_last ? Layout::kChannelsLast : Layout::kChannelsFirst; }
-
-void check_same_dtype(const Tensor& a, const Tensor& b) {
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), "tensors differ in dtype");
-}
-
-// A dense bias of the given length, or nothing.
-std::optional<Tensor> dense_bias(const std::optional<Tensor>& bias, int64_t length, const Tensor& like) {
-  if (!bias) return std::nullopt;
-  check_same_dtype(*bias, like);
-  STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == length, "bias needs ", length, " elements");
-  return torch::stable::contiguous(*bias);
-}
-
-void* data(const std::optional<Tensor>& tensor) { return tensor ? tensor->data_ptr() : nullptr; }
-
-Tensor cpu_fprop(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias, Ints stride, Ints padding,
-                 Ints dilation, int64_t groups, bool channels_last) {
-  const Layout layout = layout_of(channels_last);
-  const Geometry geometry{stride, padding, dilation, groups};
-  check_same_dtype(x, w);
-  const Shape y_shape = output_shape(shape_of(x), shape_of(w), geometry);
-  const ConvProblem problem = make_problem(shape_of(x), shape_of(w), y_shape, geometry);
-  const Tensor xd = dense(x, layout), wd = dense(w, layout);
-  const std::optional<Tensor> bd = dense_bias(bias, problem.k, x);
-  Tensor y = empty_dense(y_shape, layout, x);
-  run(Pass::kFprop, problem, x, layout, {xd.data_ptr(), wd.data_ptr(), y.data_ptr(), data(bd)});
-  return y;
-}
-
-Tensor cpu_dgrad(const Tensor& dy, const Tensor& w, const std::optional<Tensor>& bias, Ints input_size, Ints stride,
-                 Ints padding, Ints dilation, int64_t groups, bool channels_last) {
-  const Layout layout = layout_of(channels_last);
-  const Geometry geometry{stride, padding, dilation, groups};
-  check_same_dtype(dy, w);
-  STD_TORCH_CHECK(dy.dim() >= 3 && w.dim() == dy.dim(), "dy and filter differ in dimensions");
-  Shape x_shape = {dy.size(0), w.size(1) * groups};
-  x_shape.insert(x_shape.end(), input_size.begin(), input_size.end());
-  const ConvProblem problem = make_problem(x_shape, shape_of(w), shape_of(dy), geometry);
-  const Tensor yd = dense(dy, layout), wd = dense(w, layout);
-  const std::optional<Tensor> bd = dense_bias(bias, problem.c, dy);
-  Tensor dx = empty_dense(x_shape, layout, dy);
-  run(Pass::kDgrad, problem, dy, layout, {dx.data_ptr(), wd.data_ptr(), yd.data_ptr(), data(bd)});
-  return dx;
-}
-
-std::tuple<Tensor, Tensor> cpu_wgrad(const Tensor& dy, const Tensor& x, Ints filter_size, Ints stride, Ints padding,
-                                     Ints dilation, int64_t groups, bool bias_grad, bool channels_last) {
-  const Layout layout = layout_of(channels_last);
-  const Geometry geometry{stride, padding, dilation, groups};
-  check_same_dtype(dy, x);
-  STD_TORCH_CHECK(x.dim() >= 3 && dy.dim() == x.dim(), "dy and x differ in dimensions");
-  STD_TORCH_CHECK(groups >= 1 && x.size(1) % groups == 0, "groups=", groups, " do not divide ", x.size(1), " channels");
-  Shape w_shape = {dy.size(1), x.size(1) / groups};
-  w_shape.insert(w_shape.end(), filter_size.begin(), filter_size.end());
-  const ConvProblem problem = make_problem(shape_of(x), w_shape, shape_of(dy), geometry);
-  const Tensor yd = dense(dy, layout), xd = dense(x, layout);
-  Tensor dw = empty_dense(w_shape, layout, x);
-  Tensor dbias = torch::stable::new_empty(x, Shape{bias_grad ? problem.k : 0});
-  run(Pass::kWgrad, problem, x, layout,
-      {xd.data_ptr(), dw.data_ptr(), yd.data_ptr(), bias_grad ? dbias.data_ptr() : nullptr});
-  return {dw, dbias};
-}
-
-}  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(convbound, m) {
-  m.def("cpu_fprop" CONVBOUND_FPROP_SCHEMA);
-  m.def("cpu_dgrad" CONVBOUND_DGRAD_SCHEMA);
-  m.def("cpu_wgrad" CONVBOUND_WGRAD_SCHEMA);
-}
-
-STABLE_TORCH_LIBRARY_IMPL(convbound, CPU, m) {
-  m.impl("cpu_fprop", TORCH_BOX(&cpu_fprop));
-  m.impl("cpu_dgrad", TORCH_BOX(&cpu_dgrad));
-  m.impl("cpu_wgrad", TORCH_BOX(&cpu_wgrad));
 }
 
 }  // namespace convbound::ops

@@ -8,10 +8,13 @@
 
 #include "csrc/cpu/parallel.h"
 #include "csrc/dispatch/cpu.h"
+#include "csrc/python/device.h"
 
 // The kernels are linked for the table's sake and never run from here, so this module needs no thread pool.
 void convbound::cpu::run_parallel(int64_t count, int64_t, RangeBody body, void* context) { body(context, 0, count); }
 int convbound::cpu::max_threads() { return 1; }
+
+extern "C" const char* convbound_source_hash();  // ops/build_hash.cpp
 
 namespace {
 
@@ -64,9 +67,9 @@ PYBIND11_MODULE(_introspect, m) {
   py::class_<ConvProblem>(m, "ConvProblem")
       .def(py::init(&make_problem), py::kw_only(), py::arg("n"), py::arg("c"), py::arg("k"), py::arg("groups"),
            py::arg("input"), py::arg("filter"), py::arg("output"), py::arg("stride"), py::arg("padding"),
-           py::arg("dilation"));
-  m.def(
-      "source_hash", [] { return CONVBOUND_SOURCE_HASH; }, "The hash of the sources that this module was built from.");
+           py::arg("dilation"))
+      .def("__str__", [](const ConvProblem& problem) { return to_string(problem); });
+  m.def("source_hash", &convbound_source_hash, "The hash of the sources that this module was built from.");
   m.def(
       "cpu_isa", [] { return cpu::isa_name(cpu::isa()); },
       "The instruction set that the CPU kernels use now: generic, avx2 or avx512 (lowered by CONVBOUND_CPU_ISA).");
@@ -85,4 +88,7 @@ PYBIND11_MODULE(_introspect, m) {
       },
       py::arg("pass_"), py::arg("problem"), py::arg("dtype"), py::arg("layout"),
       "The row that would serve the problem on this CPU.");
+#if CONVBOUND_SIMT
+  python::bind_device(m);
+#endif
 }

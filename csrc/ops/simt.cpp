@@ -1,0 +1,41 @@
+// The backend simt: the CUDA kernels on a CPU. CONVBOUND_SIMT_OPTIONS (see dispatch/simt.h), read at every call, says
+// how.
+#include <dlfcn.h>
+
+#include <cstdlib>
+
+#include "csrc/dispatch/simt.h"
+#include "csrc/ops/run.h"
+
+namespace convbound::ops {
+
+namespace {
+
+// The library of checked kernels lies beside this one.
+simt::Run* load_checked_run() {
+  Dl_info here{};
+  dladdr(reinterpret_cast<const void*>(&load_checked_run), &here);
+  const std::string path(here.dli_fname);
+  const std::string beside = path.substr(0, path.rfind('/') + 1) + "libconvbound_simt_checked.so";
+  void* library = dlopen(beside.c_str(), RTLD_LAZY | RTLD_LOCAL);
+  if (library == nullptr) throw std::runtime_error(std::string("CONVBOUND_SIMT_OPTIONS: ") + dlerror());
+  void* found = dlsym(library, simt::kCheckedRun);
+  if (found == nullptr) throw std::runtime_error(std::string("CONVBOUND_SIMT_OPTIONS: ") + dlerror());
+  return reinterpret_cast<simt::Run*>(found);
+}
+
+}  // namespace
+
+void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int /*device*/, const Tensors& tensors) {
+  const char* text = std::getenv("CONVBOUND_SIMT_OPTIONS");
+  const simt::Options options = simt::parse_options(text == nullptr ? "" : text);
+  const simt::Call call{pass, problem, dtype, layout, tensors};
+  if (options.check || options.trace) {
+    static simt::Run* const checked = load_checked_run();
+    checked(call, options);
+  } else {
+    simt::run(call, options);
+  }
+}
+
+}  // namespace convbound::ops

@@ -1,0 +1,122 @@
+// The registry of CUDA kernels for Python, and running one of them in the emulator, with every access seen.
+#include "csrc/python/device.h"
+
+#include <pybind11/stl.h>
+
+#include <tuple>
+
+#include "csrc/dispatch/simt.h"
+#include "csrc/simt/profile.h"
+
+namespace convbound::python {
+
+namespace {
+
+namespace py = pybind11;
+
+py::dict describe(const KernelRow& row) {
+  constexpr const char* kFamilies[] = {"depthwise", "grouped", "dilated", "transposed", "naive"};
+  py::dict text;
+  text["index"] = &row - device::rows().data();
+  text["name"] = row.name;
+  text["family"] = kFamilies[static_cast<int>(row.family)];
+  text["pass"] = row.pass;
+  text["dtype"] = row.dtype;
+  text["layout"] = row.layout;
+  text["filter"] = row.filter;
+  text["stride"] = row.stride;
+  text["min_arch"] = row.min_arch;
+  text["tile"] = row.tile;
+  return text;
+}
+
+py::dict describe(const KernelRow& row, const ConvProblem& problem) {
+  const LaunchShape shape = row.shape(problem);
+  py::dict text = describe(row);
+  text["grid"] = std::tuple(shape.grid_x, shape.grid_y, shape.grid_z);
+  text["block"] = std::tuple(shape.block_x, shape.block_y, shape.block_z);
+  text["shared_bytes"] = shape.shared_bytes;
+  return text;
+}
+
+py::dict describe(const simt::LaunchTrace& trace) {
+  py::dict text;
+  text["kernel"] = trace.kernel;
+  text["profile"] = trace.profile;
+  text["grid"] = std::tuple(trace.grid.x, trace.grid.y, trace.grid.z);
+  text["block"] = std::tuple(trace.block.x, trace.block.y, trace.block.z);
+  text["shared_bytes"] = trace.shared_bytes;
+  text["load_bytes"] = trace.load_bytes;
+  text["store_bytes"] = trace.store_bytes;
+  text["compulsory_bytes"] = trace.compulsory_bytes;
+  text["dram_bytes"] = trace.dram_bytes;
+  text["traffic_ratio"] = trace.traffic_ratio();
+  text["coalescing"] = trace.coalescing();
+  text["bank_conflicts"] = trace.bank_conflicts();
+  text["report"] = to_string(trace);
+  return text;
+}
+
+const KernelRow& row_at(size_t index) {
+  if (index >= device::rows().size()) throw py::index_error("there is no row " + std::to_string(index));
+  return device::rows()[index];
+}
+
+}  // namespace
+
+void bind_device(py::module_& m) {
+  m.def(
+      "device_kernels",
+      [] {
+        py::list rows;
+        for (const KernelRow& row : device::rows()) rows.append(describe(row));
+        return rows;
+      },
+      "The rows of the registry of CUDA kernels, the preferred first.");
+  m.def(
+      "device_select",
+      [](Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int arch, size_t shared) -> py::object {
+        const KernelRow* row = device::select(pass, problem, dtype, layout, {arch, shared});
+        return row == nullptr ? py::object(py::none()) : describe(*row, problem);
+      },
+      py::arg("pass_"), py::arg("problem"), py::arg("dtype"), py::arg("layout"), py::arg("arch"),
+      py::arg("shared_per_block"), "The row that would serve the problem on such a device and its launch, or None.");
+  m.def(
+      "device_serves",
+      [](size_t row, const ConvProblem& problem, int arch, size_t shared) {
+        return device::serves(row_at(row), problem, {arch, shared});
+      },
+      py::arg("row"), py::arg("problem"), py::arg("arch"), py::arg("shared_per_block"),
+      "Whether the row with this index could compute the problem on such a device.");
+  m.def(
+      "simt_profile",
+      [](const std::string& name) {
+        const simt::Profile& profile = simt::find_profile(name);
+        return std::tuple(10 * profile.major + profile.minor, profile.shared_per_block_optin);
+      },
+      py::arg("name"), "Architecture and shared memory per block of a profile of the emulator.");
+  m.def(
+      "simt_run",
+      [](Pass pass, const ConvProblem& problem, DType dtype, Layout layout, uintptr_t x, uintptr_t w, uintptr_t y,
+         uintptr_t bias, const std::string& options, std::optional<size_t> row) {
+        const auto pointer = [](uintptr_t address) { return reinterpret_cast<void*>(address); };
+        simt::Call call{pass, problem, dtype, layout, {pointer(x), pointer(w), pointer(y), pointer(bias)}, nullptr};
+        if (row) call.row = &row_at(*row);
+        std::vector<simt::LaunchTrace> traces;
+        {
+          const py::gil_scoped_release released;
+          traces = simt::run(call, simt::parse_options(options));
+          for (simt::LaunchTrace& trace : traces) trace.locate();
+        }
+        py::list found;
+        for (const simt::LaunchTrace& trace : traces) found.append(describe(trace));
+        return found;
+      },
+      py::arg("pass_"), py::arg("problem"), py::arg("dtype"), py::arg("layout"), py::arg("x"), py::arg("w"),
+      py::arg("y"), py::arg("bias"), py::arg("options"), py::arg("row") = py::none(),
+      "Runs a pass in the emulator on tensors at these addresses (bias may be 0), which have to be dense in the "
+      "layout; "
+      "options as in CONVBOUND_SIMT_OPTIONS. One dict for each launch where the options say trace.");
+}
+
+}  // namespace convbound::python

@@ -1,0 +1,3 @@
+#include "harness.h"
+
+int main(int argc, char** argv) { return convbound::test::run(argc, argv); }
