@@ -6,7 +6,7 @@
 #include "csrc/common/launch.h"
 #include "csrc/common/ptx.h"
 #include "csrc/common/shared.h"
-#include "harness.h"
+#include "tests/simt/harness.h"
 #include "csrc/simt/devices.h"
 
 namespace convbound::test {
