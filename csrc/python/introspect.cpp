@@ -26,7 +26,7 @@ ConvProblem make_problem(int64_t n, int64_t c, int64_t k, int64_t groups, const 
                          const Triple& output, const Triple& stride, const Triple& padding, const Triple& dilation) {
   ConvProblem p{};
   p.n = n, p.c = c, p.k = k, p.groups = groups;
-  const auto copy = [](const Triple& from, int64_t(&to)[3]) { std::copy(from.begin(), from.end(), to); };
+  const auto copy = [](const Triple& from, int64_t (&to)[3]) { std::copy(from.begin(), from.end(), to); };
   copy(input, p.input);
   copy(filter, p.filter);
   copy(output, p.output);
@@ -70,8 +70,9 @@ PYBIND11_MODULE(_introspect, m) {
            py::arg("dilation"))
       .def("__str__", [](const ConvProblem& problem) { return to_string(problem); });
   m.def("source_hash", &convbound_source_hash, "The hash of the sources that this module was built from.");
-  m.def("cpu_isa", [] { return cpu::isa_name(cpu::isa()); },
-        "The instruction set that the CPU kernels use now: generic, avx2 or avx512 (lowered by CONVBOUND_CPU_ISA).");
+  m.def(
+      "cpu_isa", [] { return cpu::isa_name(cpu::isa()); },
+      "The instruction set that the CPU kernels use now: generic, avx2 or avx512 (lowered by CONVBOUND_CPU_ISA).");
   m.def(
       "cpu_kernels",
       [] {

@@ -197,6 +197,4 @@ int walk(const simt::Options& options) {
 
 }  // namespace convbound
 
-int main(int argc, char** argv) {
-  return convbound::walk(convbound::simt::parse_options(argc > 1 ? argv[1] : ""));
-}
+int main(int argc, char** argv) { return convbound::walk(convbound::simt::parse_options(argc > 1 ? argv[1] : "")); }
