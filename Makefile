@@ -20,7 +20,7 @@ $(error ENV=$(ENV) must be venv (a new .venv, the default) or active (the curren
 endif
 
 PIP := $(PY) -m pip --disable-pip-version-check
-SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f -not -path '*/__pycache__/*')
 
 .PHONY: help
 help: ## list the targets
@@ -32,6 +32,7 @@ help: ## list the targets
 	@echo "  TORCH=torch==2.13.0 what pip installs as torch into .venv"
 	@echo "  BENCH='--quick'     arguments for make bench;  PYTEST='-k nhwc' for make test"
 	@echo "  MAX_JOBS=4          compiler processes (default: one per CPU)"
+	@echo "  CONVBOUND_CUDA=1    build the CUDA kernels for a CPU torch too, or fail (default: auto, for a CUDA torch)"
 
 .PHONY: bench
 bench: setup ## set up, build, and time our kernels against torch (3 minutes)
@@ -40,6 +41,10 @@ bench: setup ## set up, build, and time our kernels against torch (3 minutes)
 .PHONY: test
 test: setup ## set up, build, and run the tests (10 minutes)
 	$(PY) -m pytest -n $$($(PYTHON) -c 'import os; print(os.cpu_count() or 1)') $(PYTEST)
+
+.PHONY: sanitize
+sanitize: setup ## run the CUDA kernels, emulated, under AddressSanitizer, UBSan and ThreadSanitizer (4 minutes)
+	$(PY) -m pytest -m sanitize tests/simt $(PYTEST)
 
 .PHONY: setup
 setup: $(STAMPS)/built ## make the environment and build the package in it
@@ -68,13 +73,13 @@ perf: setup ## repeat the committed measurements: bench/results, the README's ta
 lint: $(STAMPS)/dev ## ruff (format and lint) and clang-format, changing nothing
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inc' | xargs $(dir $(PY))clang-format --dry-run --Werror
+	git ls-files '*.h' '*.cpp' '*.cu' '*.inc' | xargs $(dir $(PY))clang-format --dry-run --Werror
 
 .PHONY: format
 format: $(STAMPS)/dev ## format Python and C++ in place
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.inc' | xargs $(dir $(PY))clang-format -i
+	git ls-files '*.h' '*.cpp' '*.cu' '*.inc' | xargs $(dir $(PY))clang-format -i
 
 # mypy does not follow the finder of an editable install, so it gets the package as a tree of links.
 .PHONY: typecheck
@@ -110,7 +115,9 @@ $(STAMPS)/environment: pyproject.toml $(CONSTRAINTS) | prerequisites
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) "$(TORCH)" "setuptools>=77" ninja "pybind11>=3.0"
 	@mkdir -p $(@D) && touch $@
 
+# A CUDA build of torch brings no nvcc; pip has one.
 $(STAMPS)/built: $(STAMPS)/environment $(SOURCES)
+	@nvcc=$$($(PY) csrc/build_tools.py) && { [ -z "$$nvcc" ] || $(PIP) install --quiet "$$nvcc"; }
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --no-build-isolation --editable ".[bench,test]"
 	@mkdir -p $(@D) && touch $@
 	@$(PY) -m convbound

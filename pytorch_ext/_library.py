@@ -70,7 +70,8 @@ def _load_introspection() -> ModuleType | str:
 # Why a library of ops is not loaded, by backend; None where it is.
 LOADED: dict[str, str | None] = {backend: _load_ops(backend) for backend in ("cpu", "simt", "cuda")}
 
-# Why a backend cannot be used; None where it can. The CUDA kernels load into a CPU torch too, which has no CUDA tensors.
+# Why a backend cannot be used; None where it can. The CUDA kernels load into a CPU torch, too, which has no CUDA
+# tensors.
 ABSENT = dict(LOADED)
 if LOADED["cuda"] is None and torch.version.cuda is None:
     ABSENT["cuda"] = f"the kernels are built, but this torch ({torch.__version__}) is a CPU build"

@@ -135,7 +135,7 @@ def serving_kernel(
 def _device(introspect: Any, backend: str) -> tuple[int, int]:
     """Architecture and shared memory per block of the GPU in use, or of the one that is emulated."""
     if backend == "cuda":
-        properties = torch.cuda.get_device_properties()
+        properties: Any = torch.cuda.get_device_properties()
         return 10 * properties.major + properties.minor, properties.shared_memory_per_block_optin
     options = os.environ.get("CONVBOUND_SIMT_OPTIONS", "").replace(",", " ").split()
     profile = next((option[8:] for option in reversed(options) if option.startswith("profile=")), "sm_90")

@@ -57,7 +57,9 @@ def test_the_library_loads_into_this_torch_and_registers_its_ops():
     y = torch.ops.convbound.cuda_fprop(x, w, None, [2, 1], [1, 1, 0, 0], [1, 1], 2, False)
     assert y.shape == (2, 6, 5, 8)
     with pytest.raises(NotImplementedError, match="cuda_fprop"):
-        torch.ops.convbound.cuda_fprop(torch.ones(x.shape), torch.ones(w.shape), None, [1, 1], [0] * 4, [1, 1], 2, False)
+        torch.ops.convbound.cuda_fprop(
+            torch.ones(x.shape), torch.ones(w.shape), None, [1, 1], [0] * 4, [1, 1], 2, False
+        )
 
 
 def test_the_library_needs_no_cuda_library():

@@ -75,7 +75,9 @@ def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     assert result.stdout.split() == [str(target / "convbound" / "__init__.py"), "324.0"], result.stderr
     for command, expected in (
         (["convbound"], "backend='auto'"),
-        (["convbound"], "absent: CONVBOUND_CUDA=0 turned it off"), (["convbound.bench", "--list"], "mobilenet_v2")):
+        (["convbound"], "absent: CONVBOUND_CUDA=0 turned it off"),
+        (["convbound.bench", "--list"], "mobilenet_v2"),
+    ):
         result = run("-m", *command, cwd=tmp_path, PYTHONPATH=str(target))
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout

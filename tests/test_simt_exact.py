@@ -170,7 +170,9 @@ def test_a_failed_launch_names_kernel_and_problem():
 
 def test_what_no_row_serves_is_refused():
     x = torch.zeros(1, 1, 4)
-    with pytest.raises(RuntimeError, match="no CUDA kernel of convbound serves mb1g1ic1iw4oc1kw1sw1073741824pw1073741824"):
+    with pytest.raises(
+        RuntimeError, match="no CUDA kernel of convbound serves mb1g1ic1iw4oc1kw1sw1073741824pw1073741824"
+    ):
         torch.ops.convbound.simt_fprop(x, x[..., :1], None, [1 << 30], [1 << 30, 1 << 30], [1], 1, False)
 
 

@@ -2,7 +2,7 @@
 //
 // One thread, one output. Every x is read up to 9 times, by neighbours that share L1; y is written once. Built by nvcc
 // and by the host compiler from this one source.
-#include "depthwise3x3.h"
+#include "tests/simt/depthwise3x3.h"
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

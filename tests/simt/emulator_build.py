@@ -1,15 +1,24 @@
-"""Builds the emulator's test program with g++ alone: fast, checked, or under a real sanitizer."""
+"""Builds C++ test programs with the emulator: fast, checked, or under a real sanitizer.
 
+By one ninja file for each kind of build, in a folder that later runs of the tests find again.
+"""
+
+from __future__ import annotations
+
+import fcntl
 import os
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CSRC = HERE.parents[1] / "csrc"
+ROOT = HERE.parents[1]
+CSRC = ROOT / "csrc"
+FOLDER = ROOT / "build" / "simt-tests"
 COMMON = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-g"]
-INCLUDES = [f"-I{CSRC.parent}", f"-I{CSRC / 'simt' / 'include'}", f"-I{HERE}"]
+INCLUDES = [f"-I{ROOT}", f"-I{CSRC / 'simt' / 'include'}"]
 
 
 @dataclass(frozen=True)
@@ -30,51 +39,69 @@ BUILDS = {
     "tsan": Build(["-O1", "-DCONVBOUND_SIMT_TSAN"], ["-O1", "-fsanitize=thread"], ["-fsanitize=thread"]),
 }
 
+# The programs: the emulator's own tests, and the walk over the registry.
+EMULATOR_KERNELS = ["depthwise3x3.cu", "features.cu", "launches.cu", "wrong_kernels.cu", "traces.cu"]
+EMULATOR_TESTS = [HERE / name for name in [*EMULATOR_KERNELS, "main.cpp"]]
+REGISTRY_WALK = [
+    *sorted(path for path in CSRC.rglob("*.cu")),
+    CSRC / "conv_problem.cpp",
+    CSRC / "dispatch" / "device.cpp",
+    CSRC / "dispatch" / "simt.cpp",
+    HERE / "walk_registry.cpp",
+]
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command; the error of a failed one contains what it printed."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return done
 
-
-def build_program(kind: str, folder: Path, sources: list[str], jobs: int = 2) -> Path:
-    """Compile the emulator, `sources` (kernel files of this folder) and main.cpp; return the program.
+def build_program(kind: str, name: str, sources: Sequence[Path]) -> Path:
+    """Compile the emulator and `sources` and link them; return the program.
 
     Parameters
     ----------
     kind
         A key of `BUILDS`.
-    folder
-        Where objects and program go. Emulator objects are shared by builds with equal flags.
+    name
+        Of the program.
     sources
-        Names of `.cu` files.
-    jobs
-        Compilers that run at once.
+        Kernels (``.cu``) and host files (``.cpp``).
     """
-    build = BUILDS[kind]
-    compiler = os.environ.get("CXX", "g++")
-    emulator_folder = folder / ("emulator" + "".join(build.emulator).replace("/", "_").replace("=", "_"))
-    kernel_folder = folder / kind
-    emulator_folder.mkdir(parents=True, exist_ok=True)
-    kernel_folder.mkdir(exist_ok=True)
-    commands = []
-    objects = []
-    for source in [*sorted((CSRC / "simt").glob("*.cpp")), HERE / "main.cpp"]:
-        if source.name == "tsan_callbacks.cpp" and not build.instrumented:
-            continue
-        target = emulator_folder / f"{source.stem}.o"
-        objects.append(str(target))
-        if not target.exists():
-            commands.append([compiler, *COMMON, *INCLUDES, *build.emulator, "-c", str(source), "-o", str(target)])
-    for name in sources:
-        target = kernel_folder / f"{Path(name).stem}.o"
-        objects.append(str(target))
-        script = [str(CSRC / "simt" / "compile_kernel.sh"), str(HERE / name), str(target)]
-        commands.append([*script, compiler, *COMMON, "-Wno-deprecated-copy", *INCLUDES, *build.kernels])
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(run, commands))
-    program = kernel_folder / "program"
-    run([compiler, *build.link, *objects, "-o", str(program), "-lpthread"])
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:  # the workers of pytest-xdist build the same
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        file = FOLDER / f"{kind}-{name}.ninja"
+        program = FOLDER / f"{kind}-{name}"
+        file.write_text(_ninja(kind, program, sources))
+        jobs = os.environ.get("MAX_JOBS", str(os.cpu_count() or 1))
+        command = [sys.executable, "-m", "ninja", "-C", str(FOLDER), "-f", file.name, "-j", jobs]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return program
+
+
+def _ninja(kind: str, program: Path, sources: Sequence[Path]) -> str:
+    build = BUILDS[kind]
+    cxx = os.environ.get("CONVBOUND_CXX") or os.environ.get("CXX") or "g++"
+    flags = " ".join([*COMMON, *INCLUDES])
+    emulator = [
+        path for path in sorted((CSRC / "simt").glob("*.cpp")) if build.instrumented or path.stem != "tsan_callbacks"
+    ]
+    lines = [
+        "rule kernel",
+        f"  command = sh {CSRC}/simt/compile_kernel.sh $in $out {cxx} {flags} -Wno-deprecated-copy $flags",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule host",
+        f"  command = {cxx} {flags} $flags -MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "rule link",
+        f"  command = {cxx} {' '.join(build.link)} $in -o $out -lpthread -ldl",
+    ]
+    objects = []
+    for source in [*emulator, *sources]:
+        rule, own = ("kernel", build.kernels) if source.suffix == ".cu" else ("host", build.emulator)
+        # Host objects of builds with the same flags are the same.
+        folder = kind if rule == "kernel" else "host" + "".join(own).replace("=", "_").replace(",", "_")
+        objects.append(f"{folder}/{source.relative_to(ROOT).as_posix()}.o")
+        lines += [f"build {objects[-1]}: {rule} {source}", f"  flags = {' '.join(own)}"]
+    lines.append(f"build {program}: link {' '.join(objects)}")
+    return "\n".join(lines) + "\n"

@@ -6,8 +6,8 @@
 #include "csrc/common/launch.h"
 #include "csrc/common/ptx.h"
 #include "csrc/common/shared.h"
-#include "depthwise3x3.h"
-#include "harness.h"
+#include "tests/simt/depthwise3x3.h"
+#include "tests/simt/harness.h"
 
 namespace convbound::test {
 

@@ -6,8 +6,8 @@
 #include "csrc/common/launch.h"
 #include "csrc/common/ptx.h"
 #include "csrc/common/shared.h"
-#include "harness.h"
 #include "csrc/simt/devices.h"
+#include "tests/simt/harness.h"
 
 namespace convbound::test {
 

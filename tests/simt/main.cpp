@@ -1,3 +1,3 @@
-#include "harness.h"
+#include "tests/simt/harness.h"
 
 int main(int argc, char** argv) { return convbound::test::run(argc, argv); }

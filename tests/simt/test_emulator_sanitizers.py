@@ -1,33 +1,70 @@
-"""The emulator and correct kernels under ASan + UBSan and under TSan with fibers; TSan must see a missing barrier."""
+"""Under real sanitizers, outside Python: the emulator's own tests, and every row of the registry on integers.
+
+AddressSanitizer and UndefinedBehaviorSanitizer, and ThreadSanitizer with a fiber for each emulated thread; the latter
+must see the missing barriers of the wrong kernels. Run by ``make sanitize``.
+"""
+
+from __future__ import annotations
 
 import os
 import subprocess
-from pathlib import Path
+from collections.abc import Iterable
 
 import pytest
+from emulator_build import EMULATOR_TESTS, REGISTRY_WALK, build_program
+from support.problems import PROBLEMS
 
-from emulator_build import build_program
+from convbound.problem import ConvProblem
+
+pytestmark = pytest.mark.sanitize
+
+ENVIRONMENT = {**os.environ, "TSAN_OPTIONS": "exitcode=66"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sanitizers")
+def run(kind: str, *arguments: str, problems: Iterable[ConvProblem] = ()) -> subprocess.CompletedProcess[str]:
+    walk = bool(problems)
+    program = build_program(kind, *(("registry", REGISTRY_WALK) if walk else ("emulator", EMULATOR_TESTS)))
+    lines = "".join(f"{numbers(problem)}\n" for problem in problems)
+    return subprocess.run(
+        [program, *arguments], input=lines, capture_output=True, text=True, timeout=300, env=ENVIRONMENT
+    )
 
 
-def test_address_and_undefined(folder: Path) -> None:
-    program = build_program("asan", folder, ["depthwise3x3.cu", "features.cu", "launches.cu", "wrong_kernels.cu"])
-    done = subprocess.run([program], capture_output=True, text=True, timeout=300)
+def numbers(problem: ConvProblem) -> str:
+    """The problem as walk_registry.cpp reads it."""
+    lead = 3 - problem.ndim
+    begin = tuple(pair[0] for pair in problem.padding)
+    found = [problem.n, problem.c, problem.k, problem.groups]
+    for values in (problem.input, problem.filter, problem.output, problem.stride, begin, problem.dilation):
+        found += [0 if values is begin else 1] * lead + list(values)
+    return " ".join(map(str, found))
+
+
+def assert_passed(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
 
 
-def test_thread(folder: Path) -> None:
-    program = build_program("tsan", folder, ["depthwise3x3.cu", "features.cu", "wrong_kernels.cu"])
-    environment = {**os.environ, "TSAN_OPTIONS": "exitcode=66"}
-    right = ["shared_memory-forward", "warp_intrinsics-random", "async_ring-eager", "matrix_product-half"]
-    for name in right:
-        done = subprocess.run([program, name], capture_output=True, text=True, timeout=300, env=environment)
-        assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    for name in ["missing_barrier", "missing_second_barrier", "shuffles_are_no_barriers"]:
-        done = subprocess.run([program, name], capture_output=True, text=True, timeout=300, env=environment)
-        assert done.returncode == 66, f"{name}: ThreadSanitizer saw nothing\n{done.stdout}{done.stderr[-4000:]}"
-        assert "data race" in done.stderr
+@pytest.mark.parametrize("options", ["order=forward", "order=reverse profile=sm_80"])
+@pytest.mark.parametrize("kind", ["asan", "tsan"])
+def test_registry(kind: str, options: str) -> None:
+    done = run(kind, options, problems=PROBLEMS)
+    assert_passed(done)
+    assert " 0 failures" in done.stdout
+
+
+def test_emulator_under_address_and_undefined() -> None:
+    assert_passed(run("asan"))
+
+
+@pytest.mark.parametrize(
+    "name", ["shared_memory-forward", "warp_intrinsics-random", "async_ring-eager", "matrix_product-half"]
+)
+def test_right_kernels_under_thread(name: str) -> None:
+    assert_passed(run("tsan", name))
+
+
+@pytest.mark.parametrize("name", ["missing_barrier", "missing_second_barrier", "shuffles_are_no_barriers"])
+def test_wrong_kernels_under_thread(name: str) -> None:
+    done = run("tsan", name)
+    assert done.returncode == 66, f"ThreadSanitizer saw nothing\n{done.stdout}{done.stderr[-4000:]}"
+    assert "data race" in done.stderr

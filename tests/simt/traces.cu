@@ -5,7 +5,7 @@
 #include "csrc/common/launch.h"
 #include "csrc/common/ptx.h"
 #include "csrc/common/shared.h"
-#include "harness.h"
+#include "tests/simt/harness.h"
 
 namespace convbound::test {
 

@@ -55,7 +55,9 @@ def read_kernels(library: Path) -> dict[tuple[str, str], Kernel]:
             found.shared_bytes, found.local_bytes = int(shared), int(local)
     for architecture, text in _by_architecture(elf):
         for section in re.split(r"\n(?=\.nv\.info\._Z)", text)[1:]:
-            bounds = re.search(r"EIATTR_MAX_THREADS\s+Format:\s+\w+\s+Value:\s+(\w+) (\w+) (\w+)", _one_section(section))
+            bounds = re.search(
+                r"EIATTR_MAX_THREADS\s+Format:\s+\w+\s+Value:\s+(\w+) (\w+) (\w+)", _one_section(section)
+            )
             if bounds:
                 x, y, z = (int(size, 16) for size in bounds.groups())
                 kernel(section.split("\n")[0].removeprefix(".nv.info."), architecture).max_threads = x * y * z
