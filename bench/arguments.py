@@ -25,9 +25,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: {message.removeprefix('argument ')}{hint}\n")
 
 
+EMULATOR = "simt"  # its times mean nothing
+
+
 def our_backends() -> list[str]:
     """Backends of ours that can be measured here."""
-    return [row.name for row in backends() if row.available and row.name != TORCH]
+    return [row.name for row in backends() if row.available and row.name not in (TORCH, EMULATOR)]
 
 
 def backend(text: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import convbound
 from convbound import preferences, selection
-from convbound.explanation import kernel_name
+from convbound.explanation import serving_kernel
 from convbound.problem import DTYPE_NAMES, ConvProblem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def test_preferences_name_the_kernel_that_serves():
     problems = [(row, preference) for row in ROWS if (preference := preferred(row))]
     for row, preference in problems:
         problem = ConvProblem.parse(row["problem"])
-        served = kernel_name(problem, row["pass"], DTYPES[row["dtype"]], row["layout"], "cpu")
+        served, _ = serving_kernel(problem, row["pass"], DTYPES[row["dtype"]], row["layout"], "cpu")
         assert served == preference.kernel, row["problem"]
 
 
