@@ -60,7 +60,8 @@ def report() -> str:
         f"torch       {torch.__version__} (CUDA {torch.version.cuda or 'none'}), "
         f"triton {_version('triton')}, pybind11 {_version('pybind11')}",
         f"built       {info.get('compiler', 'nothing')} against torch {info.get('torch', '-')}, "
-        f"sources {info.get('source_hash', '-')}",
+        f"sources {info.get('source_hash', '-')}"
+        + (f", nvcc {info['cuda']['nvcc']} for {' '.join(info['cuda']['architectures'])}" if "cuda" in info else ""),
         f"cpu         {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {selection.CPU_ISA}",
         *(f"gpu         {gpu}" for gpu in _gpus()),
         f"default     backend={selection.default_backend()!r}"
