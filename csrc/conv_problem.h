@@ -10,7 +10,9 @@
 // convolution that it transposes, its input gradient is the fprop.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace convbound {
@@ -52,6 +54,10 @@ struct Tensors {
   void* w;
   void* y;
   void* bias;
+  void* workspace = nullptr;  // as many bytes as the kernel asks for, aligned to 16, with no values in them
 };
+
+// Where a kernel's workspace comes from: bytes that live until the work that uses them is done.
+using Allocate = std::function<void*(size_t bytes)>;
 
 }  // namespace convbound

@@ -25,7 +25,10 @@ struct KernelRow {
   // What depends on the problem only; alignment is looked at in `launch`.
   bool (*supports)(const ConvProblem&);
   LaunchShape (*shape)(const ConvProblem&);
+  size_t (*workspace)(const ConvProblem&);  // bytes of Tensors::workspace that the launch needs
   void (*launch)(const ConvProblem&, const Tensors&, cudaStream_t);
 };
+
+inline size_t no_workspace(const ConvProblem&) { return 0; }
 
 }  // namespace convbound

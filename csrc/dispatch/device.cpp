@@ -7,8 +7,10 @@ namespace convbound::device {
 namespace {
 
 constexpr KernelRow kRows[] = {
-#define CONVBOUND_KERNEL(name, family, pass, dtype, layout, filter, stride, min_arch, tile, supports, shape, launch) \
-  {#name, Family::family, Pass::pass, dtype, layout, filter, stride, min_arch, tile, supports, shape, launch},
+#define CONVBOUND_KERNEL(name, family, pass, dtype, layout, filter, stride, min_arch, tile, supports, shape, \
+                         workspace, launch)                                                                  \
+  {#name,    Family::family, Pass::pass, dtype, layout,    filter, stride,                                   \
+   min_arch, tile,           supports,   shape, workspace, launch},
 #include "csrc/registry/kernels.inc"
 #undef CONVBOUND_KERNEL
 };
@@ -43,7 +45,9 @@ const KernelRow* select(Pass pass, const ConvProblem& problem, DType dtype, Layo
   return nullptr;
 }
 
-void launch(const KernelRow& row, const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
+void launch(const KernelRow& row, const ConvProblem& problem, Tensors tensors, const Allocate& allocate,
+            cudaStream_t stream) {
+  if (const size_t bytes = row.workspace(problem)) tensors.workspace = allocate(bytes);
   try {
     row.launch(problem, tensors, stream);
   } catch (const std::runtime_error& error) {
@@ -52,14 +56,14 @@ void launch(const KernelRow& row, const ConvProblem& problem, const Tensors& ten
 }
 
 void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, const Tensors& tensors,
-         const Device& device, cudaStream_t stream) {
+         const Allocate& allocate, const Device& device, cudaStream_t stream) {
   if (problem.n == 0 && pass != Pass::kWgrad) return;  // an empty batch has a gradient of the filter and no outputs
   const KernelRow* row = select(pass, problem, dtype, layout, device);
   if (row == nullptr) {
     throw std::runtime_error("no CUDA kernel of convbound serves " + to_string(problem) +
                              ": a size, or a size and its padding, is beyond 2^30");
   }
-  launch(*row, problem, tensors, stream);
+  launch(*row, problem, tensors, allocate, stream);
 }
 
 Device describe(int device) {

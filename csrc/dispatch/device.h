@@ -24,11 +24,12 @@ bool serves(const KernelRow& row, const ConvProblem& problem, const Device& devi
 const KernelRow* select(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, const Device& device);
 
 // Launches a row that serves the problem. Throws std::runtime_error that names kernel, problem and launch.
-void launch(const KernelRow& row, const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream);
+void launch(const KernelRow& row, const ConvProblem& problem, Tensors tensors, const Allocate& allocate,
+            cudaStream_t stream);
 
 // Selects and launches. Throws where nothing serves the problem, too.
 void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, const Tensors& tensors,
-         const Device& device, cudaStream_t stream);
+         const Allocate& allocate, const Device& device, cudaStream_t stream);
 
 // The device with this number, as the CUDA runtime describes it.
 Device describe(int device);

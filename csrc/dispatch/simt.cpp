@@ -1,6 +1,7 @@
 #include "csrc/dispatch/simt.h"
 
 #include <charconv>
+#include <cstring>
 
 namespace convbound::simt {
 
@@ -95,11 +96,19 @@ Options parse_options(std::string_view text) {
 std::vector<LaunchTrace> run(const Call& call, const Options& options) {
   try {
     Session session(options);
-    if (options.check || options.trace) add_tensors(session, call);
+    const bool watched = options.check || options.trace;
+    if (watched) add_tensors(session, call);
+    const Allocate allocate = [&](size_t bytes) {
+      void* const workspace = call.allocate(bytes);
+      std::memset(workspace, 0xff, bytes);  // NaN in every type
+      if (watched) session.add_tensor("workspace", workspace, bytes, Role::kWorkspace);
+      return workspace;
+    };
     if (call.row == nullptr) {
-      device::run(call.pass, call.problem, call.dtype, call.layout, call.tensors, device::describe(0), nullptr);
+      device::run(call.pass, call.problem, call.dtype, call.layout, call.tensors, allocate, device::describe(0),
+                  nullptr);
     } else {
-      device::launch(*call.row, call.problem, call.tensors, nullptr);
+      device::launch(*call.row, call.problem, call.tensors, allocate, nullptr);
     }
     session.finish();
     return session.traces();

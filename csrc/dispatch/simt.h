@@ -16,6 +16,7 @@ struct Call {
   DType dtype;
   Layout layout;
   Tensors tensors;
+  Allocate allocate;
   // The row that computes it; null: the one that the dispatcher chooses for the profile.
   const KernelRow* row = nullptr;
 };

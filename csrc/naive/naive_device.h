@@ -1,8 +1,8 @@
 // The device code that the three naive kernels share: axes, strides, coordinates and rounding. See naive.h.
 #pragma once
 
-#include <type_traits>
-
+#include "csrc/common/divisor.h"
+#include "csrc/common/numeric.h"
 #include "csrc/naive/naive.h"
 
 namespace convbound::naive {
@@ -11,36 +11,6 @@ namespace convbound::naive {
 // left to itself it spills two of them to fit a fifth block or sixth.
 constexpr int kThreads = 256;
 constexpr int kBlocks = 4;
-
-// 16-bit types and float accumulate in float, double in double; one rounding at the end.
-template <typename T>
-struct Accumulator {
-  using Type = float;
-};
-template <>
-struct Accumulator<double> {
-  using Type = double;
-};
-
-__device__ __forceinline__ float widen(__half value) { return __half2float(value); }
-__device__ __forceinline__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
-__device__ __forceinline__ float widen(float value) { return value; }
-__device__ __forceinline__ double widen(double value) { return value; }
-
-template <typename T>
-__device__ __forceinline__ T narrow(typename Accumulator<T>::Type value) {
-  if constexpr (sizeof(T) == 2) {
-    T result;
-    if constexpr (std::is_same_v<T, __half>) {
-      result = __float2half_rn(value);
-    } else {
-      result = __float2bfloat16_rn(value);
-    }
-    return result;
-  } else {
-    return value;
-  }
-}
 
 // One axis of a problem in 32 bits; offsets into tensors stay in 64. A 64-bit division is a function call on a GPU, and
 // each one inside a loop would cost spills.
@@ -60,25 +30,6 @@ __device__ __forceinline__ Strides dense_strides(int channels, int depth, int he
     return {volume * channels, 1, plane * channels, static_cast<int64_t>(width) * channels, channels};
   }
   return {volume * channels, volume, plane, width, 1};
-}
-
-// Division of 64-bit indices by a 32-bit size: a multiplication with 2^64 / size, rounded up, is exact while index *
-// size < 2^64. The GPU's own 64-bit division is a function call, and calls cost spills.
-struct Divisor {
-  int size;
-  uint64_t reciprocal;
-
-  explicit Divisor(int64_t size)
-      : size(static_cast<int>(size)), reciprocal(~uint64_t{0} / static_cast<uint64_t>(size) + 1) {}
-};
-
-// index % divisor; index becomes index / divisor.
-__device__ __forceinline__ int take(int64_t& index, const Divisor& divisor) {
-  if (divisor.size == 1) return 0;  // its reciprocal would need 65 bits
-  const int64_t quotient = static_cast<int64_t>(__umul64hi(static_cast<uint64_t>(index), divisor.reciprocal));
-  const int remainder = static_cast<int>(index - quotient * divisor.size);
-  index = quotient;
-  return remainder;
 }
 
 // Coordinates of element `index` of such a tensor, counted in memory order.

@@ -5,7 +5,8 @@
 
 namespace convbound::ops {
 
-void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int /*device*/, const Tensors& tensors) {
+void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int /*device*/, const Tensors& tensors,
+         const Allocate& /*allocate*/) {
   cpu::select(pass, problem, dtype, layout, cpu::isa()).run(problem, dtype, layout, tensors);
 }
 

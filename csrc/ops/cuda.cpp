@@ -27,9 +27,10 @@ cudaStream_t current_stream(int device) {
 
 }  // namespace
 
-void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int device, const Tensors& tensors) {
+void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int device, const Tensors& tensors,
+         const Allocate& allocate) {
   const torch::stable::accelerator::DeviceGuard guard(device);
-  device::run(pass, problem, dtype, layout, tensors, device::describe(device), current_stream(device));
+  device::run(pass, problem, dtype, layout, tensors, allocate, device::describe(device), current_stream(device));
 }
 
 }  // namespace convbound::ops

@@ -37,6 +37,21 @@ std::optional<Tensor> dense_bias(const std::optional<Tensor>& bias, int64_t leng
   return torch::stable::contiguous(*bias);
 }
 
+// A workspace from torch's allocator. It may go back there as soon as the work is launched: whoever gets it next comes
+// later on the same stream.
+class Workspace {
+ public:
+  explicit Workspace(const Tensor& like) : like_(like) {}
+  void* operator()(size_t bytes) {
+    bytes_ = torch::stable::new_empty(like_, Shape{static_cast<int64_t>(bytes)}, torch::headeronly::ScalarType::Byte);
+    return bytes_->data_ptr();
+  }
+
+ private:
+  const Tensor& like_;
+  std::optional<Tensor> bytes_;
+};
+
 void* data(const std::optional<Tensor>& tensor) { return tensor ? tensor->data_ptr() : nullptr; }
 
 Tensor fprop(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias, Ints stride, Ints padding,
@@ -49,7 +64,9 @@ Tensor fprop(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias
   const Tensor xd = dense(x, layout), wd = dense(w, layout);
   const std::optional<Tensor> bd = dense_bias(bias, problem.k, x);
   Tensor y = empty_dense(y_shape, layout, x);
-  run(Pass::kFprop, problem, dtype_of(x), layout, device_of(x), {xd.data_ptr(), wd.data_ptr(), y.data_ptr(), data(bd)});
+  Workspace workspace(x);
+  run(Pass::kFprop, problem, dtype_of(x), layout, device_of(x), {xd.data_ptr(), wd.data_ptr(), y.data_ptr(), data(bd)},
+      std::ref(workspace));
   return y;
 }
 
@@ -65,8 +82,9 @@ Tensor dgrad(const Tensor& dy, const Tensor& w, const std::optional<Tensor>& bia
   const Tensor yd = dense(dy, layout), wd = dense(w, layout);
   const std::optional<Tensor> bd = dense_bias(bias, problem.c, dy);
   Tensor dx = empty_dense(x_shape, layout, dy);
+  Workspace workspace(dy);
   run(Pass::kDgrad, problem, dtype_of(dy), layout, device_of(dy),
-      {dx.data_ptr(), wd.data_ptr(), yd.data_ptr(), data(bd)});
+      {dx.data_ptr(), wd.data_ptr(), yd.data_ptr(), data(bd)}, std::ref(workspace));
   return dx;
 }
 
@@ -83,8 +101,9 @@ std::tuple<Tensor, Tensor> wgrad(const Tensor& dy, const Tensor& x, Ints filter_
   const Tensor yd = dense(dy, layout), xd = dense(x, layout);
   Tensor dw = empty_dense(w_shape, layout, x);
   Tensor dbias = torch::stable::new_empty(x, Shape{bias_grad ? problem.k : 0});
+  Workspace workspace(x);
   run(Pass::kWgrad, problem, dtype_of(x), layout, device_of(x),
-      {xd.data_ptr(), dw.data_ptr(), yd.data_ptr(), bias_grad ? dbias.data_ptr() : nullptr});
+      {xd.data_ptr(), dw.data_ptr(), yd.data_ptr(), bias_grad ? dbias.data_ptr() : nullptr}, std::ref(workspace));
   return {dw, dbias};
 }
 

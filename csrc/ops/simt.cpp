@@ -26,10 +26,11 @@ simt::Run* load_checked_run() {
 
 }  // namespace
 
-void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int /*device*/, const Tensors& tensors) {
+void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int /*device*/, const Tensors& tensors,
+         const Allocate& allocate) {
   const char* text = std::getenv("CONVBOUND_SIMT_OPTIONS");
   const simt::Options options = simt::parse_options(text == nullptr ? "" : text);
-  const simt::Call call{pass, problem, dtype, layout, tensors};
+  const simt::Call call{pass, problem, dtype, layout, tensors, allocate};
   if (options.check || options.trace) {
     static simt::Run* const checked = load_checked_run();
     checked(call, options);

@@ -3,7 +3,9 @@
 
 #include <pybind11/stl.h>
 
+#include <cstddef>
 #include <tuple>
+#include <vector>
 
 #include "csrc/dispatch/simt.h"
 #include "csrc/simt/profile.h"
@@ -36,6 +38,7 @@ py::dict describe(const KernelRow& row, const ConvProblem& problem) {
   text["grid"] = std::tuple(shape.grid_x, shape.grid_y, shape.grid_z);
   text["block"] = std::tuple(shape.block_x, shape.block_y, shape.block_z);
   text["shared_bytes"] = shape.shared_bytes;
+  text["workspace_bytes"] = row.workspace(problem);
   return text;
 }
 
@@ -100,7 +103,13 @@ void bind_device(py::module_& m) {
       [](Pass pass, const ConvProblem& problem, DType dtype, Layout layout, uintptr_t x, uintptr_t w, uintptr_t y,
          uintptr_t bias, const std::string& options, std::optional<size_t> row) {
         const auto pointer = [](uintptr_t address) { return reinterpret_cast<void*>(address); };
-        simt::Call call{pass, problem, dtype, layout, {pointer(x), pointer(w), pointer(y), pointer(bias)}, nullptr};
+        std::vector<std::max_align_t> workspace;
+        const auto allocate = [&](size_t bytes) {
+          workspace.resize(bytes / sizeof(std::max_align_t) + 1);
+          return static_cast<void*>(workspace.data());
+        };
+        simt::Call call{pass,     problem, dtype, layout, {pointer(x), pointer(w), pointer(y), pointer(bias)},
+                        allocate, nullptr};
         if (row) call.row = &row_at(*row);
         std::vector<simt::LaunchTrace> traces;
         {
