@@ -69,6 +69,11 @@ perf: setup ## repeat the committed measurements: bench/results, the README's ta
 	cp results/perf_depthwise_avx2/result.json bench/results/cpu_depthwise_avx2.json
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
 
+.PHONY: traffic
+traffic: setup ## repeat the traces of the CUDA kernels: the tables of docs/traffic.md
+	$(PY) -m convbound.bench --trace --out results/traffic --dtype fp16 --table 'docs/traffic.md#step0' --kernel naive \
+	  --problem mb2g144ic144ih56oc144kh3ph1 mb2g96ic96ih56oc96kh7ph3
+
 .PHONY: lint
 lint: $(STAMPS)/dev ## ruff (format and lint) and clang-format, changing nothing
 	$(PY) -m ruff format --check .

@@ -18,6 +18,7 @@ from convbound.bench.arguments import EXIT_USAGE, Parser, backend, one_of, our_b
 from convbound.bench.cases import TORCH
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
 from convbound.bench.tables import Tier, load_models
+from convbound.gpus import DEFAULT_GPU, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ examples:
   {PROGRAM} --suite convnext_t dcgan --full      every layer of two models
   {PROGRAM} --pass wgrad --layout NHWC           one pass in one layout
   {PROGRAM} --problem mb8g144ic144ih56oc144kh3ph1
+  {PROGRAM} --trace --problem mb1g144ic144ih56oc144kh3ph1 --gpu A100
   {PROGRAM} report results/2025-01-31-120000/result.json --readme README.md
 
 `{PROGRAM} report --help` tells how to redraw the table and the picture of a run.
@@ -116,6 +118,11 @@ def run_parser() -> Parser:
     how.add_argument(
         "--time", type=positive(float), metavar="SECONDS", help="aim at this run time; slow kernels may exceed it"
     )
+    traffic = parser.add_argument_group("memory traffic, counted instead of timed")
+    traffic.add_argument("--trace", action="store_true", help="count the CUDA kernels' traffic in the emulator")
+    traffic.add_argument("--gpu", default=DEFAULT_GPU, metavar="GPU", help=f"such as A100 (default: {DEFAULT_GPU})")
+    traffic.add_argument("--kernel", metavar="NAME", help="such as naive (default: the one that would serve)")
+    traffic.add_argument("--table", metavar="FILE#NAME", help="rewrite the table between the markers NAME of FILE")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: results/<date-time>)")
     output.add_argument("--list", action="store_true", help="print the layers that would be measured, and stop")
@@ -154,14 +161,16 @@ def run_command(arguments: Sequence[str], started: float) -> int:
         print_layers(options)
         return EXIT_OK
     _require_extras(parser)
-    from convbound.bench.runner import run
-
     folder = args.out or Path("results") / datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"--out: cannot use {folder}: {error.strerror}")
     console = _console()
+    if args.trace:
+        return _trace(parser, args, options, folder, console)
+    from convbound.bench.runner import run
+
     result = run(options, folder, console, started)
     file = folder / "result.json"
     result.write_json(file)
@@ -236,6 +245,19 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
         cold=not args.warm,
         overhead=not args.problem,
     )
+
+
+def _trace(parser: Parser, args: argparse.Namespace, options: Options, folder: Path, console: Console) -> int:
+    from convbound.bench.traces import rewrite_table, trace_all
+
+    try:
+        rows = trace_all(options, find_gpu(args.gpu).name, args.kernel, folder, console)
+        if args.table:
+            rewrite_table(args.table, rows)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    console.print(f"written to {folder / 'traces.json'}", soft_wrap=True)
+    return EXIT_OK if all(row.kernel for row in rows) else EXIT_FAILED_ROWS
 
 
 def _show(parser: Parser, file: Path, picture: Path, readme: Path | None = None) -> None:

@@ -173,13 +173,24 @@ def rewrite_readme(readme: Path, result: Result, picture: Path) -> None:
     ValueError
         When the markers are missing or in the wrong order.
     """
-    text = readme.read_text(encoding="utf-8")
-    head, start, rest = text.partition(README_START)
-    _, end, tail = rest.partition(README_END)
-    if not start or not end:
-        raise ValueError(f"{readme} needs the lines {README_START} and {README_END}, in this order")
     relative = Path(os.path.relpath(picture, readme.parent)).as_posix()
-    readme.write_text(f"{head}{start}\n{markdown(result, relative)}\n{end}{tail}", encoding="utf-8")
+    replace_between(readme, README_START, README_END, markdown(result, relative))
+
+
+def replace_between(document: Path, start: str, end: str, block: str) -> None:
+    """Put a block between two marker lines of a document.
+
+    Raises
+    ------
+    ValueError
+        When the markers are missing or in the wrong order.
+    """
+    text = document.read_text(encoding="utf-8")
+    head, found_start, rest = text.partition(start)
+    _, found_end, tail = rest.partition(end)
+    if not found_start or not found_end:
+        raise ValueError(f"{document} needs the lines {start} and {end}, in this order")
+    document.write_text(f"{head}{start}\n{block}\n{end}{tail}", encoding="utf-8")
 
 
 def _key(row: Row) -> tuple[Any, ...]:

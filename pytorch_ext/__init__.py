@@ -11,6 +11,7 @@ from convbound.functional import conv1d, conv2d, conv3d, conv_transpose1d, conv_
 from convbound.problem import ConvProblem
 from convbound.replace import replace_convs, restore_convs
 from convbound.selection import backends
+from convbound.tracing import trace
 
 __all__ = [
     "ConvProblem",
@@ -26,4 +27,5 @@ __all__ = [
     "nn",
     "replace_convs",
     "restore_convs",
+    "trace",
 ]

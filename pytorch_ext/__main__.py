@@ -1,6 +1,7 @@
 """``python -m convbound``: versions, compiled parts and devices, to paste into a bug report.
 
-``python -m convbound explain PROBLEM`` shows which kernel would serve a problem.
+``python -m convbound explain PROBLEM`` shows which kernel would serve a problem, ``python -m convbound trace PROBLEM``
+the memory traffic of a CUDA kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import torch
 import convbound
 from convbound import _library, selection
 from convbound.explanation import explain
-from convbound.problem import DTYPE_NAMES, LAYOUTS
+from convbound.gpus import DEFAULT_GPU
+from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+from convbound.tracing import trace
 
 
 def _version(package: str) -> str:
@@ -80,20 +83,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m convbound", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     explained = commands.add_parser("explain", help="which kernel would serve a problem, and why")
-    explained.add_argument("problem", help="a problem string such as mb8g144ic144ih56oc144kh3sh2ph1")
-    explained.add_argument("--dtype", choices=DTYPE_NAMES.values(), default="fp32")
-    explained.add_argument("--layout", choices=LAYOUTS, default="NCHW")
+    traced = commands.add_parser("trace", help="the memory traffic of a CUDA kernel, counted in the emulator")
+    for command in (explained, traced):
+        command.add_argument("problem", help="a problem string such as mb8g144ic144ih56oc144kh3sh2ph1")
+        command.add_argument("--dtype", choices=DTYPE_NAMES.values(), default="fp32")
+        command.add_argument("--layout", choices=LAYOUTS, default="NCHW")
     explained.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="cpu|cuda")
     explained.add_argument("--backend", choices=selection.NAMES, default=None)
+    traced.add_argument("--pass", dest="pass_", choices=PASSES, default="fprop")
+    traced.add_argument("--gpu", default=DEFAULT_GPU, help=f"such as A100 or sm_80 (default: {DEFAULT_GPU})")
+    traced.add_argument("--kernel", help="such as naive (default: the one that would serve)")
     options = parser.parse_args(arguments)
     if options.command is None:
         print(report())
         return 0
     dtype = next(dtype for dtype, name in DTYPE_NAMES.items() if name == options.dtype)
+    common = {"dtype": dtype, "layout": options.layout}
     try:
-        print(
-            explain(options.problem, dtype=dtype, layout=options.layout, device=options.device, backend=options.backend)
-        )
+        if options.command == "explain":
+            print(explain(options.problem, **common, device=options.device, backend=options.backend))
+        else:
+            print(trace(options.problem, options.pass_, **common, gpu=options.gpu, kernel=options.kernel))
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))
     return 0

@@ -42,17 +42,55 @@ py::dict describe(const KernelRow& row, const ConvProblem& problem) {
   return text;
 }
 
+const char* name_of(simt::AccessKind kind) {
+  switch (kind) {
+    case simt::AccessKind::kLoad:
+      return "load";
+    case simt::AccessKind::kStore:
+      return "store";
+    case simt::AccessKind::kAsyncLoad:
+      return "cp.async.ca";
+    case simt::AccessKind::kAsyncLoadBypass:
+      return "cp.async.cg";
+    case simt::AccessKind::kAsyncStore:
+      return "cp.async";
+  }
+  return "";
+}
+
+py::dict describe(const simt::SiteTrace& site) {
+  const bool global = site.space == simt::Space::kGlobal;
+  py::dict text;
+  text["location"] = site.location;
+  text["space"] = global ? "global" : "shared";
+  text["kind"] = name_of(site.kind);
+  text["width"] = site.bytes;
+  text["accesses"] = site.accesses;
+  text["requests"] = site.requests;
+  text["transactions"] = global ? site.sectors : site.wavefronts;
+  text["ideal"] = global ? site.ideal_sectors : site.ideal_wavefronts;
+  return text;
+}
+
 py::dict describe(const simt::LaunchTrace& trace) {
   py::dict text;
   text["kernel"] = trace.kernel;
-  text["profile"] = trace.profile;
   text["grid"] = std::tuple(trace.grid.x, trace.grid.y, trace.grid.z);
   text["block"] = std::tuple(trace.block.x, trace.block.y, trace.block.z);
   text["shared_bytes"] = trace.shared_bytes;
+  text["resident_blocks"] = trace.resident_blocks;
+  text["l1_share"] = trace.l1_share;
+  text["blocks"] = trace.blocks;
+  text["blocks_in_l1"] = trace.blocks_in_l1;
   text["load_bytes"] = trace.load_bytes;
   text["store_bytes"] = trace.store_bytes;
   text["compulsory_bytes"] = trace.compulsory_bytes;
   text["dram_bytes"] = trace.dram_bytes;
+  text["loaded_bytes_by_width"] = trace.loaded_bytes_by_width;
+  text["stored_bytes_by_width"] = trace.stored_bytes_by_width;
+  py::list sites;
+  for (const simt::SiteTrace& site : trace.sites) sites.append(describe(site));
+  text["sites"] = sites;
   text["traffic_ratio"] = trace.traffic_ratio();
   text["coalescing"] = trace.coalescing();
   text["bank_conflicts"] = trace.bank_conflicts();
@@ -98,6 +136,9 @@ void bind_device(py::module_& m) {
         return std::tuple(10 * profile.major + profile.minor, profile.shared_per_block_optin);
       },
       py::arg("name"), "Architecture and shared memory per block of a profile of the emulator.");
+  m.def(
+      "simt_sm_count", [](const std::string& name) { return simt::find_profile(name).sm_count; }, py::arg("name"),
+      "Streaming multiprocessors of a profile of the emulator.");
   m.def(
       "simt_run",
       [](Pass pass, const ConvProblem& problem, DType dtype, Layout layout, uintptr_t x, uintptr_t w, uintptr_t y,

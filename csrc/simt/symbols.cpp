@@ -180,11 +180,13 @@ SymbolCache& cache() {
   return symbols;
 }
 
-// Of the inlined frames of an instruction, innermost first, the first that is not one of the stand-ins for CUDA: the
-// line that a reader of the kernel knows.
+// Of the inlined frames of an instruction, innermost first, the first that is in no stand-in for CUDA nor in a helper of
+// all kernels: the line that a reader of the kernel knows.
 bool is_stand_in(const std::string& line) {
-  return line.find("simt/cuda/") != std::string::npos || line.find("simt/include/") != std::string::npos ||
-         line.find("common/ptx.h") != std::string::npos;
+  for (const char* folder : {"simt/cuda/", "simt/include/", "csrc/common/", "/include/c++/"}) {
+    if (line.find(folder) != std::string::npos) return true;
+  }
+  return false;
 }
 
 std::string run_addr2line(const std::string& path, uint64_t offset) {

@@ -1,0 +1,275 @@
+"""``convbound.trace``: a CUDA kernel's memory traffic, counted in the emulator, and what it would bind on a named GPU.
+
+What is counted, and by which terms, stands in docs/traffic.md. Counts are exact; the times are lower bounds that follow
+from a GPU's data sheet, no measurements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from convbound import _library, explanation, fakes
+from convbound.gpus import DEFAULT_GPU, L1_BYTES, L2_PORT_BYTES, Gpu, find_gpu
+from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
+
+SECTOR = 32
+
+
+@dataclass(frozen=True)
+class Site:
+    """One load or store in a kernel's source, with the requests of all warps that came by.
+
+    A request is one warp's accesses at the site at one time; its transactions are 32-byte sectors in global memory,
+    wavefronts in shared memory; `ideal` is the fewest that its bytes fit in.
+    """
+
+    location: str
+    space: str
+    kind: str
+    width: int
+    accesses: int
+    requests: int
+    transactions: int
+    ideal: int
+
+    @property
+    def waste(self) -> float:
+        """Transactions over the fewest possible: 1 is ideal."""
+        return _ratio(self.transactions, self.ideal)
+
+    @property
+    def l1_cycles(self) -> float:
+        """Clocks that its requests take out of one SM's L1 and shared memory: a wavefront, or four sectors, each."""
+        wavefronts = self.transactions if self.space == "shared" else self.transactions * SECTOR / L1_BYTES
+        return max(self.requests, wavefronts)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch and its traffic in bytes.
+
+    `load_bytes` and `store_bytes` pass between SMs and L2; `dram_bytes` are the distinct sectors of the launch, and one
+    fill for each that is written in part; `compulsory_bytes` are the distinct sectors of all inputs and outputs.
+    """
+
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int
+    resident_blocks: int
+    l1_share: int
+    blocks: int
+    blocks_in_l1: int
+    load_bytes: int
+    store_bytes: int
+    compulsory_bytes: int
+    dram_bytes: int
+    loaded_bytes_by_width: tuple[int, ...]
+    stored_bytes_by_width: tuple[int, ...]
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A part of a GPU that a pass needs, and the seconds for which it keeps it busy at least."""
+
+    resource: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What :func:`trace` found; ``str()`` of it is a report."""
+
+    problem: ConvProblem
+    pass_: Pass
+    dtype: torch.dtype
+    layout: Layout
+    gpu: Gpu
+    kernel: str
+    launches: tuple[Launch, ...]
+
+    @property
+    def compulsory_bytes(self) -> int:
+        """Bytes of all inputs and outputs, in whole sectors."""
+        return self.launches[0].compulsory_bytes
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the largest launch."""
+        return max(launch.blocks for launch in self.launches)
+
+    @property
+    def sm_l2_ratio(self) -> float:
+        """Bytes between SMs and L2 over compulsory bytes."""
+        return sum(launch.load_bytes + launch.store_bytes for launch in self.launches) / self.compulsory_bytes
+
+    @property
+    def dram_ratio(self) -> float:
+        """Bytes between L2 and DRAM over compulsory bytes."""
+        return sum(launch.dram_bytes for launch in self.launches) / self.compulsory_bytes
+
+    @property
+    def coalescing(self) -> float:
+        """Sectors of all requests over the fewest possible."""
+        return self._waste("global")
+
+    @property
+    def bank_conflicts(self) -> float:
+        """Wavefronts of all requests to shared memory over the fewest possible."""
+        return self._waste("shared")
+
+    @property
+    def wide_share(self) -> float:
+        """The share of the bytes in global memory that is loaded and stored by 16-byte accesses."""
+        widths = [launch.loaded_bytes_by_width for launch in self.launches]
+        widths += [launch.stored_bytes_by_width for launch in self.launches]
+        return sum(row[-1] for row in widths) / sum(map(sum, widths))
+
+    @cached_property
+    def bounds(self) -> tuple[Bound, ...]:
+        """What keeps the GPU busy, the longest first. Launches come one after the other, so their times add up."""
+        gpu = self.gpu
+        dram = l2 = l1 = 0.0
+        for launch in self.launches:
+            clocks = min(gpu.sms, launch.blocks) * gpu.clock  # per second, of all SMs that have a block
+            dram += launch.dram_bytes / gpu.dram
+            l2 += (launch.load_bytes + launch.store_bytes) / L2_PORT_BYTES / clocks
+            l1 += sum(site.l1_cycles for site in launch.sites) / clocks
+        fma = self.problem.flops / 2 / (gpu.fma_rate(self.dtype) * min(1.0, self.blocks / gpu.sms))
+        found = [Bound("DRAM", dram), Bound("the ports between SMs and L2", l2)]
+        found += [Bound("L1 and shared memory", l1), Bound("multiply-adds", fma)]
+        return tuple(sorted(found, key=lambda bound: -bound.seconds))
+
+    @property
+    def conclusion(self) -> str:
+        """One sentence: what binds the kernel on the GPU, and how far its traffic is from compulsory."""
+        first = self.bounds[0]
+        article = "an" if self.gpu.name[0] in "AHR" else "a"
+        floor = self.compulsory_bytes / self.gpu.dram
+        idle = f", with {self.gpu.sms - self.blocks} of {self.gpu.sms} SMs idle" if self.blocks < self.gpu.sms else ""
+        return (
+            f"On {article} {self.gpu.name} {self.kernel} is bound by {first.resource}{idle}: at least "
+            f"{first.seconds * 1e6:.3g} us, {first.seconds / floor:.2f} times what its compulsory bytes take "
+            f"from DRAM; it moves {self.sm_l2_ratio:.2f} times the compulsory bytes between SMs and L2, and "
+            f"{self.dram_ratio:.2f} times to and from DRAM."
+        )
+
+    def _waste(self, space: str) -> float:
+        sites = [site for launch in self.launches for site in launch.sites if site.space == space]
+        return _ratio(sum(site.transactions for site in sites), sum(site.ideal for site in sites))
+
+    def __str__(self) -> str:
+        from convbound.trace_report import report
+
+        return report(self)
+
+
+def trace(
+    problem: ConvProblem | str,
+    pass_: Pass = "fprop",
+    *,
+    dtype: torch.dtype = torch.float32,
+    layout: Layout = "NCHW",
+    gpu: str = DEFAULT_GPU,
+    kernel: str | None = None,
+) -> Trace:
+    """Run one pass of a problem by its CUDA kernel in the emulator, and count every access to memory.
+
+    It takes about a second for each ten million accesses of single threads; what grows with the batch can be seen at a
+    small one, as long as the grid still fills the GPU.
+
+    Parameters
+    ----------
+    problem
+        A :class:`ConvProblem` or its string, such as ``"mb8g144ic144ih56oc144kh3ph1"``.
+    pass_, dtype, layout
+        What is traced; layout is ``"NCHW"`` or ``"NHWC"`` in any number of dimensions.
+    gpu
+        By name or architecture, such as ``"H100"`` or ``"sm_80"``: its L1, shared memory and rates.
+    kernel
+        A kernel of the registry, such as ``"naive_fprop"``, or ``"naive"`` in any pass; the dispatcher's choice if not
+        given.
+
+    Raises
+    ------
+    ValueError
+        When an argument is none of the values it can have, or the kernel does not serve the problem.
+    RuntimeError
+        When this build has no emulator, or the kernel does what a GPU would refuse.
+
+    Examples
+    --------
+    >>> print(convbound.trace("mb1g144ic144ih56oc144kh3ph1", gpu="A100"))  # doctest: +SKIP
+    """
+    introspect: Any = _library.introspect
+    if isinstance(introspect, str):
+        raise RuntimeError(f"trace: {introspect}")
+    if not hasattr(introspect, "simt_run"):
+        raise RuntimeError(f"trace: this build has no emulated CUDA kernels; {_library.REBUILD}")
+    if isinstance(problem, str):
+        problem = ConvProblem.parse(problem)
+    for name, value, allowed in (("pass_", pass_, PASSES), ("dtype", dtype, DTYPES), ("layout", layout, LAYOUTS)):
+        if value not in allowed:
+            raise ValueError(f"trace: {name}={value!r} must be one of {', '.join(map(str, allowed))}")
+    if not problem.n:
+        raise ValueError(f"trace: {problem} has an empty batch, for which no kernel is launched")
+    chosen = find_gpu(gpu)
+    row = _row(problem, pass_, dtype, layout, chosen, kernel)
+    like = torch.empty(0, dtype=dtype)
+    # Zeros, and no bias: addresses do not depend on values, and a bias adds next to nothing.
+    tensors = {
+        name: fakes.empty_dense(like, shape, layout == "NHWC").zero_()
+        for name, shape in zip("xwy", (problem.x_shape, problem.w_shape, problem.y_shape), strict=True)
+    }
+    traces = introspect.simt_run(
+        introspect.Pass[pass_],
+        explanation._native_problem(introspect, problem),
+        introspect.DType[DTYPE_NAMES[dtype]],
+        introspect.Layout[layout],
+        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+        bias=0,
+        options=f"trace profile={chosen.profile}",
+        row=row["index"],
+    )
+    return Trace(problem, pass_, dtype, layout, chosen, str(row["name"]), tuple(map(_launch, traces)))
+
+
+def _row(
+    problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, gpu: Gpu, kernel: str | None
+) -> dict[str, Any]:
+    """The registry's row with this name that serves the problem, or the dispatcher's choice."""
+    introspect: Any = _library.introspect
+    native = explanation._native_problem(introspect, problem)
+    device = introspect.simt_profile(gpu.profile)
+    keys = (introspect.Pass[pass_], introspect.DType[DTYPE_NAMES[dtype]], introspect.Layout[layout])
+    if kernel is None:
+        row = introspect.device_select(keys[0], native, *keys[1:], *device)
+        if row is None:
+            raise ValueError(f"trace: no CUDA kernel serves {pass_} of {problem} in {dtype} on {gpu.name}")
+        return dict(row)
+    rows = [row for row in introspect.device_kernels() if (row["pass"], row["dtype"], row["layout"]) == keys]
+    named = [row for row in rows if row["name"] in (kernel, f"{kernel}_{pass_}")]
+    if not named:
+        known = ", ".join(dict.fromkeys(str(row["name"]) for row in rows))
+        raise ValueError(f"trace: kernel={kernel!r} is no {pass_} kernel for {dtype} {layout}; there are {known}")
+    for row in named:
+        if introspect.device_serves(row["index"], native, *device):
+            return dict(row)
+    raise ValueError(f"trace: kernel={kernel!r} does not serve {problem} on {gpu.name}")
+
+
+def _launch(found: dict[str, Any]) -> Launch:
+    fields = {name: found[name] for name in Launch.__dataclass_fields__}
+    fields["loaded_bytes_by_width"] = tuple(found["loaded_bytes_by_width"])
+    fields["stored_bytes_by_width"] = tuple(found["stored_bytes_by_width"])
+    fields["sites"] = tuple(Site(**site) for site in found["sites"])
+    return Launch(**fields)
+
+
+def _ratio(value: float, ideal: float) -> float:
+    return value / ideal if ideal else 1.0
