@@ -20,7 +20,10 @@ $(error ENV=$(ENV) must be venv (a new .venv, the default) or active (the curren
 endif
 
 PIP := $(PY) -m pip --disable-pip-version-check
-SOURCES := setup.py pyproject.toml $(shell find csrc -type f -not -path '*/__pycache__/*')
+# What the build reads from the environment: a change of it builds anew.
+OPTIONS := CONVBOUND_CUDA=$(CONVBOUND_CUDA) CONVBOUND_SIMT=$(CONVBOUND_SIMT) CONVBOUND_CXX=$(CONVBOUND_CXX) CXX=$(CXX) \
+  CUDACXX=$(CUDACXX) CUDA_HOME=$(CUDA_HOME) TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST)
+SOURCES := $(STAMPS)/options setup.py pyproject.toml $(shell find csrc -type f -not -path '*/__pycache__/*')
 
 .PHONY: help
 help: ## list the targets
@@ -111,6 +114,10 @@ prerequisites:
 	  || { echo "convbound needs the headers of $(PYTHON) to build (Debian: apt-get install python3-dev)"; exit 1; }
 	@v=$$($${CONVBOUND_CXX:-$${CXX:-g++}} -dumpfullversion 2>/dev/null) && [ "$${v%%.*}" -ge 11 ] \
 	  || { echo "convbound needs g++ 11 or newer, found '$${v:-none}'; CONVBOUND_CXX names another compiler"; exit 1; }
+
+.PHONY: always
+$(STAMPS)/options: always
+	@mkdir -p $(@D) && { echo '$(OPTIONS)' | cmp -s - $@ || echo '$(OPTIONS)' > $@; }
 
 ifeq ($(ENV),venv)
 $(STAMPS)/environment: pyproject.toml $(CONSTRAINTS) | prerequisites

@@ -56,7 +56,8 @@ class NinjaBuild(build_ext):
 
     def build_extensions(self) -> None:
         build_tools.check_environment(self.cxx)
-        build_dir = Path(self.build_temp).resolve()
+        # pip builds an editable install in a temporary folder, where every build would be a whole one.
+        build_dir = Path(ROOT / "build" / "editable" if self.editable_mode else self.build_temp).resolve()
         build_dir.mkdir(parents=True, exist_ok=True)
         parts, absent = build_parts.parts()
         targets = {part.name: Path(self.get_ext_fullpath(f"convbound.{part.name}")).resolve() for part in parts}

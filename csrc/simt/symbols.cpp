@@ -180,8 +180,8 @@ SymbolCache& cache() {
   return symbols;
 }
 
-// Of the inlined frames of an instruction, innermost first, the first that is in no stand-in for CUDA nor in a helper of
-// all kernels: the line that a reader of the kernel knows.
+// Of the inlined frames of an instruction, innermost first, the first that is in no stand-in for CUDA nor in a helper
+// of all kernels: the line that a reader of the kernel knows.
 bool is_stand_in(const std::string& line) {
   for (const char* folder : {"simt/cuda/", "simt/include/", "csrc/common/", "/include/c++/"}) {
     if (line.find(folder) != std::string::npos) return true;
