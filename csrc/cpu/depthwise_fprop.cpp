@@ -36,14 +36,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <new>
-#include <numeric>
 #include <stdexcept>
-#include <vector>
 
 #include "depthwise_fprop_plan.h"
+#include "depthwise_window.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace convbound::cpu {
 
@@ -55,70 +53,10 @@ constexpr int64_t kBlock = 7;             // rows (NHWC: pixels) per register bl
 constexpr int64_t kLongestRow = 4096;     // 1-D: longer rows are several work items
 constexpr int64_t kLargestStage = 16384;  // floats: 64 KiB per thread, inside any second-level cache
 constexpr int64_t kStreamShare = 3;       // of the last-level cache: x and y together may take one part of so many
-constexpr int64_t kLargestSize = int64_t{1} << 29;    // the kernels compare columns in 32 bits,
-constexpr int64_t kLargestStride = int64_t{1} << 24;  // and those of a vector's lanes too
-
-struct Free {
-  void operator()(float* p) const { ::operator delete(p, std::align_val_t{64}); }
-};
-using Scratch = std::unique_ptr<float, Free>;
-
-Scratch allocate(int64_t floats) {
-  return Scratch(
-      static_cast<float*>(::operator new(static_cast<size_t>(floats) * sizeof(float), std::align_val_t{64})));
-}
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t vector_width(Isa isa) { return isa == Isa::kAvx512 ? 16 : 8; }
-
-// The taps of one axis, cut into passes that the kernels unroll.
-std::vector<TapPass> cut_taps(int64_t taps, int64_t dilation, int64_t tap_step, int64_t step) {
-  const auto chunk = [&](int64_t residue, int64_t done, int64_t size) {
-    return TapChunk{size, residue + done * tap_step, residue * dilation + done * step};
-  };
-  const auto pattern = [](int64_t first, int64_t second) {
-    const auto same = [&](const TapPattern& p) { return p.first == first && p.second == second; };
-    return static_cast<int>(std::find_if(kTapPatterns, kTapPatterns + kTapPatternCount, same) - kTapPatterns);
-  };
-  if (tap_step == 2) {
-    const int64_t even = ceil_div(taps, 2);
-    const int both = pattern(even, taps / 2);
-    if (both < kTapPatternCount) return {{both, {chunk(0, 0, even), chunk(1, 0, taps / 2)}}};
-  }
-  std::vector<TapPass> passes;
-  for (int64_t residue = 0; residue < std::min(taps, tap_step); ++residue) {
-    const int64_t count = ceil_div(taps - residue, tap_step);
-    for (int64_t done = 0; done < count;) {
-      const int64_t left = count - done;
-      const int64_t size = left >= 7 ? 7 : left == 6 ? 3 : left;
-      passes.push_back({pattern(size, 0), {chunk(residue, done, size), {}}});
-      done += size;
-    }
-  }
-  return passes;
-}
-
-struct Plan : DepthwisePlan {
-  std::vector<TapPass> passes;
-};
-
-void set_window(Plan& plan, const ConvProblem& problem, int axis) {
-  const int64_t common = std::gcd(problem.stride[axis], problem.dilation[axis]);
-  WindowAxis& window = plan.window;
-  window.in = problem.input[axis];
-  window.out = problem.output[axis];
-  window.taps = problem.filter[axis];
-  window.stride = problem.stride[axis];
-  window.padding = problem.padding[axis];
-  window.dilation = problem.dilation[axis];
-  window.out_step = problem.dilation[axis] / common;
-  window.tap_step = problem.stride[axis] / common;
-  window.step = problem.stride[axis] * window.out_step;
-  plan.passes = cut_taps(window.taps, window.dilation, window.tap_step, window.step);
-  window.passes = plan.passes.data();
-  window.pass_count = static_cast<int64_t>(plan.passes.size());
-}
 
 // Halves a range until there are enough items for the threads; parts are whole register blocks.
 int64_t divide(int64_t range, int64_t items, int64_t threads) {
@@ -127,7 +65,7 @@ int64_t divide(int64_t range, int64_t items, int64_t threads) {
   return part < range ? std::min(range, ceil_div(part, kBlock) * kBlock) : range;
 }
 
-void plan_tiles(Plan& plan, bool nchw, int64_t threads) {
+void plan_tiles(DepthwisePlan& plan, bool nchw, int64_t threads) {
   const int64_t p_count = nchw ? plan.window.out : plan.cross.out;
   const int64_t q_count = nchw ? plan.cross.out : plan.window.out;
   const int64_t planes = nchw ? plan.n * plan.k : plan.n;
@@ -150,7 +88,7 @@ int64_t last_level_cache() {
 
 // A stage for streaming stores, where outputs are large enough to be worth it. Dilated blocks write out of order, so
 // their stage holds a whole tile.
-void plan_stage(Plan& plan, bool nchw, int64_t y_floats) {
+void plan_stage(DepthwisePlan& plan, bool nchw, int64_t y_floats) {
   const int64_t row = nchw ? plan.tile_q : plan.k;  // outputs of one step along the window axis
   const int64_t rows = plan.window.out_step == 1 ? kBlock : nchw ? plan.tile_p : plan.tile_q;
   const int64_t floats = ceil_div(rows * row + 2 * plan.vector, 16) * 16;
@@ -158,19 +96,17 @@ void plan_stage(Plan& plan, bool nchw, int64_t y_floats) {
   plan.stage_floats = bytes > last_level_cache() / kStreamShare && floats <= kLargestStage ? floats : 0;
 }
 
-Plan make_plan(const ConvProblem& problem, Layout layout, Isa isa, int64_t threads) {
+DepthwisePlan make_plan(const ConvProblem& problem, const WindowAxis& window, Layout layout, Isa isa, int64_t threads) {
   const bool nchw = layout == Layout::kChannelsFirst;
-  Plan plan{};
+  DepthwisePlan plan{};
   plan.n = problem.n;
   plan.c = problem.c;
   plan.k = problem.k;
   plan.multiplier = problem.k / problem.c;
   plan.x_floats = problem.n * problem.c * problem.input_size();
   plan.vector = vector_width(isa);
-  set_window(plan, problem, nchw ? 1 : 2);
-  const int other = nchw ? 2 : 1;
-  plan.cross = {problem.input[other],  problem.output[other],  problem.filter[other],
-                problem.stride[other], problem.padding[other], problem.dilation[other]};
+  plan.window = window;
+  plan.cross = make_cross(problem, nchw ? 2 : 1);
   plan.panels = ceil_div(plan.k, plan.vector);
   plan_tiles(plan, nchw, threads);
   plan_stage(plan, nchw, problem.n * problem.k * problem.output_size());
@@ -180,7 +116,7 @@ Plan make_plan(const ConvProblem& problem, Layout layout, Isa isa, int64_t threa
 // [panel]: R * S rows of taps, one of biases (zero beyond K), one of the channels that the outputs read.
 int64_t panel_rows(const ConvProblem& problem) { return problem.filter_size() + 2; }
 
-void pack_panels(const Plan& plan, const ConvProblem& problem, const float* w, const float* bias, bool flip,
+void pack_panels(const DepthwisePlan& plan, const ConvProblem& problem, const float* w, const float* bias, bool flip,
                  float* packed) {
   const int64_t taps = problem.filter_size();
   const int64_t panel_floats = panel_rows(problem) * plan.vector;
@@ -208,17 +144,9 @@ void pack_panels(const Plan& plan, const ConvProblem& problem, const float* w, c
 
 bool depthwise_fprop_supports(const ConvProblem& problem, DType dtype, Layout, Isa isa) {
   if (isa == Isa::kGeneric || dtype != DType::kFloat32) return false;
-  if (problem.groups != problem.c || problem.c < 1 || problem.k < problem.c || problem.k % problem.c != 0) return false;
   if (problem.input[0] != 1 || problem.filter[0] != 1 || problem.output[0] != 1 || problem.padding[0] != 0)
     return false;
-  if (problem.n < 1 || problem.input_size() < 1 || problem.output_size() < 1 || problem.filter_size() < 1) return false;
-  for (int i = 1; i < 3; ++i) {
-    if (problem.stride[i] > kLargestStride) return false;
-    if (problem.padding[i] < 0 || problem.padding[i] > kLargestSize || problem.input[i] > kLargestSize) return false;
-    if (problem.filter[i] > kLargestSize / problem.dilation[i] || problem.output[i] > kLargestSize / problem.stride[i])
-      return false;
-  }
-  return true;
+  return depthwise_axes_support(problem);
 }
 
 void depthwise_fprop(const ConvProblem& problem, Layout layout, const float* x, const float* w, const float* bias,
@@ -229,7 +157,8 @@ void depthwise_fprop(const ConvProblem& problem, Layout layout, const float* x, 
   }
   const bool nchw = layout == Layout::kChannelsFirst;
   const int64_t threads = max_threads();
-  Plan plan = make_plan(problem, layout, use, threads);
+  const Window window(problem, nchw ? 1 : 2);
+  DepthwisePlan plan = make_plan(problem, window.axis, layout, use, threads);
   plan.x = x;
   plan.y = y;
   Scratch packed;
@@ -241,14 +170,14 @@ void depthwise_fprop(const ConvProblem& problem, Layout layout, const float* x, 
     plan.w_tap = flip_filter ? -plan.cross.taps : plan.cross.taps;
     plan.w_cross = flip_filter ? -1 : 1;
   } else {
-    packed = allocate(plan.panels * panel_rows(problem) * plan.vector);
+    packed = allocate_scratch(plan.panels * panel_rows(problem) * plan.vector);
     pack_panels(plan, problem, w, bias, flip_filter, packed.get());
     plan.w = packed.get();
   }
   // More threads than this would each do less than the time it takes to wake one.
   const int64_t work = problem.n * problem.k * problem.output_size() * (problem.filter_size() + 8);
   const int64_t slots = std::clamp<int64_t>(work / 65536, 1, std::min(threads, plan.items));
-  const Scratch stage = allocate(plan.stage_floats * slots);
+  const Scratch stage = allocate_scratch(plan.stage_floats * slots);
   const DepthwiseKernels& kernels = use == Isa::kAvx512 ? kDepthwiseFpropAvx512 : kDepthwiseFpropAvx2;
   const DepthwiseRange range = nchw ? kernels.nchw : kernels.nhwc;
   const auto item = [&](int64_t slot) { return plan.items / slots * slot + std::min(slot, plan.items % slots); };

@@ -1,95 +1,11 @@
 // Depthwise fprop for AVX-512 (F, BW, VL, DQ): 32 registers hold two columns of 7 sums, 7 taps and the operands.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 
-#include <immintrin.h>
-
 #include "depthwise_fprop_nchw.h"
 #include "depthwise_fprop_nhwc.h"
+#include "simd_avx512.h"
 
 namespace convbound::cpu {
-namespace {
-
-// For the end of a row of 8 outputs or fewer, and for 7 x 7 planes.
-struct Vector8 {
-  static constexpr int kWidth = 8;
-  using Reg = __m256;
-  using Mask = __mmask8;
-  using Index = __m256i;
-
-  CONVBOUND_INLINE Reg broadcast(const float* p) { return _mm256_broadcast_ss(p); }
-  CONVBOUND_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
-  CONVBOUND_INLINE void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
-  CONVBOUND_INLINE Index multiples(int64_t step) {
-    return _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(static_cast<int>(step)));
-  }
-  CONVBOUND_INLINE Mask mask_index(Index index, int64_t at, int64_t limit) {
-    const __m256i column = _mm256_add_epi32(index, _mm256_set1_epi32(static_cast<int>(at)));
-    return _mm256_cmplt_epu32_mask(column, _mm256_set1_epi32(static_cast<int>(limit)));
-  }
-  CONVBOUND_INLINE Mask mask(int64_t at, int64_t limit) {
-    return mask_index(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), at, limit);
-  }
-  CONVBOUND_INLINE Reg gather(const float* p, Index index, Mask mask) {
-    return _mm256_mmask_i32gather_ps(_mm256_setzero_ps(), mask, index, p, sizeof(float));
-  }
-  CONVBOUND_INLINE Reg even(Reg a, Reg b) {
-    return _mm256_permutex2var_ps(a, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14), b);
-  }
-  CONVBOUND_INLINE Reg load_mask(const float* p, Mask mask) { return _mm256_maskz_loadu_ps(mask, p); }
-  CONVBOUND_INLINE void store_first(float* p, Reg v, int n) {
-    _mm256_mask_storeu_ps(p, static_cast<__mmask8>((1u << n) - 1), v);
-  }
-  CONVBOUND_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
-};
-
-struct Vector16 {
-  static constexpr int kWidth = 16;
-  static constexpr int kColumns = 2;  // vectors side by side in a block of 7 rows
-  using Reg = __m512;
-  using Mask = __mmask16;
-  using Index = __m512i;
-  struct Spread {
-    __m512i source;
-    __mmask16 loaded;
-  };
-
-  CONVBOUND_INLINE Reg broadcast(const float* p) { return _mm512_set1_ps(*p); }
-  CONVBOUND_INLINE Reg load(const float* p) { return _mm512_loadu_ps(p); }
-  CONVBOUND_INLINE void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
-  CONVBOUND_INLINE void stream(float* p, Reg v) { _mm512_stream_ps(p, v); }
-  CONVBOUND_INLINE void fence() { _mm_sfence(); }
-  CONVBOUND_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
-
-  CONVBOUND_INLINE Index lanes() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
-  CONVBOUND_INLINE Index multiples(int64_t step) {
-    return _mm512_mullo_epi32(lanes(), _mm512_set1_epi32(static_cast<int>(step)));
-  }
-  CONVBOUND_INLINE Mask mask_index(Index index, int64_t at, int64_t limit) {
-    const __m512i column = _mm512_add_epi32(index, _mm512_set1_epi32(static_cast<int>(at)));
-    return _mm512_cmplt_epu32_mask(column, _mm512_set1_epi32(static_cast<int>(limit)));
-  }
-  CONVBOUND_INLINE Mask mask(int64_t at, int64_t limit) { return mask_index(lanes(), at, limit); }
-  CONVBOUND_INLINE Mask first(int n) { return static_cast<Mask>((1u << n) - 1); }
-  CONVBOUND_INLINE Reg load_mask(const float* p, Mask mask) { return _mm512_maskz_loadu_ps(mask, p); }
-  CONVBOUND_INLINE Reg gather(const float* p, Index index, Mask mask) {
-    return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, index, p, sizeof(float));
-  }
-  CONVBOUND_INLINE void store_first(float* p, Reg v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
-
-  CONVBOUND_INLINE Spread spread(const float* sources, int count) {
-    return {_mm512_loadu_si512(sources), first(reinterpret_cast<const int*>(sources)[count - 1] + 1)};
-  }
-  CONVBOUND_INLINE Reg load_spread(const float* p, const Spread& spread) {
-    return _mm512_maskz_permutexvar_ps(first(kWidth), spread.source, _mm512_maskz_loadu_ps(spread.loaded, p));
-  }
-
-  CONVBOUND_INLINE Reg even(Reg a, Reg b) {
-    const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(a, evens, b);
-  }
-};
-
-}  // namespace
 
 const DepthwiseKernels kDepthwiseFpropAvx512 = {depthwise_nchw<Vector16, Vector8>, depthwise_nhwc<Vector16>};
 

@@ -1,43 +1,17 @@
-// What the two vector bodies of depthwise fprop share (depthwise_fprop_nchw.h, depthwise_fprop_nhwc.h). They are
-// written once over a small vector type V and compiled for each instruction set (depthwise_fprop_avx2.cpp,
-// depthwise_fprop_avx512.cpp). depthwise_fprop.cpp has the overview.
-//
-// Everything in these files has internal linkage and no std:: template appears: a function that the linker could share
-// with plain-ISA files might be kept in its AVX-512 copy.
-//
-// V has kWidth, Reg, Mask, Index and Spread;
-//   broadcast, load, store, stream (non-temporal, aligned), fence, fma(a, b, c) = a * b + c;
-//   mask(at, limit): the lanes i with 0 <= at + i < limit; load_mask(p, mask): 0 elsewhere, and nothing is touched
-//   there; store_first(p, v, n): the first n lanes; even(a, b): the even lanes of a, then of b; multiples(s): the index
-//   vector i * s; mask_index(index, at, limit); gather(p, index, mask); spread(sources, n) and load_spread(p, spread):
-//   lane i takes p[sources[i]]; sources are ints that never fall, the first n of them count.
+// What the two vector bodies of depthwise fprop share (depthwise_fprop_nchw.h, depthwise_fprop_nhwc.h).
+// depthwise_fprop.cpp has the overview, simd.h the rules.
 #pragma once
 
 #include "depthwise_fprop_plan.h"
-
-#define CONVBOUND_INLINE __attribute__((always_inline)) static inline
+#include "depthwise_strip.h"
 
 namespace convbound::cpu {
 namespace {
-
-CONVBOUND_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-CONVBOUND_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-CONVBOUND_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Outputs per block along the window axis. 7 sums and 7 taps fit the 16 registers of AVX2, and 7 divides the usual
 // sizes.
 constexpr int kBlocks[4] = {7, 4, 2, 1};
 CONVBOUND_INLINE int block_index(int64_t left) { return left >= 7 ? 0 : left >= 4 ? 1 : left >= 2 ? 2 : 3; }
-
-// Where a block's operands lie: coordinate i of the window axis is at origin + i * unit + an offset of the caller's,
-// and exists if 0 <= i < extent.
-struct Strip {
-  const float* origin;
-  int64_t first, step, unit, extent;
-};
-
-// Keeps the compiler from computing all addresses of an unrolled loop beforehand, for which it lacks registers.
-CONVBOUND_INLINE void keep_in_order(int64_t& i) { asm volatile("" : "+r"(i)); }
 
 // acc[b] += tap[j] * x[b + j], each x loaded once. Coordinates outside the input count as zero and cost nothing.
 template <class V, int B, int C, int J, bool kChecked, class Load>
@@ -65,12 +39,6 @@ CONVBOUND_INLINE void slide(typename V::Reg (&acc)[B][C], const typename V::Reg 
       keep_in_order(at);
     }
   }
-}
-
-// Whether a block of B outputs finds all operands of a chunk inside the input, so that no coordinate needs a check.
-template <int B>
-CONVBOUND_INLINE bool inside(const WindowAxis& axis, const TapChunk& chunk, int64_t first, int64_t extent) {
-  return first + chunk.start >= 0 && first + chunk.start + (B + chunk.taps - 2) * axis.step < extent;
 }
 
 // Asks for `count` floats of x from `at` on. Blocks touch short pieces of many rows at once, which hardware prefetchers

@@ -4,6 +4,7 @@
 
 #include "csrc/cpu/depthwise.h"
 #include "csrc/cpu/depthwise_fprop.h"
+#include "csrc/cpu/depthwise_wgrad.h"
 #include "csrc/cpu/naive.h"
 
 namespace convbound::cpu {

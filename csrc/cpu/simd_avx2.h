@@ -1,0 +1,85 @@
+// The vector type of simd.h for AVX2, FMA and F16C. Include it only in files that are compiled for these.
+#pragma once
+
+#include <immintrin.h>
+
+#include "simd.h"
+
+namespace convbound::cpu {
+namespace {
+
+struct Vector8 {
+  static constexpr int kWidth = 8;
+  static constexpr int kColumns = 1;  // vectors side by side in a block of 7 rows
+  static constexpr int kRegisters = 16;
+  using Reg = __m256;
+  using Mask = __m256i;
+  using Index = __m256i;
+  struct Spread {
+    __m256i loaded, source;
+  };
+
+  CONVBOUND_INLINE Reg zero() { return _mm256_setzero_ps(); }
+  CONVBOUND_INLINE Reg broadcast(const float* p) { return _mm256_broadcast_ss(p); }
+  CONVBOUND_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
+  CONVBOUND_INLINE void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
+  CONVBOUND_INLINE void stream(float* p, Reg v) { _mm256_stream_ps(p, v); }
+  CONVBOUND_INLINE void fence() { _mm_sfence(); }
+  CONVBOUND_INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  CONVBOUND_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+
+  CONVBOUND_INLINE float sum(Reg v) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+
+  CONVBOUND_INLINE Index multiples(int64_t step) {
+    return _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(static_cast<int>(step)));
+  }
+  // AVX2 compares signed numbers only: both sides are shifted down by 2^31, so that negative columns come out largest.
+  CONVBOUND_INLINE Mask mask_index(Index index, int64_t at, int64_t limit) {
+    constexpr int64_t kShift = 2147483648;
+    const __m256i column = _mm256_add_epi32(index, _mm256_set1_epi32(static_cast<int>(at - kShift)));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(limit - kShift)), column);
+  }
+  CONVBOUND_INLINE Mask mask(int64_t at, int64_t limit) {
+    return mask_index(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), at, limit);
+  }
+  CONVBOUND_INLINE Reg load_mask(const float* p, Mask mask) { return _mm256_maskload_ps(p, mask); }
+  CONVBOUND_INLINE Reg gather(const float* p, Index index, Mask mask) {
+    return _mm256_mask_i32gather_ps(_mm256_setzero_ps(), p, index, _mm256_castsi256_ps(mask), sizeof(float));
+  }
+
+  // In pieces: vmaskmovps to memory takes dozens of micro-operations on AMD's cores.
+  CONVBOUND_INLINE void store_first(float* p, Reg v, int n) {
+    __m128 part = _mm256_castps256_ps128(v);
+    if ((n & 4) != 0) {
+      _mm_storeu_ps(p, part);
+      part = _mm256_extractf128_ps(v, 1);
+      p += 4;
+    }
+    if ((n & 2) != 0) {
+      _mm_storel_pi(reinterpret_cast<__m64*>(p), part);
+      part = _mm_movehl_ps(part, part);
+      p += 2;
+    }
+    if ((n & 1) != 0) _mm_store_ss(p, part);
+  }
+
+  CONVBOUND_INLINE Spread spread(const float* sources, int count) {
+    const __m256i source = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sources));
+    return {mask(0, reinterpret_cast<const int*>(sources)[count - 1] + 1), source};
+  }
+  CONVBOUND_INLINE Reg load_spread(const float* p, const Spread& spread) {
+    return _mm256_permutevar8x32_ps(_mm256_maskload_ps(p, spread.loaded), spread.source);
+  }
+
+  CONVBOUND_INLINE Reg even(Reg a, Reg b) {
+    const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8));
+  }
+};
+
+}  // namespace
+}  // namespace convbound::cpu
