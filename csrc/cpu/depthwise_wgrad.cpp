@@ -35,12 +35,13 @@ namespace convbound::cpu {
 
 namespace {
 
-constexpr int64_t kTileFloats = 6144;   // of x and dy: 24 KiB of a first-level cache of 32
-constexpr int64_t kMostTiles = 16;      // that share a pass
-constexpr int64_t kSlabFloats = 12288;  // sums of a slab: 48 KiB, inside any second-level cache
-constexpr int64_t kItems = 64;          // work items wanted, where there is work for as many
-constexpr int64_t kItemWork = 1 << 19;  // multiply-adds below which an item is not worth its overhead
-constexpr int64_t kChunkOutputs = 256;  // outputs of a chunk, per channel, that pay for another set of sums
+constexpr int64_t kTileFloats = 6144;         // of x and dy: 24 KiB of a first-level cache of 32
+constexpr int64_t kSlabTileFloats = 1 << 16;  // the same of all channels: 256 KiB of a second-level cache of 512
+constexpr int64_t kMostTiles = 16;            // that share a pass
+constexpr int64_t kSlabFloats = 12288;        // sums of a slab: 48 KiB, inside any second-level cache
+constexpr int64_t kItems = 64;                // work items wanted, where there is work for as many
+constexpr int64_t kItemWork = 1 << 19;        // multiply-adds below which an item is not worth its overhead
+constexpr int64_t kChunkOutputs = 256;        // outputs of a chunk, per channel, that pay for another set of sums
 constexpr int64_t kBlock = 7;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -149,12 +150,15 @@ class Wgrad {
     tile_q_ = p.output[2];
     while (tile_p_ > kBlock && floats(tile_p_, tile_q_) > kTileFloats)
       tile_p_ = ceil_div(ceil_div(tile_p_, 2), kBlock) * kBlock;
+    const int64_t least_q = nchw_ ? 16 * vector_ : 4 * kBlock;
     if (!nchw_) {
       while (tile_p_ > 1 && floats(tile_p_, tile_q_) > kTileFloats) tile_p_ = ceil_div(tile_p_, 2);
     }
-    const int64_t least_q = nchw_ ? 16 * vector_ : 4 * kBlock;
-    while (tile_q_ > least_q && floats(tile_p_, tile_q_) > 2 * kTileFloats)
-      tile_q_ = ceil_div(ceil_div(tile_q_, 2), least_q) * least_q;
+    const auto too_long = [&] {
+      const int64_t of_a_pass = floats(tile_p_, tile_q_);
+      return of_a_pass > 2 * kTileFloats || (!nchw_ && of_a_pass / vector_ * p.k > kSlabTileFloats);
+    };
+    while (tile_q_ > least_q && too_long()) tile_q_ = ceil_div(ceil_div(tile_q_, 2), least_q) * least_q;
     row_tiles_ = ceil_div(p.output[1], tile_p_);
     column_tiles_ = ceil_div(p.output[2], tile_q_);
     tiles_ = p.n * p.output[0] * row_tiles_ * column_tiles_;
@@ -210,6 +214,7 @@ class Wgrad {
     const int64_t panel_end = nchw_ ? 1 : std::min(panels_, panel_begin + plan_.slab_panels);
     const int64_t panels = nchw_ ? 1 : pass_panels_;
     for (step.panel = panel_begin; step.panel < panel_end; step.panel += panels) {
+      if (!nchw_) prefetch_next(step, panel_begin, panel_end - panel_begin, panels);
       step.panel_end = std::min(panel_end, step.panel + panels);
       step.prefetch = nchw_ && problem_.output[1] > 1;
       for (const Taps& taps : groups_) {
@@ -220,6 +225,30 @@ class Wgrad {
         step.prefetch = false;
       }
     }
+  }
+
+  // Asks for this pass's share of what the next tiles of the slab will add: pixels beyond those of the last tile. The
+  // sweeps touch one vector of each pixel at a time, which hardware prefetchers take for disorder.
+  void prefetch_next(const WgradStep& step, int64_t panel_begin, int64_t panels, int64_t pass_panels) const {
+    if (step.tile_count == 0) return;
+    const ConvProblem& p = problem_;
+    const WgradTile& tile = step.tiles[step.tile_count - 1];
+    const auto end = [&](int axis, int64_t outputs) {
+      const int64_t met = (outputs - 1) * p.stride[axis] + (p.filter[axis] - 1) * p.dilation[axis] + 1;
+      return std::clamp<int64_t>(met - p.padding[axis], 1, p.input[axis]);
+    };
+    const int64_t run = std::min(plan_.slab_panels * vector_, p.c);
+    const auto ask = [&](const float* from, int64_t pixels, int64_t unit) {
+      const int64_t begin = pixels * (step.panel - panel_begin) / panels;
+      const int64_t last = pixels * std::min(panels, step.panel - panel_begin + pass_panels) / panels;
+      for (int64_t i = begin; i < last; ++i) {
+        for (int64_t j = 0; j < run; j += 16) __builtin_prefetch(from + i * unit + j, 0, 2);  // never faults
+      }
+    };
+    ask(tile.x + (end(1, tile.p1) - 1) * plan_.x_row + end(2, tile.q1) * plan_.x_unit,
+        step.tile_count * p.n * p.input_size() / tiles_, plan_.x_unit);
+    ask(tile.dy + (tile.p1 - 1) * plan_.dy_row + tile.q1 * plan_.dy_unit,
+        step.tile_count * p.n * p.output_size() / tiles_, plan_.dy_unit);
   }
 
   // The tiles [first, last) as tap t along the depth meets them, those left out that it misses; t = -1: dy alone.

@@ -25,7 +25,7 @@ CONVBOUND_INLINE void add_strip(TapSums<V, C, J0, J1>& sums, const WgradPlan& pl
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c, column += cross.dilation) {
       // Lanes beyond the row are masked in x too, for what stands there might be infinite.
-      const int64_t limit = smaller(cross.in, column + (left - 1) * cross.stride + 1);
+      const int64_t limit = larger(0, smaller(cross.in, column + (left - 1) * cross.stride + 1));
       const RowLoad<V, kStride> load = RowLoad<V, kStride>::make(column, cross.stride, limit);
       slide_pass<V, B, J0, J1, kChecked>(sums.acc[c], dy, strip, *step.pass, column,
                                          [&](const float* x) { return RowLoad<V, kStride>::load(load, x); });
