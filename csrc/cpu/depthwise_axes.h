@@ -1,5 +1,10 @@
 // How the depthwise kernels see the axes of a convolution: plain data only, because the files that include this are
 // compiled for different instruction sets and must share no inline function.
+//
+// fprop and dgrad both gather: each output sums products of taps and inputs. In fprop, output p meets input p * stride
+// - padding + r * dilation at tap r. In dgrad "output" is a position h of dx and "input" a position of dy: they meet at
+// (h + padding - r * dilation) / stride, where that has no remainder, so positions fall into classes, each with taps of
+// its own. wgrad goes over the same pairs as fprop.
 #pragma once
 
 #include <cstdint>
@@ -30,21 +35,42 @@ constexpr int kTapPatternCount = 9;
 constexpr TapPattern kTapPatterns[kTapPatternCount] = {{1, 0}, {2, 0}, {3, 0}, {4, 0}, {5, 0},
                                                        {7, 0}, {2, 1}, {3, 2}, {4, 3}};
 
-// The axis along which a block of outputs shares its loads (H in NCHW, W in NHWC). Outputs out0 + b * out_step and taps
-// tap + j * tap_step meet at in = out0 * stride - padding + start + (b + j) * step: whatever the stride and the
-// dilation, only b + j counts, so one load serves every pair with the same sum.
-struct WindowAxis {
-  int64_t in, out, taps, stride, padding, dilation;
-  int64_t out_step;  // dilation / gcd(stride, dilation)
-  int64_t tap_step;  // stride / gcd(stride, dilation)
-  int64_t step;      // lcm(stride, dilation)
-  const TapPass* passes;
+// Every out_step-th output. The origin of the i-th of them is at input coordinate first + i * step.
+struct WindowClass {
+  int64_t first;
+  const TapPass* passes;  // at least one; where there is no tap, one that meets nothing
   int64_t pass_count;
 };
 
-// Any other axis (W in NCHW, H in NHWC).
+// The axis along which a block of outputs shares its loads (H in NCHW, W in NHWC). Outputs b of one class and taps tap
+// + j * tap_step meet at origin + start + (b + j) * step: whatever the stride and the dilation, only b + j counts, so
+// one load serves every pair with the same sum.
+struct WindowAxis {
+  int64_t in, out;
+  int64_t out_step;  // fprop: dilation / gcd(stride, dilation); dgrad: lcm(stride, dilation)
+  int64_t tap_step;  // fprop: stride / gcd(stride, dilation); dgrad: minus that
+  int64_t step;      // fprop: lcm(stride, dilation); dgrad: dilation / gcd(stride, dilation)
+  int64_t span;      // inputs from an origin to the last that it meets, and one
+  const WindowClass* classes;
+};
+
+// Every out_step-th output: its j-th tap (of `taps`) is tap + j * tap_step, and the i-th output meets it at input start
+// + i * in_step + j * tap_jump.
+struct CrossClass {
+  int64_t tap, taps, start;
+};
+
+// Any other axis (NCHW: D and W, NHWC: D and H).
 struct CrossAxis {
-  int64_t in, out, taps, stride, padding, dilation;
+  int64_t in, out;
+  int64_t out_step, in_step, tap_step, tap_jump;
+  const CrossClass* classes;
+};
+
+// The inputs that outputs [a, b) meet lie between floor((a * rise + low) / run) and floor(((b - 1) * rise + high) /
+// run), both included.
+struct Reach {
+  int64_t rise, run, low, high;
 };
 
 }  // namespace convbound::cpu

@@ -16,8 +16,9 @@ struct Strip {
 
 // Whether a block of B outputs finds all operands of a chunk inside the input, so that no coordinate needs a check.
 template <int B>
-CONVBOUND_INLINE bool inside(const WindowAxis& axis, const TapChunk& chunk, int64_t first, int64_t extent) {
-  return first + chunk.start >= 0 && first + chunk.start + (B + chunk.taps - 2) * axis.step < extent;
+CONVBOUND_INLINE bool inside(const TapChunk& chunk, const Strip& strip) {
+  const int64_t at = strip.first + chunk.start;
+  return at >= 0 && at + (B + chunk.taps - 2) * strip.step < strip.extent;
 }
 
 }  // namespace

@@ -10,10 +10,9 @@ namespace {
 // B rows from row p on, out_step apart.
 template <class V, int kStride, int B, int C, int J0, int J1, bool kChecked>
 CONVBOUND_INLINE void add_strip(TapSums<V, C, J0, J1>& sums, const WgradPlan& plan, const WgradStep& step,
-                                const WgradTile& tile, int64_t p) {
+                                const WgradTile& tile, const Strip& strip, int64_t p) {
   const WindowAxis& window = plan.window;
-  const CrossAxis& cross = plan.cross;
-  const Strip strip{tile.x, p * window.stride - window.padding, window.step, plan.x_row, window.in};
+  const PlainAxis& cross = plan.across;
   for (int64_t q = tile.q0; q < tile.q1; q += V::kWidth) {
     const int64_t left = tile.q1 - q;
     const typename V::Mask inside_dy = V::mask(0, left);
@@ -36,20 +35,19 @@ CONVBOUND_INLINE void add_strip(TapSums<V, C, J0, J1>& sums, const WgradPlan& pl
 template <class V, int kStride, int B, int C, int J0, int J1>
 CONVBOUND_INLINE void add_rows(TapSums<V, C, J0, J1>& sums, const WgradPlan& plan, const WgradStep& step,
                                const WgradTile& tile, int64_t p) {
-  const WindowAxis& window = plan.window;
-  const int64_t first = p * window.stride - window.padding;
+  const PlainAxis& axis = plan.along;
+  const Strip strip{tile.x, p * axis.stride - axis.padding, plan.window.step, plan.x_row, axis.in};
   if (step.prefetch) {
-    const int64_t reach = (window.taps - 1) * window.dilation + 1;
-    const int64_t rows = B * window.stride;
-    prefetch(tile.x + (first + reach + rows) * plan.x_row, rows * plan.x_row);
+    const int64_t rows = B * axis.stride;
+    prefetch(tile.x + (strip.first + plan.window.span + rows) * plan.x_row, rows * plan.x_row);
     prefetch(tile.dy + (p + 2 * B) * plan.dy_row, B * plan.dy_row);
   }
   // Only the usual blocks spend code on a version without checks.
   constexpr bool kUsual = kStride == 1 && B > 1;
-  if (kUsual && pass_inside<B, J1>(window, *step.pass, first)) {
-    add_strip<V, kStride, B, C, J0, J1, !kUsual>(sums, plan, step, tile, p);
+  if (kUsual && pass_inside<B, J1>(*step.pass, strip)) {
+    add_strip<V, kStride, B, C, J0, J1, !kUsual>(sums, plan, step, tile, strip, p);
   } else {
-    add_strip<V, kStride, B, C, J0, J1, true>(sums, plan, step, tile, p);
+    add_strip<V, kStride, B, C, J0, J1, true>(sums, plan, step, tile, strip, p);
   }
 }
 
@@ -86,9 +84,9 @@ struct MakeRows {
 
 template <class V>
 static void wgrad_nchw(const WgradPlan& plan, const WgradStep& step, float* sums) {
-  const WgradSweep sweep = plan.cross.stride == 1   ? find_sweep<MakeRows<V, 1>>(step)
-                           : plan.cross.stride == 2 ? find_sweep<MakeRows<V, 2>>(step)
-                                                    : find_sweep<MakeRows<V, 0>>(step);
+  const WgradSweep sweep = plan.across.stride == 1   ? find_sweep<MakeRows<V, 1>>(step)
+                           : plan.across.stride == 2 ? find_sweep<MakeRows<V, 2>>(step)
+                                                     : find_sweep<MakeRows<V, 0>>(step);
   sweep(plan, step, sums);
 }
 

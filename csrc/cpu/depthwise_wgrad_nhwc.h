@@ -32,7 +32,7 @@ struct PanelLoad<V, true> {
 
 // One output row of one panel.
 template <int C>
-struct PixelRows {
+struct SweptRows {
   const float* dy;
   const float* x[C];  // column 0 of the row that each tap across the window meets; null where there is none
 };
@@ -40,12 +40,10 @@ struct PixelRows {
 // B pixels from column q on, out_step apart.
 template <class V, bool kSpread, int B, int C, int J0, int J1, bool kChecked>
 CONVBOUND_INLINE void add_block(TapSums<V, C, J0, J1>& sums, const WgradPlan& plan, const TapPass& pass,
-                                const PanelLoad<V, kSpread>& load, const PixelRows<C>& rows, int64_t q) {
-  const WindowAxis& window = plan.window;
+                                const PanelLoad<V, kSpread>& load, const SweptRows<C>& rows, Strip strip, int64_t q) {
   typename V::Reg dy[B];
 #pragma GCC unroll 8
-  for (int b = 0; b < B; ++b) dy[b] = load.dy(load, rows.dy + (q + b * window.out_step) * plan.dy_unit);
-  Strip strip{nullptr, q * window.stride - window.padding, window.step, plan.x_unit, window.in};
+  for (int b = 0; b < B; ++b) dy[b] = load.dy(load, rows.dy + (q + b * plan.window.out_step) * plan.dy_unit);
 #pragma GCC unroll 4
   for (int c = 0; c < C; ++c) {
     if (rows.x[c] == nullptr) continue;
@@ -57,18 +55,20 @@ CONVBOUND_INLINE void add_block(TapSums<V, C, J0, J1>& sums, const WgradPlan& pl
 
 template <class V, bool kSpread, int B, int C, int J0, int J1>
 CONVBOUND_INLINE void add_pixels(TapSums<V, C, J0, J1>& sums, const WgradPlan& plan, const TapPass& pass,
-                                 const PanelLoad<V, kSpread>& load, const PixelRows<C>& rows, int64_t q) {
-  if (B > 1 && pass_inside<B, J1>(plan.window, pass, q * plan.window.stride - plan.window.padding)) {
-    add_block<V, kSpread, B, C, J0, J1, B == 1>(sums, plan, pass, load, rows, q);
+                                 const PanelLoad<V, kSpread>& load, const SweptRows<C>& rows, int64_t q) {
+  const PlainAxis& axis = plan.along;
+  const Strip strip{nullptr, q * axis.stride - axis.padding, plan.window.step, plan.x_unit, axis.in};
+  if (B > 1 && pass_inside<B, J1>(pass, strip)) {
+    add_block<V, kSpread, B, C, J0, J1, B == 1>(sums, plan, pass, load, rows, strip, q);
   } else {
-    add_block<V, kSpread, B, C, J0, J1, true>(sums, plan, pass, load, rows, q);
+    add_block<V, kSpread, B, C, J0, J1, true>(sums, plan, pass, load, rows, strip, q);
   }
 }
 
 template <class V, bool kSpread, int C, int J0, int J1>
 static void sweep_pixels(const WgradPlan& plan, const WgradStep& step, float* memory) {
   constexpr int B = wgrad_block<V>(C * (J0 + J1));
-  const CrossAxis& cross = plan.cross;
+  const PlainAxis& cross = plan.across;
   const int64_t out_step = plan.window.out_step;
   for (int64_t panel = step.panel; panel < step.panel_end; ++panel) {
     const PanelLoad<V, kSpread> load = PanelLoad<V, kSpread>::make(plan, panel);
@@ -82,7 +82,7 @@ static void sweep_pixels(const WgradPlan& plan, const WgradStep& step, float* me
     for (int64_t i = 0; i < step.tile_count; ++i) {
       const WgradTile& tile = step.tiles[i];
       for (int64_t p = tile.p0; p < tile.p1; ++p) {
-        PixelRows<C> rows;
+        SweptRows<C> rows;
         rows.dy = tile.dy + p * plan.dy_row + k_offset;
         for (int c = 0; c < C; ++c) {
           const int64_t h = p * cross.stride - cross.padding + (step.cross_tap + c) * cross.dilation;

@@ -14,9 +14,14 @@ struct WgradTile {
   int64_t p0, p1, q0, q1;
 };
 
+// An axis as the problem has it.
+struct PlainAxis {
+  int64_t in, out, taps, stride, padding, dilation;
+};
+
 struct WgradPlan {
   WindowAxis window;
-  CrossAxis cross;
+  PlainAxis along, across;                 // along the window axis, and the other one
   int64_t x_row, x_unit, dy_row, dy_unit;  // floats from row to row and from column to column
   int64_t sum_window, sum_cross;           // rows of sums from tap to tap along either axis
   int64_t sum_rows;                        // of a plane (NCHW) or panel (NHWC): T R S taps and the bias

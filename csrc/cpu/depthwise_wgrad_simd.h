@@ -52,8 +52,8 @@ CONVBOUND_INLINE void slide_pass(typename V::Reg (&acc)[J0 + J1], const typename
 }
 
 template <int B, int J1>
-CONVBOUND_INLINE bool pass_inside(const WindowAxis& axis, const TapPass& pass, int64_t first) {
-  return inside<B>(axis, pass.chunk[0], first, axis.in) && (J1 == 0 || inside<B>(axis, pass.chunk[1], first, axis.in));
+CONVBOUND_INLINE bool pass_inside(const TapPass& pass, const Strip& strip) {
+  return inside<B>(pass.chunk[0], strip) && (J1 == 0 || inside<B>(pass.chunk[1], strip));
 }
 
 // The sums of C taps across the window and a pass along it, in registers between begin and end.

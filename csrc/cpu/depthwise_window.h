@@ -8,16 +8,25 @@
 
 namespace convbound::cpu {
 
-// A window axis and the passes that it points to.
+// A window axis (pass: fprop, which serves wgrad too, or dgrad) and what it points to.
 struct Window {
   WindowAxis axis;
   std::vector<TapPass> passes;
+  std::vector<WindowClass> classes;
 
-  Window(const ConvProblem& problem, int axis);
+  Window(const ConvProblem& problem, Pass pass, int axis);
   Window(const Window&) = delete;
 };
 
-CrossAxis make_cross(const ConvProblem& problem, int axis);
+struct Cross {
+  CrossAxis axis;
+  std::vector<CrossClass> classes;
+
+  Cross(const ConvProblem& problem, Pass pass, int axis);
+  Cross(const Cross&) = delete;
+};
+
+Reach make_reach(const ConvProblem& problem, Pass pass, int axis);
 
 // Whether a problem is depthwise with any channel multiplier, and its sizes, padding and reach are up to 2^29 along
 // each axis, its strides up to 2^24: the kernels compare columns in 32 bits, those of a vector's lanes too.

@@ -10,7 +10,8 @@
 //   mask(at, limit): the lanes i with 0 <= at + i < limit; load_mask(p, mask): 0 elsewhere, and nothing is touched
 //   there; store_first(p, v, n): the first n lanes; even(a, b): the even lanes of a, then of b; multiples(s): the index
 //   vector i * s; mask_index(index, at, limit); gather(p, index, mask); spread(sources, n) and load_spread(p, spread):
-//   lane i takes p[sources[i]]; sources are ints that never fall, the first n of them count.
+//   lane i takes p[sources[i]]; sources are ints that never fall, the first n of them count; interleave(a, b, low,
+//   high): a0 b0 a1 b1 ...; load_fp16, load_bf16, store_fp16, store_bf16: kWidth of these, rounded to nearest even.
 #pragma once
 
 #include <cstdint>

@@ -79,6 +79,30 @@ struct Vector8 {
     const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
     return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8));
   }
+
+  CONVBOUND_INLINE void interleave(Reg a, Reg b, Reg& low, Reg& high) {
+    const __m256 first = _mm256_unpacklo_ps(a, b), second = _mm256_unpackhi_ps(a, b);
+    low = _mm256_permute2f128_ps(first, second, 0x20);
+    high = _mm256_permute2f128_ps(first, second, 0x31);
+  }
+
+  CONVBOUND_INLINE __m128i load_half(const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+  CONVBOUND_INLINE void store_half(uint16_t* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
+  CONVBOUND_INLINE Reg load_fp16(const uint16_t* p) { return _mm256_cvtph_ps(load_half(p)); }
+  CONVBOUND_INLINE void store_fp16(uint16_t* p, Reg v) { store_half(p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+  CONVBOUND_INLINE Reg load_bf16(const uint16_t* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_half(p)), 16));
+  }
+  CONVBOUND_INLINE void store_bf16(uint16_t* p, Reg v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+    store_half(p, _mm256_castsi256_si128(packed));
+  }
 };
 
 }  // namespace

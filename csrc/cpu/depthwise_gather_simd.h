@@ -1,8 +1,8 @@
-// What the two vector bodies of depthwise fprop share (depthwise_fprop_nchw.h, depthwise_fprop_nhwc.h).
-// depthwise_fprop.cpp has the overview, simd.h the rules.
+// What the two vector bodies of depthwise fprop and dgrad share (depthwise_gather_nchw.h, depthwise_gather_nhwc.h).
+// depthwise_gather.cpp has the overview, simd.h the rules.
 #pragma once
 
-#include "depthwise_fprop_plan.h"
+#include "depthwise_gather_plan.h"
 #include "depthwise_strip.h"
 
 namespace convbound::cpu {
@@ -41,12 +41,53 @@ CONVBOUND_INLINE void slide(typename V::Reg (&acc)[B][C], const typename V::Reg 
   }
 }
 
-// Asks for `count` floats of x from `at` on. Blocks touch short pieces of many rows at once, which hardware prefetchers
-// take for disorder; the loops over blocks know that x is passed through from front to back.
-CONVBOUND_INLINE void prefetch(const DepthwisePlan& plan, int64_t at, int64_t count) {
+// The classes of the outputs p, p + out_step, ... below `end`, and where the window of the first of them begins.
+struct WindowRun {
+  const WindowClass* taps;
+  int64_t first, left;
+  CONVBOUND_INLINE WindowRun make(const WindowAxis& axis, int64_t p, int64_t end) {
+    const WindowClass* taps = axis.classes + p % axis.out_step;
+    return {taps, taps->first + p / axis.out_step * axis.step, ceil_div(end - p, axis.out_step)};
+  }
+};
+
+// Asks for `count` floats from `from` on. Blocks touch short pieces of many rows at once, which hardware prefetchers
+// take for disorder; the loops over blocks know that x is passed through from front to back. Prefetches never fault.
+CONVBOUND_INLINE void prefetch(const float* from, int64_t count) {
   constexpr int64_t kLine = 16;
-  const int64_t end = smaller(at + count, plan.x_floats);
-  for (int64_t i = larger(at, 0); i < end; i += kLine) __builtin_prefetch(plan.x + i, 0, 2);  // to the second level
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + i, 0, 2);  // to the second level
+}
+
+// The inputs that some outputs meet.
+struct Range {
+  int64_t begin, end;
+};
+
+CONVBOUND_INLINE int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+CONVBOUND_INLINE Range inputs_met(const Reach& reach, int64_t begin, int64_t end, int64_t in) {
+  const int64_t low = floor_div(begin * reach.rise + reach.low, reach.run);
+  const int64_t high = floor_div((end - 1) * reach.rise + reach.high, reach.run);
+  const int64_t first = smaller(larger(low, 0), in);
+  return {first, larger(first, smaller(high + 1, in))};
+}
+
+// `count` elements of x, of which `at` lie before them, as floats.
+CONVBOUND_INLINE void read_elements(const GatherPlan& plan, int64_t at, int64_t count, float* to) {
+  if (plan.convert == nullptr) {
+    __builtin_memcpy(to, static_cast<const float*>(plan.x) + at, static_cast<uint64_t>(count) * sizeof(float));
+  } else {
+    plan.convert->widen(static_cast<const char*>(plan.x) + at * plan.element_bytes, to, count);
+  }
+}
+
+// fp32 or narrowed, without streaming.
+CONVBOUND_INLINE void write_elements(const GatherPlan& plan, const float* from, int64_t at, int64_t count) {
+  if (plan.convert == nullptr) {
+    __builtin_memcpy(static_cast<float*>(plan.y) + at, from, static_cast<uint64_t>(count) * sizeof(float));
+  } else {
+    plan.convert->narrow(from, static_cast<char*>(plan.y) + at * plan.element_bytes, count);
+  }
 }
 
 // For outputs that would only push the inputs out of the cache. Those of one thread are one run of memory: blocks of
