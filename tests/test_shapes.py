@@ -87,8 +87,7 @@ DEPTHWISE = {
         f"mb2g{c}ic{c}id{d}ih9iw19oc{k}kd{t}kh3kw2{steps}"
         for c, k in ((3, 3), (2, 6), (17, 17))
         for d, t in ((1, 1), (4, 3), (7, 2))
-        for steps in ("pd1ph1", "sd2sh1sw2pd1ph0", "sd1sh2sw1pd2ph1dd2dh1", "sd3ph1dd2dh2dw1")
-        if t == 1 or (t - 1) * 2 < d + 2
+        for steps in ("pd1ph1", "sd2sh1sw2pd1ph0", "sd1sh2sw1pd2ph1dd2dh1", "sd3pd1ph1dd2dh2dw1")
     ],
     "images wider than a tile": [
         f"ic1{sizes}oc1kh3ph1{steps}"
