@@ -260,8 +260,8 @@ static void gather_nchw(const GatherPlan& plan, int64_t begin, int64_t end, cons
     if (plan.stage_floats > 0 && item == begin) {
       stream = Stream<V>::begin(memory.stage, y + (plane * axis.out + p.begin) * plan.cross.out + q.begin);
     }
-    for (int64_t p0 = p.begin; p0 < p.end; p0 += plan.group_p) {
-      const int64_t p1 = smaller(p0 + plan.group_p, p.end);
+    for (int64_t p0 = p.begin; p0 < p.end; p0 += plan.group) {
+      const int64_t p1 = smaller(p0 + plan.group, p.end);
       const int64_t at = (plane * axis.out + p0) * plan.cross.out + q.begin;
       const bool direct = plan.tile_floats == 0 && plan.stage_floats == 0;
       const int64_t out_row = plan.class_row > 0 ? plan.class_row * plan.cross.out_step

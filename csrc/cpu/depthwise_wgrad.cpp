@@ -6,7 +6,7 @@
 // Bounds. x and dy are read from memory once: 4 (N C D H W + N K O P Q) bytes; the floor of arithmetic is N K O P Q T R
 // S fused multiply-adds, as in fprop.
 //
-// Register blocks. The transpose of fprop's (depthwise_fprop.cpp): up to 7 outputs along the window axis lie in
+// Register blocks. The transpose of fprop's (depthwise_gather.cpp): up to 7 outputs along the window axis lie in
 // registers, x slides past them, and each x is loaded once for all the taps that it meets: (7 + J - 1) loads of x and 7
 // of dy for 7 J multiply-adds. What stays in registers for a whole tile, and longer, are the sums. J of them alone
 // would wait for each other (a multiply-add takes 4 cycles), so up to 10 sums of several taps across the window share
