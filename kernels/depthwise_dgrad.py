@@ -14,6 +14,9 @@ rows around a tile. No zeros are inserted, nothing is scattered, and no atomics:
 The tile is that of depthwise_fprop, for the same reasons.
 """
 
+# Arguments of a Triton kernel have no Python types.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
 from __future__ import annotations
 
 import torch
@@ -70,7 +73,6 @@ def depthwise_dgrad(
         for tap in range(R * S):
             strided_p = h0 - tap // S * dilation_h
             strided_q = w0 - tap % S * dilation_w
-            # Of negative numbers the interpreter takes the floor where a GPU truncates; they are masked.
             p = strided_p // stride_h
             q = strided_q // stride_w
             met = inside & (strided_p >= 0) & (p * stride_h == strided_p) & (p < P)

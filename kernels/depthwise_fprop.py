@@ -19,6 +19,9 @@ threads idle. NHWC: 32 channels are 64 bytes of fp16, two whole sectors, and was
 positions make it 8 elements per thread, a 16-byte vector of fp16.
 """
 
+# Arguments of a Triton kernel have no Python types.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
 from __future__ import annotations
 
 import torch

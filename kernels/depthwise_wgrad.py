@@ -20,6 +20,9 @@ times 32 positions, as in fprop, in 16 steps. More steps would shrink the worksp
 GPU has room for; a sum that is shorter takes fewer.
 """
 
+# Arguments of a Triton kernel have no Python types.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
 from __future__ import annotations
 
 import torch

@@ -14,7 +14,7 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-_convert = getattr(interpreter, "_convert_float", None)
+_convert: Any = getattr(interpreter, "_convert_float", None)
 
 
 def _rounding_convert(values: Any, source: tl.dtype, target: tl.dtype, rounding: Any) -> Any:

@@ -15,6 +15,7 @@ from triton import knobs
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 _OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
 _PTX_ACCESS = re.compile(r"\b(ld|st)\.global(?:\.(?!v\d|b\d)[\w:]+)*\.((?:v\d\.)?b\d+)")
+_PTX_COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global(?:\.[\w:]+)* *\[[^]]*\], *\[[^]]*\], *(\w+)")
 _PTX_TENSOR_CORE = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
 _SASS_TENSOR_CORE = re.compile(r"[A-Z]*MMA")  # HMMA, HGMMA (wgmma), UTCHMMA (tcgen05)
 _BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, "256": 32}
@@ -27,7 +28,7 @@ class MachineCode:
     """Resources per thread, and instructions by kind; all counts are of the code, not of what is executed.
 
     `loads` and `stores` are the SASS accesses to global memory by their bytes per thread, asynchronous copies into
-    shared memory included; `ptx_loads` and `ptx_stores` the PTX ones by form, such as ``v4.b32``.
+    shared memory included; `ptx_loads` and `ptx_stores` the PTX ones by form, such as ``v4.b32`` or ``cp.async 16``.
     """
 
     registers: int
@@ -61,7 +62,7 @@ def parse(usage: str, sass: str, ptx: str) -> MachineCode:
     if resources is None or not opcodes:
         raise ValueError(f"no kernel in the output of cuobjdump and nvdisasm: {usage[:200]!r}, {sass[:200]!r}")
     registers, stack, local = map(int, resources.groups())
-    accesses = _PTX_ACCESS.findall(ptx)
+    accesses = _PTX_ACCESS.findall(ptx) + [("ld", f"cp.async {int(size, 0)}") for size in _PTX_COPY.findall(ptx)]
     return MachineCode(
         registers=registers,
         stack=stack,

@@ -1,5 +1,8 @@
 """Where a program of the grid stands: device code that the kernels share, and the sizes that they take."""
 
+# Arguments of a Triton kernel have no Python types.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
 from __future__ import annotations
 
 from dataclasses import dataclass

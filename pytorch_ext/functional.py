@@ -62,8 +62,9 @@ def conv2d(
     stride, padding, dilation, groups
         As in torch, string padding included.
     backend
-        ``"auto"`` takes per pass what was measured fastest, and torch for whatever convbound does not cover;
-        any other name that :func:`convbound.backends` lists insists. None stands for the environment variable CONVBOUND_BACKEND, else ``"auto"``.
+        ``"auto"`` takes per pass what was measured fastest, and torch for whatever convbound does not cover; a name
+        from :func:`convbound.backends` insists. None stands for the environment variable CONVBOUND_BACKEND, else
+        ``"auto"``.
 
     Returns
     -------

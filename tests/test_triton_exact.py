@@ -1,7 +1,7 @@
 """The Triton kernels are exactly right on integers: the fp64 result rounded once to the dtype.
 
-Every row of the table, interpreted on a CPU (support/triton_rows.py says how to run the same on a GPU); operands lie amid
-NaN at odd offsets, and so do the outputs, full of NaN. The interpreter takes milliseconds for every step of every
+Every row of the table, interpreted on a CPU (support/triton_rows.py says how to run the same on a GPU); operands lie
+amid NaN at odd offsets, and so do the outputs, full of NaN. The interpreter takes milliseconds for every step of every
 program, so the problems are as small as the tiles allow, and a launch has at most 20 programs.
 """
 

@@ -144,7 +144,7 @@ def test_tensors_that_do_not_fit_are_refused():
     with pytest.raises(RuntimeError, match=r"a filter of shape \(4, 2, 3, 2\) does not fit"):
         op("fprop")(x, w.expand(4, 2, 3, 2), bias, *rest)
     dy, w, *rest = arguments("dgrad")
-    with pytest.raises(RuntimeError, match="triton_dgrad: dy is .* needs"):
+    with pytest.raises(RuntimeError, match=r"triton_dgrad: dy is .* needs"):
         op("dgrad")(dy[..., 1:], w, *rest)
 
 

@@ -22,7 +22,7 @@ def product(a_ptr, b_ptr, c_ptr, K, SIZE: tl.constexpr):
     row = tl.arange(0, SIZE)[:, None] * SIZE
     column = tl.arange(0, SIZE)[None, :]
     total = tl.zeros((SIZE, SIZE), tl.float32)
-    for k in range(0, K):
+    for k in range(K):
         step = k * SIZE * SIZE
         total = tl.dot(tl.load(a_ptr + step + row + column), tl.load(b_ptr + step + row + column), total)
     tl.store(c_ptr + row + column, total)

@@ -1,7 +1,7 @@
 """The table of Triton kernels, and running one row of it: interpreted on CPU tensors, or on a GPU.
 
-tests/conftest.py turns the interpreter on unless TRITON_INTERPRET says otherwise, so `TRITON_INTERPRET=0 make test` on a
-machine with a GPU runs the same tests there.
+tests/conftest.py turns the interpreter on unless TRITON_INTERPRET says otherwise: with TRITON_INTERPRET=0 the same
+tests run on a GPU.
 """
 
 from __future__ import annotations
