@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import triton_rows
 from support.check import assert_exact, expected
-from support.data import Sign, integers
+from support.data import Operands, Sign, integers
 
 from convbound.kernels import table
 from convbound.kernels.table import Kernel
@@ -43,6 +43,7 @@ LONG_SUMS: dict[Pass, ConvProblem] = {
     "dgrad": ConvProblem.parse("ic1ih9iw10oc1kh8kw9ph7pw8"),
     "wgrad": ConvProblem.parse("ic1ih40iw50oc1kh1kw2"),
 }
+WGRAD_ROWS = [row for row in table.KERNELS if row.pass_ == "wgrad"]
 
 
 def by_name(row: Kernel) -> str:
@@ -103,7 +104,18 @@ def test_without_bias(row: Kernel):
     check(row, PROBLEMS[0], torch.bfloat16, bias=False)
 
 
-@pytest.mark.parametrize("row", [row for row in table.KERNELS if row.pass_ == "wgrad"], ids=by_name)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=DTYPE_NAMES.get)
+@pytest.mark.parametrize("row", WGRAD_ROWS, ids=by_name)
+def test_long_sums_of_one_lane_in_wgrad(row: Kernel, dtype: torch.dtype):
+    """A sum that is spread over all lanes leaves each of them so little that 16 bits would do; here one has it all."""
+    problem = ConvProblem.parse(f"ic1ih16iw{row.tile.positions}oc1kh1")
+    x, y = (torch.randint(30, 51, shape).to(dtype) for shape in (problem.x_shape, problem.y_shape))
+    y[..., 1:] = 0
+    operands = Operands(x, torch.zeros(problem.w_shape, dtype=dtype), y, torch.zeros(1, dtype=dtype))
+    assert_exact(triton_rows.run_row(row, operands, problem), expected("wgrad", operands, problem), dtype)
+
+
+@pytest.mark.parametrize("row", WGRAD_ROWS, ids=by_name)
 def test_wgrad_of_more_than_one_chunk(row: Kernel):
     chunk = row.tile.positions * row.tile.steps
     problem = ConvProblem.parse(f"mb2ic1ih8iw{chunk // 8}oc1kh1kw2pw1ew0")  # two chunks
