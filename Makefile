@@ -94,7 +94,7 @@ format: $(STAMPS)/dev ## format Python and C++ in place
 typecheck: $(STAMPS)/dev ## mypy, strict, over the package
 	rm -rf typecheck && mkdir -p typecheck/convbound
 	ln -s $(CURDIR)/pytorch_ext/* typecheck/convbound/
-	ln -s $(CURDIR)/bench typecheck/convbound/bench
+	ln -s $(CURDIR)/bench $(CURDIR)/kernels typecheck/convbound/
 	MYPYPATH=typecheck $(PY) -m mypy -p convbound
 
 .PHONY: dist

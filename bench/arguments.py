@@ -25,12 +25,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: {message.removeprefix('argument ')}{hint}\n")
 
 
-EMULATOR = "simt"  # its times mean nothing
-
-
 def our_backends() -> list[str]:
     """Backends of ours that can be measured here."""
-    return [row.name for row in backends() if row.available and row.name not in (TORCH, EMULATOR)]
+    return [row.name for row in backends() if row.available and not row.emulated and row.name != TORCH]
 
 
 def backend(text: str) -> str:

@@ -8,20 +8,26 @@ from dataclasses import dataclass
 import torch
 
 from convbound import _library, preferences
+from convbound.kernels import limits as triton_limits
+from convbound.kernels import ops as triton_ops
 from convbound.problem import DTYPES, PASSES, ConvProblem, Layout, Pass
 
 ENVIRONMENT_VARIABLE = "CONVBOUND_BACKEND"
-NAMES = ("auto", "cpu", "cuda", "simt", "torch")
+NAMES = ("auto", "cpu", "cuda", "triton", "simt", "torch")
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend that ``backend=`` accepts; `absent` says why it cannot be used, or is None."""
+    """A backend that ``backend=`` accepts; `absent` says why it cannot be used, or is None.
+
+    An `emulated` one computes what a GPU would compute, in a time that says nothing.
+    """
 
     name: str
     kernels: str
     devices: tuple[str, ...]
     absent: str | None = None
+    emulated: bool = False
 
     @property
     def available(self) -> bool:
@@ -40,10 +46,12 @@ class Choice:
 
 # Fixed at import, so that torch.compile sees constants.
 CPU_ISA = "none" if isinstance(_library.introspect, str) else str(_library.introspect.cpu_isa())
+_TRITON = "Triton, interpreted (slow: to test kernels)" if triton_ops.INTERPRETING else "Triton"
 _BACKENDS = (
     Backend("cpu", f"native C++ ({CPU_ISA})", ("cpu",), _library.ABSENT["cpu"]),
     Backend("cuda", "CUDA C++", ("cuda",), _library.ABSENT["cuda"]),
-    Backend("simt", "CUDA C++, emulated (slow: to test kernels)", ("cpu",), _library.ABSENT["simt"]),
+    Backend("triton", _TRITON, triton_ops.DEVICES, _library.ABSENT["triton"], triton_ops.INTERPRETING),
+    Backend("simt", "CUDA C++, emulated (slow: to test kernels)", ("cpu",), _library.ABSENT["simt"], True),
     Backend("torch", "ATen (oneDNN on a CPU, cuDNN on a GPU)", ("cpu", "cuda")),
 )
 
@@ -80,6 +88,11 @@ def refusal(backend: str, device: str) -> str | None:
                 return f"runs on {' and '.join(row.devices)} tensors, not on {device}"
             return None
     raise KeyError(backend)
+
+
+def unsupported(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, backend: str) -> str | None:
+    """Why a named backend has no kernel for one pass of a problem, or None."""
+    return triton_limits.unsupported(problem, pass_, dtype) if backend == "triton" else None
 
 
 def choose(

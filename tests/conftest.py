@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+# `python -m pytest` puts the current folder on the path: there kernels/ would pass for Hugging Face's package of that
+# name, which transformers looks for.
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+
+# Triton reads it when a kernel is decorated, so it is set before any test imports convbound.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)

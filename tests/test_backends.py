@@ -32,7 +32,7 @@ def served(*args: Any, **kwargs: Any) -> list[str]:
 
 def test_backends_lists_them_with_reasons():
     found = {backend.name: backend for backend in convbound.backends()}
-    assert list(found) == ["cpu", "cuda", "simt", "torch"]
+    assert list(found) == ["cpu", "cuda", "triton", "simt", "torch"]
     assert found["cpu"].available
     assert found["torch"].available
     assert all((backend.absent is None) == backend.available for backend in found.values())

@@ -102,5 +102,5 @@ def amid_nan(tensor: Tensor, channels_last: bool) -> Tensor:
     elements are.
     """
     dense = to_layout(tensor, channels_last and tensor.dim() > 1)
-    buffer = torch.full((tensor.numel() + 130,), torch.nan, dtype=tensor.dtype)
+    buffer = torch.full((tensor.numel() + 130,), torch.nan, dtype=tensor.dtype, device=tensor.device)
     return torch.as_strided(buffer, dense.shape, dense.stride(), 65).copy_(dense)
