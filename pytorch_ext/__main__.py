@@ -1,6 +1,7 @@
 """``python -m convbound``: versions, compiled parts and devices, to paste into a bug report.
 
-``python -m convbound explain PROBLEM`` shows which kernel would serve a problem.
+``python -m convbound explain PROBLEM`` shows which kernel would serve a problem, ``python -m convbound tuning`` what
+``auto`` has measured on this machine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sys
 import torch
 
 import convbound
-from convbound import _library, selection
+from convbound import _library, decisions, selection, tuning
+from convbound.bench.machine import cpu_name
 from convbound.explanation import explain
 from convbound.problem import DTYPE_NAMES, LAYOUTS
 
@@ -26,14 +28,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _gpus() -> list[str]:
@@ -62,10 +56,11 @@ def report() -> str:
         f"built       {info.get('compiler', 'nothing')} against torch {info.get('torch', '-')}, "
         f"sources {info.get('source_hash', '-')}"
         + (f", nvcc {info['cuda']['nvcc']} for {' '.join(info['cuda']['architectures'])}" if "cuda" in info else ""),
-        f"cpu         {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {selection.CPU_ISA}",
+        f"cpu         {cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {selection.CPU_ISA}",
         *(f"gpu         {gpu}" for gpu in _gpus()),
         f"default     backend={selection.default_backend()!r}"
         + (f" ({selection.ENVIRONMENT_VARIABLE} is set)" if os.environ.get(selection.ENVIRONMENT_VARIABLE) else ""),
+        f"tuning      {tuning.state()}",
     ]
     for backend in convbound.backends():
         state = "available" if backend.available else f"absent: {backend.absent}"
@@ -85,18 +80,28 @@ def main(arguments: list[str] | None = None) -> int:
     explained.add_argument("--layout", choices=LAYOUTS, default="NCHW")
     explained.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="cpu|cuda")
     explained.add_argument("--backend", choices=selection.NAMES, default=None)
+    tuned = commands.add_parser("tuning", help="what auto has measured, by device and build")
+    tuned.add_argument("--clear", action="store_true", help="forget it")
     options = parser.parse_args(arguments)
-    if options.command is None:
-        print(report())
-        return 0
-    dtype = next(dtype for dtype, name in DTYPE_NAMES.items() if name == options.dtype)
+    show = {"explain": _explained, "tuning": _tuned}.get(options.command, lambda _: report())
     try:
-        print(
-            explain(options.problem, dtype=dtype, layout=options.layout, device=options.device, backend=options.backend)
-        )
-    except (ValueError, RuntimeError) as error:
+        print(show(options))
+    except (OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     return 0
+
+
+def _explained(options: argparse.Namespace) -> str:
+    dtype = next(dtype for dtype, name in DTYPE_NAMES.items() if name == options.dtype)
+    return str(
+        explain(options.problem, dtype=dtype, layout=options.layout, device=options.device, backend=options.backend)
+    )
+
+
+def _tuned(options: argparse.Namespace) -> str:
+    if options.clear:
+        return f"forgot {decisions.clear()} decisions of {decisions.location()}"
+    return f"tuning is {tuning.state()}\n{decisions.table() or 'nothing was measured so far'}"
 
 
 if __name__ == "__main__":

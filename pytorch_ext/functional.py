@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from convbound import autograd, selection
+from convbound import autograd, selection, tuning
 from convbound.layout import results_are_channels_last
-from convbound.problem import DTYPES, ConvProblem, output_size
+from convbound.problem import DTYPES, ConvProblem, Layout, output_size
 
 Size = int | Sequence[int]
 
@@ -194,9 +194,9 @@ def _conv(
             _freeze(name, "groups", groups),
         )
         channels_last = results_are_channels_last(xb, wb, groups)
-        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, xb.dtype, xb.device.type, channels_last, backend)
-        plan = _conv_plan.__wrapped__(*key) if torch.compiler.is_compiling() else _conv_plan(*key)
-        if plan is not None:
+        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, xb.dtype, xb.device, channels_last, backend)
+        plan = _conv_plan.__wrapped__(*key, 0) if torch.compiler.is_compiling() else _conv_plan(*key, tuning.stamp())
+        if plan is not None and not _torch_suffices(plan[1].fprop, plan[1].dgrad, plan[1].wgrad, xb, wb):
             _check_bias(name, bb, plan[0].k)
             y = autograd.fprop(xb, wb, bb, *plan)
             return y if x.dim() == xb.dim() else y.squeeze(0)
@@ -227,10 +227,10 @@ def _conv_transpose(
             _freeze(name, "dilation", dilation),
         )
         channels_last = results_are_channels_last(xb, wb, groups, arguments[0], arguments[2])
-        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, xb.dtype, xb.device.type, channels_last, backend)
+        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, xb.dtype, xb.device, channels_last, backend)
         compiling = torch.compiler.is_compiling()
-        plan = _conv_transpose_plan.__wrapped__(*key) if compiling else _conv_transpose_plan(*key)
-        if plan is not None:
+        plan = _conv_transpose_plan.__wrapped__(*key, 0) if compiling else _conv_transpose_plan(*key, tuning.stamp())
+        if plan is not None and not _torch_suffices(plan[1].dgrad, plan[1].fprop, plan[1].wgrad, xb, wb):
             _check_bias(name, bb, plan[0].c)
             y = autograd.dgrad(xb, wb, bb, *plan)
             return y if x.dim() == xb.dim() else y.squeeze(0)
@@ -355,11 +355,25 @@ def _check_groups(name: str, groups: Any, *channels: tuple[str, int]) -> None:
             raise RuntimeError(f"{name}: groups={groups} does not divide {label}={count}")
 
 
+def _torch_suffices(forward: str, of_input: str, of_weight: str, x: Tensor, w: Tensor) -> bool:
+    """Whether torch serves the forward and every gradient that can be asked for: its own function then does it all."""
+    if forward != "torch":
+        return False
+    differentiated = torch.is_grad_enabled()
+    return (of_input == "torch" or not (differentiated and x.requires_grad)) and (
+        of_weight == "torch" or not (differentiated and w.requires_grad)
+    )
+
+
 def _with_plan(
-    problem: ConvProblem, dtype: torch.dtype, device: str, channels_last: bool, backend: str
+    problem: ConvProblem, dtype: torch.dtype, device: torch.device, channels_last: bool, backend: str, stamp: int
 ) -> tuple[ConvProblem, autograd.Plan] | None:
-    """The problem and the backends of its passes; None when torch has them all, so that torch's own autograd can."""
-    choices = selection.choose_all(problem, dtype, "NHWC" if channels_last else "NCHW", device, backend)
+    """The problem and the backends of its passes; None when torch has them all, so that torch's own autograd can.
+
+    The stamp is tuning's: 0 where nothing measured counts.
+    """
+    layout: Layout = "NHWC" if channels_last else "NCHW"
+    choices = tuning.choose_all(problem, dtype, layout, device, backend, measured=bool(stamp))
     fprop, dgrad, wgrad = (choice.backend for choice in choices)
     if fprop == dgrad == wgrad == "torch":
         return None
@@ -376,9 +390,10 @@ def _conv_plan(
     dilation: Any,
     groups: int,
     dtype: torch.dtype,
-    device: str,
+    device: torch.device,
     channels_last: bool,
     backend: str,
+    stamp: int,
 ) -> tuple[ConvProblem, autograd.Plan] | None:
     ndim = len(x) - 2
     stride = _per_axis(name, "stride", stride, ndim, 1)
@@ -397,7 +412,7 @@ def _conv_plan(
                 f"has only {i + sum(pair)}"
             )
     problem = ConvProblem(x[0], x[1], w[0], x[2:], w[2:], stride, pairs, dilation, groups)
-    return _with_plan(problem, dtype, device, channels_last, backend)
+    return _with_plan(problem, dtype, device, channels_last, backend, stamp)
 
 
 @lru_cache(maxsize=4096)
@@ -411,9 +426,10 @@ def _conv_transpose_plan(
     groups: int,
     dilation: Any,
     dtype: torch.dtype,
-    device: str,
+    device: torch.device,
     channels_last: bool,
     backend: str,
+    stamp: int,
 ) -> tuple[ConvProblem, autograd.Plan] | None:
     ndim = len(x) - 2
     stride = _per_axis(name, "stride", stride, ndim, 1)
@@ -439,7 +455,7 @@ def _conv_transpose_plan(
     if 0 in sizes:
         return None  # torch returns an empty tensor, which takes no kernel
     problem = ConvProblem(x[0], w[1] * groups, x[1], tuple(sizes), w[2:], stride, tuple(pairs), dilation, groups)
-    return _with_plan(problem, dtype, device, channels_last, backend)
+    return _with_plan(problem, dtype, device, channels_last, backend, stamp)
 
 
 def _check_sizes(name: str, x: tuple[int, ...], w: tuple[int, ...]) -> None:
