@@ -116,7 +116,8 @@ class _Fprop(_Pass):
     @staticmethod
     def forward(x: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
         if plan.fprop == UNDECIDED:
-            return tuning.run(Work("fprop", problem, plan.channels_last, x, w, bias))
+            y: Tensor = tuning.run(Work("fprop", problem, plan.channels_last, x, w, bias))
+            return y
         return ops.fprop(x, w, bias, problem, backend=plan.fprop, channels_last=plan.channels_last)
 
     @staticmethod
@@ -153,7 +154,8 @@ class _Dgrad(_Pass):
     @staticmethod
     def forward(dy: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
         if plan.dgrad == UNDECIDED:
-            return tuning.run(Work("dgrad", problem, plan.channels_last, dy, w, bias))
+            dx: Tensor = tuning.run(Work("dgrad", problem, plan.channels_last, dy, w, bias))
+            return dx
         return ops.dgrad(dy, w, bias, problem, backend=plan.dgrad, channels_last=plan.channels_last)
 
     @staticmethod
@@ -193,7 +195,8 @@ class _Wgrad(_Pass):
     ) -> tuple[Tensor, Tensor | None]:
         backend, channels_last = plan.wgrad, plan.channels_last
         if backend == UNDECIDED:
-            return tuning.run(Work("wgrad", problem, channels_last, dy, x, bias_grad=bias_grad))
+            dw, dbias = tuning.run(Work("wgrad", problem, channels_last, dy, x, bias_grad=bias_grad))
+            return dw, dbias
         return ops.wgrad(dy, x, problem, bias_grad=bias_grad, backend=backend, channels_last=channels_last)
 
     @staticmethod

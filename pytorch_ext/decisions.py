@@ -1,6 +1,6 @@
 """What tuning found out, in memory and in one JSON file of the user's cache, so that each problem is measured once.
 
-The file is ``tuning.json`` in ``$CONVBOUND_CACHE_DIR``, else ``$XDG_CACHE_HOME/convbound``, else ``~/.cache/convbound``.
+The file is ``tuning.json`` in ``$CONVBOUND_CACHE_DIR``, else in ``convbound`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 Processes share it: whoever adds a decision reads the file under a lock, and replaces it by a whole new one. A file that
 cannot be read or written is worth one warning and never an error: the decisions then hold for this process only.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -167,16 +166,12 @@ def location_text() -> str:
 
 
 def _write(decisions: Iterable[Decision]) -> None:
+    """Replace the file, which has to be locked; who reads it meanwhile gets the old one or the new one."""
     path = location()
-    text = ",\n".join(json.dumps(decision.to_row()) for decision in decisions)
-    file = tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".tuning", delete=False)
-    try:
-        with file:
-            file.write(f"[\n{text}\n]\n")
-        os.replace(file.name, path)
-    except BaseException:
-        os.unlink(file.name)
-        raise
+    rows = ",\n".join(json.dumps(decision.to_row()) for decision in decisions)
+    new = path.with_suffix(".new")
+    new.write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+    new.replace(path)
 
 
 @contextmanager

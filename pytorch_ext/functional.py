@@ -62,7 +62,8 @@ def conv2d(
     stride, padding, dilation, groups
         As in torch, string padding included.
     backend
-        ``"auto"`` takes per pass what was measured fastest, and torch for whatever convbound does not cover;
+        ``"auto"`` takes per pass what was measured fastest, on a GPU at the first call with these shapes, and torch
+        for whatever convbound does not cover;
         ``"cpu"`` and ``"torch"`` insist. None stands for the environment variable CONVBOUND_BACKEND, else ``"auto"``.
 
     Returns

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from statistics import median
 from typing import Any
 
@@ -160,12 +160,8 @@ def check(work: Work, results: Sequence[Tensor], expected: Sequence[Tensor]) -> 
 def _error(work: Work, results: Sequence[Tensor], expected: Sequence[Tensor] | None = None) -> float:
     """The largest |result - expected| / sum |x||w|; `expected` is torch's result in fp64 unless it is given."""
     if work.pass_ == "wgrad":
-        scales, exact = None, None
-        for _, part in work.slices():
-            scales = _sum(scales, part.map(_magnitude).results("torch"))
-            exact = _sum(exact, part.map(Tensor.double).results("torch")) if expected is None else expected
-        assert scales is not None
-        assert exact is not None
+        scales = _sum(part.map(_magnitude).results("torch") for _, part in work.slices())
+        exact = expected or _sum(part.map(Tensor.double).results("torch") for _, part in work.slices())
         return max(map(_relative, results, exact, scales))
     worst = 0.0
     for rows, part in work.slices():
@@ -175,8 +171,8 @@ def _error(work: Work, results: Sequence[Tensor], expected: Sequence[Tensor] | N
     return worst
 
 
-def _sum(total: list[Tensor] | None, terms: list[Tensor]) -> list[Tensor]:
-    return terms if total is None else list(map(torch.add, total, terms))
+def _sum(results: Iterator[list[Tensor]]) -> list[Tensor]:
+    return reduce(lambda total, terms: list(map(torch.add, total, terms)), results)
 
 
 def _magnitude(tensor: Tensor) -> Tensor:

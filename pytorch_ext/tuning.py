@@ -14,6 +14,7 @@ import datetime
 import os
 import threading
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from typing import Any
 
@@ -112,7 +113,7 @@ def candidates(
     found = []
     for backend in selection.backends():
         if backend.available and backend.name in CANDIDATES[device.type]:
-            with torch.cuda.device(device if device.type == "cuda" else -1):
+            with _current(device):
                 kernel, _ = serving_kernel(problem, pass_, dtype, layout, backend.name)
             if kernel.startswith(FAST_FAMILIES):
                 found.append(backend.name)
@@ -152,12 +153,17 @@ def _may_measure(work: Work) -> bool:
     return (
         bool(stamp())
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
         and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
         and not _is_capturing(work.first.device)
     )
+
+
+def _current(device: torch.device) -> AbstractContextManager[None]:
+    """Makes a GPU the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()  # type: ignore[return-value]
 
 
 def _is_capturing(device: torch.device) -> bool:
@@ -171,7 +177,7 @@ def _decide(work: Work) -> None:
     device = work.first.device
     if choose(*case).backend != UNDECIDED:
         return
-    with torch.cuda.device(device if device.type == "cuda" else -1), torch.autocast(device.type, enabled=False):
+    with _current(device), torch.autocast(device.type, enabled=False):
         findings = measuring.measure(work, candidates(*case), measuring.timer_for(device))
     if findings is None:
         return

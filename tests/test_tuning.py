@@ -16,6 +16,7 @@ from support.tuned import native_kernel, new_process, spoiled, tuning_by
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 import convbound
 from convbound import autograd, decisions, explanation, measuring, ops, preferences, selection, tuning
@@ -148,7 +149,7 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch, value: str, devices: list[s
 
 def test_a_wrong_switch_says_what_would_be_right(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CONVBOUND_TUNE", "yes")
-    with pytest.raises(ValueError, match="CONVBOUND_TUNE='yes' must be 0 .* or 1"):
+    with pytest.raises(ValueError, match=r"CONVBOUND_TUNE='yes' must be 0 .* or 1"):
         tuning.enabled("cpu")
 
 
@@ -366,6 +367,24 @@ def test_measurements_are_made_once_and_do_not_wait_for_each_other(monkeypatch: 
         assert not wrong
         assert tuned.passes == ["fprop"]
         assert len(decisions.read()) == 1
+
+
+def test_checkpoints_recompute_with_whatever_was_decided_meanwhile():
+    """Equal layers: when the first recomputes, the last has had torch chosen for all passes."""
+    weights = [W.clone().requires_grad_() for _ in range(3)]
+    with tuning_by(naive=True, torch=0.1):
+        y = X
+        for w in weights:
+            y = checkpoint(lambda y, w: conv(y, w).tanh(), y, w, use_reentrant=False)
+        y.sum().backward()
+    gradients = [w.grad for w in weights]
+    y = X
+    for w in weights:
+        w.grad = None
+        y = F.conv2d(y, w, padding=1, groups=4).tanh()
+    y.sum().backward()
+    for w, gradient in zip(weights, gradients, strict=True):
+        torch.testing.assert_close(gradient, w.grad)
 
 
 def test_a_decided_plan_costs_nothing_more(monkeypatch: pytest.MonkeyPatch):

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.preferring import forget_plans
 
 from convbound import decisions, measuring, ops, tuning
+from support.preferring import forget_plans
 
 
 @dataclass
