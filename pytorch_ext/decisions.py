@@ -58,6 +58,11 @@ class Decision:
         """Why backends are not used."""
         return "; ".join(f"{backend} is not used: {why}" for backend, why in self.dropped.items())
 
+    def covers(self, rivals: Iterable[str]) -> bool:
+        """Whether it is between these rivals of torch: each was tried, and none that is gone by now has won."""
+        tried = {*self.milliseconds, *self.dropped}
+        return tried.issuperset(rivals) and self.backend in (*rivals, "torch")
+
     def to_row(self) -> dict[str, Any]:
         """As it stands in the file."""
         return {

@@ -360,10 +360,9 @@ def _torch_suffices(forward: str, of_input: str, of_weight: str, x: Tensor, w: T
     """Whether torch serves the forward and every gradient that can be asked for: its own function then does it all."""
     if forward != "torch":
         return False
-    differentiated = torch.is_grad_enabled()
-    return (of_input == "torch" or not (differentiated and x.requires_grad)) and (
-        of_weight == "torch" or not (differentiated and w.requires_grad)
-    )
+    if not torch.is_grad_enabled():
+        return True
+    return (of_input == "torch" or not x.requires_grad) and (of_weight == "torch" or not w.requires_grad)
 
 
 def _with_plan(

@@ -82,7 +82,7 @@ def choose(
         return by_table
     decision = decisions.find(_key(problem, pass_, dtype, layout, device))
     otherwise = f"otherwise {by_table.backend}: {by_table.reason}"
-    if decision is None or decision.backend not in (*rivals, "torch"):
+    if decision is None or not decision.covers(rivals):
         first_use = f"not measured yet, the first call will time {', '.join(rivals)} and torch; {otherwise}"
         return Choice(pass_, UNDECIDED, first_use)
     agreed = decision.backend == by_table.backend

@@ -189,11 +189,16 @@ def test_the_build_names_sources_torch_and_cudnn(monkeypatch: pytest.MonkeyPatch
 
 
 @needs_simd
-def test_a_decision_for_an_unknown_backend_is_made_anew():
+@pytest.mark.parametrize(
+    ("backend", "milliseconds"),
+    [("gone", {"cpu": 2.0, "gone": 1.0, "torch": 2.0}), ("torch", {"gone": 2.0, "torch": 1.0})],
+    ids=["won by a backend that is gone", "without a backend that is here"],
+)
+def test_a_decision_among_other_backends_is_made_anew(backend: str, milliseconds: dict[str, float]):
     with tuning_by() as tuned:
         infer()
         (decision,) = decisions.read().values()
-        decisions.remember(Decision(decision.key, "gone", {}, "2026-11-22"))
+        decisions.remember(Decision(decision.key, backend, milliseconds, "2026-11-22"))
         new_process()
         infer()
         assert tuned.passes == ["fprop", "fprop"]
