@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from convbound import _library, selection
+from convbound import _library, selection, tuning
 from convbound.problem import DTYPE_NAMES, LAYOUTS, ConvProblem, Layout, Pass
 
 
@@ -92,17 +92,21 @@ def explain(
     if layout not in LAYOUTS:
         raise ValueError(f"explain: layout={layout!r} must be one of {', '.join(LAYOUTS)}")
     backend = backend or selection.default_backend()
-    device = torch.device(device).type
+    device = torch.device(device)
     selection.check_name("explain", backend)
     passes = []
-    for choice in selection.choose_all(problem, dtype, layout, device, backend):
+    for choice in tuning.choose_all(problem, dtype, layout, device, backend):
+        serving = choice.backend
+        if serving == tuning.UNDECIDED:
+            serving = selection.choose(problem, choice.pass_, dtype, layout, device.type).backend
         refusal = None
         if backend != "auto":
-            refusal = selection.refusal(backend, device) or selection.unsupported(problem, choice.pass_, dtype, backend)
-        kernel, launch = ("-", "") if refusal else serving_kernel(problem, choice.pass_, dtype, layout, choice.backend)
+            refusal = selection.refusal(serving, device.type)
+            refusal = refusal or selection.unsupported(problem, choice.pass_, dtype, serving)
+        kernel, launch = ("-", "") if refusal else serving_kernel(problem, choice.pass_, dtype, layout, serving)
         reason = f"backend={backend!r} {refusal}" if refusal else choice.reason
-        passes.append(PassExplanation(choice.pass_, choice.backend, kernel, reason, launch))
-    return Explanation(problem, dtype, layout, device, tuple(passes))
+        passes.append(PassExplanation(choice.pass_, serving, kernel, reason, launch))
+    return Explanation(problem, dtype, layout, device.type, tuple(passes))
 
 
 def serving_kernel(
