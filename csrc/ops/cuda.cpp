@@ -4,6 +4,7 @@
 
 #include "csrc/dispatch/device.h"
 #include "csrc/ops/run.h"
+#include "csrc/ops/run_row.h"
 
 namespace convbound::ops {
 
@@ -30,6 +31,11 @@ cudaStream_t current_stream(int device) {
 void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int device, const Tensors& tensors) {
   const torch::stable::accelerator::DeviceGuard guard(device);
   device::run(pass, problem, dtype, layout, tensors, device::describe(device), current_stream(device));
+}
+
+void run_row(const KernelRow& row, const ConvProblem& problem, int device, const Tensors& tensors) {
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  device::launch(row, problem, tensors, current_stream(device));
 }
 
 }  // namespace convbound::ops
