@@ -43,12 +43,14 @@ def rival_run(rival: str, layer: Layer, pass_: Pass) -> Run:
 
 def rival_kernel(rival: str, layer: Layer, x: Tensor, w: Tensor, dy: Tensor) -> str:
     """Which of its backends torch chooses for a layer, such as ``Cudnn`` or ``CudaDepthwise2d``; empty if unknown."""
+    if rival == INDUCTOR:
+        return ""
     problem, transposed = layer.problem, layer.transposed
     padding = [begin for begin, _ in problem.padding]
     output_padding = _output_padding(problem) if transposed else [0] * problem.ndim
     geometry = ([*problem.stride], padding, [*problem.dilation], transposed, output_padding, problem.groups, None)
     try:
-        with _cudnn(enabled=rival != NATIVE and torch.backends.cudnn.enabled):
+        with cudnn(enabled=rival != NATIVE and torch.backends.cudnn.enabled):
             found = torch._C._select_conv_backend(dy if transposed else x, w, None, *geometry)  # type: ignore[attr-defined]
     except (AttributeError, RuntimeError, TypeError):  # no public function, so it may be gone
         return ""
@@ -120,14 +122,14 @@ def _output_padding(problem: ConvProblem) -> list[int]:
 
 def _without_cudnn(run: Run) -> Run:
     def native(x: Tensor, w: Tensor, dy: Tensor) -> Tensor:
-        with _cudnn(enabled=False):
+        with cudnn(enabled=False):
             return run(x, w, dy)
 
     return native
 
 
 @contextmanager
-def _cudnn(*, enabled: bool) -> Iterator[None]:
+def cudnn(*, enabled: bool) -> Iterator[None]:
     """cuDNN allowed or not; ``torch.backends.cudnn.flags`` would set its other flags, too."""
     before = torch.backends.cudnn.enabled
     torch.backends.cudnn.enabled = enabled
