@@ -50,10 +50,10 @@ sanitize: setup ## run the CUDA kernels, emulated, under AddressSanitizer, UBSan
 
 # One command on a machine with a GPU: every kernel, streams, graphs, compute-sanitizer, the quick benchmark.
 .PHONY: gpu-check
-gpu-check: export CONVBOUND_CUDA := 1
-gpu-check: gpu-present setup ## on a GPU machine: check everything, time a little, write results/gpu-check.json (10 minutes)
-	@$(PY) -c 'from convbound import _library; raise SystemExit(_library.LOADED["cuda"] is not None)' \
-	  || { rm -f $(STAMPS)/built && $(MAKE) setup; }
+gpu-check: gpu-present ## on a GPU machine: check everything, time a little, write results/gpu-check.json (10 minutes)
+	$(MAKE) setup CONVBOUND_CUDA=1
+	@[ "$(ENV)" = active ] || { wanted=$$(PYTHONPATH=tests $(PY) -m gpu_check.sanitizers); \
+	  [ -z "$$wanted" ] || $(PIP) install --quiet "$$wanted" || true; }
 	PYTHONPATH=tests $(PY) -m gpu_check $(GPU_CHECK)
 
 .PHONY: gpu-present

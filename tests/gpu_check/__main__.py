@@ -36,9 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         report.write(found, args.out)
     if "sanitizers" in args.steps:
         tool = sanitizers.find()
-        found.sanitizer = (
-            tool or "compute-sanitizer was not found (CUDA toolkit, or pip install 'cuda-toolkit[sanitizer]')"
-        )
+        found.sanitizer = tool or f"compute-sanitizer was not found; pip install '{sanitizers.requirement()}' brings it"
         for each in sanitizers.run_all(tool, args.target) if tool else ():
             print(f"compute-sanitizer {each.tool}: {each.status}", flush=True)
             found.sanitizers.append(each)

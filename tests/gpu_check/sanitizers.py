@@ -1,4 +1,7 @@
-"""compute-sanitizer over ``driver``: bounds, races in shared memory, barriers, and reads of what nobody has written."""
+"""compute-sanitizer over ``driver``: bounds, races in shared memory, barriers, and reads of what nobody has written.
+
+Run as a program, it prints the requirement by which pip would install a missing compute-sanitizer, or nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 TIMEOUT_SECONDS = 1200
@@ -41,10 +46,16 @@ def find() -> str | None:
     return shutil.which("compute-sanitizer")
 
 
+def requirement() -> str:
+    """What pip has to install for a compute-sanitizer that fits torch."""
+    return f"cuda-toolkit[sanitizer]=={torch.version.cuda or '13.0'}.*"
+
+
 def command(sanitizer: str, tool: str, target: str) -> list[str]:
     """The command line of a tool; only kernels of this project are watched, torch's are not ours to judge."""
     options = ["--tool", tool, "--kernel-name", "kernel_substring=convbound", "--error-exitcode", str(_EXIT_FOUND)]
-    options += ["--print-limit", "20", "--target-processes", "application-only"]
+    # Python and torch take longer to reach their first CUDA call than the tool waits by default.
+    options += ["--print-limit", "20", "--launch-timeout", "300"]
     # torch itself probes for what a device cannot do; such calls fail and are no error of a kernel.
     options += ["--report-api-errors", "no"] if tool == "memcheck" else []
     return [sanitizer, *options, sys.executable, "-m", "gpu_check.driver", "--target", target]
@@ -63,3 +74,7 @@ def run_all(sanitizer: str, target: str) -> Iterator[Report]:
             continue
         status = {0: "clean", _EXIT_FOUND: "errors"}.get(done.returncode, f"ended with status {done.returncode}")
         yield Report(tool, status, (done.stdout + done.stderr)[-_TAIL:])
+
+
+if __name__ == "__main__":
+    sys.stdout.write("" if find() else f"{requirement()}\n")
