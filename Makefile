@@ -8,6 +8,7 @@ CONSTRAINTS ?= constraints.txt
 ENV ?= venv
 BENCH ?=
 PYTEST ?=
+GPU_CHECK ?=
 
 ifeq ($(ENV),active)
 PY := $(PYTHON)
@@ -33,7 +34,8 @@ help: ## list the targets
 	@echo "  ENV=active          use the current interpreter and its torch, download nothing (default: a .venv of its own)"
 	@echo "  PYTHON=python3.12   the interpreter (default: python3)"
 	@echo "  TORCH=torch==2.13.0 what pip installs as torch into .venv"
-	@echo "  BENCH='--quick'     arguments for make bench;  PYTEST='-k nhwc' for make test"
+	@echo "  BENCH='--quick'     arguments for make bench;  PYTEST='-k nhwc' for make test;"
+	@echo "                      GPU_CHECK='--steps checks' for make gpu-check"
 	@echo "  MAX_JOBS=4          compiler processes (default: one per CPU)"
 	@echo "  CONVBOUND_CUDA=1    build the CUDA kernels for a CPU torch too, or fail (default: auto, for a CUDA torch)"
 
@@ -48,6 +50,19 @@ test: setup ## set up, build, and run the tests (10 minutes)
 .PHONY: sanitize
 sanitize: setup ## run the CUDA kernels, emulated, under AddressSanitizer, UBSan and ThreadSanitizer (4 minutes)
 	$(PY) -m pytest -m sanitize tests/simt $(PYTEST)
+
+# One command on a machine with a GPU: every kernel, streams, graphs, compute-sanitizer, the quick benchmark.
+.PHONY: gpu-check
+gpu-check: gpu-present ## on a GPU machine: check everything, time a little, write results/gpu-check.json (10 minutes)
+	$(MAKE) setup CONVBOUND_CUDA=1
+	@[ "$(ENV)" = active ] || { wanted=$$(PYTHONPATH=tests $(PY) -m gpu_check.sanitizers); \
+	  [ -z "$$wanted" ] || $(PIP) install --quiet "$$wanted" || true; }
+	PYTHONPATH=tests $(PY) -m gpu_check $(GPU_CHECK)
+
+.PHONY: gpu-present
+gpu-present:
+	@[ -e /dev/nvidiactl ] || [ -e /dev/dxg ] \
+	  || { echo "gpu-check needs an NVIDIA GPU, and there is none here (no /dev/nvidiactl, no /dev/dxg)"; exit 1; }
 
 .PHONY: setup
 setup: $(STAMPS)/built ## make the environment and build the package in it

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from convbound import ops
-from convbound.bench.timer import Call, CpuTimer, Timer, interleave
+from convbound.bench.timer import Call, CpuTimer, Sampler, interleave
 from convbound.problem import ConvProblem, Pass
 
 TORCH_FACTOR = 2.0
@@ -97,7 +97,7 @@ class WrongResultError(Exception):
     """A backend's result is not what torch and fp64 say."""
 
 
-def measure(work: Work, backends: Sequence[str], timer: Timer) -> Findings | None:
+def measure(work: Work, backends: Sequence[str], timer: Sampler) -> Findings | None:
     """Check backends against torch on the work's own tensors, and time those that are right in turn with torch.
 
     None where the tensors cannot tell right from wrong: torch's result is not finite, or zero everywhere. An error of
@@ -186,7 +186,7 @@ def _relative(result: Tensor, expected: Tensor, scale: Tensor) -> float:
     return float(relative.nan_to_num_(nan=torch.inf, posinf=torch.inf).max())
 
 
-class CudaTimer:
+class WarmCudaTimer:
     """Events around a few calls in a row, so that the GPU does not wait for each launch; caches stay as they are."""
 
     calls = 3
@@ -202,6 +202,6 @@ class CudaTimer:
         return float(start.elapsed_time(end)) * 1e-3 / self.calls
 
 
-def timer_for(device: torch.device) -> Timer:
+def timer_for(device: torch.device) -> Sampler:
     """The timer of a device, which has to be the current one."""
-    return CudaTimer() if device.type == "cuda" else CpuTimer(cold=False, cache_bytes=0)
+    return WarmCudaTimer() if device.type == "cuda" else CpuTimer(cold=False, cache_bytes=0)

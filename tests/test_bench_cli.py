@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convbound import selection
-from convbound.bench import arguments, cli
+from convbound.bench import arguments, cli, devices
 from convbound.bench.plan import cases, layers
 from convbound.bench.tables import load_models
 
@@ -103,5 +103,6 @@ def test_emulated_backends_are_measured_only_when_named(monkeypatch: pytest.Monk
         selection.Backend(name, "", ("cpu",), None, emulated) for name, emulated in (("cpu", False), ("simt", True))
     ]
     monkeypatch.setattr(arguments, "backends", lambda: rows)
-    assert arguments.our_backends() == ["cpu"]
+    monkeypatch.setattr(devices, "backends", lambda: rows)
+    assert devices.our_backends("cpu") == ["cpu"]
     assert arguments.backend("simt") == "simt"
