@@ -1,6 +1,7 @@
 #include "csrc/dispatch/device.h"
 
 #include "csrc/naive/naive.h"
+#include "csrc/transposed/transposed_nchw.h"
 
 namespace convbound::device {
 
