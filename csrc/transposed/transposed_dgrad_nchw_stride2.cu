@@ -20,7 +20,7 @@ namespace convbound::transposed {
 namespace {
 
 template <typename T, int kFilter>
-__global__ void __launch_bounds__(kThreads, 4) dgrad_nchw_stride2_kernel(const __grid_constant__ Params<T> params) {
+__global__ void __launch_bounds__(kThreads, kFilter < 7 ? 8 : 5) dgrad_nchw_stride2_kernel(const __grid_constant__ Params<T> params) {
   constexpr int kWindow = (kFilter + 1) / 2, kTaps = kFilter * kFilter;
   run_tile(params, [&](const Range& range, int planes, T* dx_stage, const T* dy_stage, const float* weights) {
     const Tile& tile = params.tile;
