@@ -17,9 +17,9 @@ template <typename T>
 constexpr int kVectorElements = 16 / static_cast<int>(sizeof(T));
 
 // Elements that a stage must hold for a run of `count` at any address: a multiple of 16 bytes.
-template <typename T>
-constexpr int64_t stage_elements(int64_t count) {
-  return (count + 2 * (kVectorElements<T> - 1)) / kVectorElements<T> * kVectorElements<T>;
+constexpr int64_t stage_elements(int64_t count, int element_bytes) {
+  const int64_t vector = 16 / element_bytes;
+  return (count + 2 * (vector - 1)) / vector * vector;
 }
 
 // Where in its stage a run begins.

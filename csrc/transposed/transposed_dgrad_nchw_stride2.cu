@@ -22,7 +22,7 @@ namespace {
 template <typename T, int kFilter>
 __global__ void __launch_bounds__(kThreads, kFilter < 7 ? 8 : 5) dgrad_nchw_stride2_kernel(const __grid_constant__ Params<T> params) {
   constexpr int kWindow = (kFilter + 1) / 2, kTaps = kFilter * kFilter;
-  run_tile(params, [&](const Range& range, int planes, T* dx_stage, const T* dy_stage, const float* weights) {
+  run_tile(params, [&](const Range& range, int planes, T* dx_stage, const Staged<T>& dy_stage, const float* weights) {
     const Tile& tile = params.tile;
     const Axis &h = tile.h, &w = tile.w;
     const int columns = range.j_end - range.j, items = planes * tile.segments * columns;
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads, kFilter < 7 ? 8 : 5) dgrad_nchw_stri
       for (int t = 0; t < kTaps; t++) tap[t / kFilter][t % kFilter] = weights[plane * (kTaps + 1) + t];
       const float bias = weights[plane * (kTaps + 1) + kTaps];
 
-      const T* const dy = dy_stage + plane * h.output * w.output + (j - range.q);
+      const T* const dy = dy_stage(plane) + (j - range.q);
       T* const dx = dx_stage + plane * h.input * w.input + (2 * j - w.padding - range.w);
       const auto row = [&](int p, float(&values)[kWindow]) {
         const bool inside = p >= 0 && p < h.output;

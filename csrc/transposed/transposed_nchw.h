@@ -37,10 +37,11 @@ struct Tile {
   int planes;      // whole planes in a tile; 1 where a plane is cut
   int multiplier;  // planes of dy for one of dx
   int segments, steps;  // stride2: how many threads walk down one column of the tile, and how far
-  int dx_elements, dy_elements, weights;  // of the three stages
+  int dx_elements, dy_elements, weights;  // of the stages
+  int dy_stages;                          // one for each plane of dy where a plane is cut, for then they are runs apart
 
   int64_t shared_bytes(int64_t element_bytes) const {
-    return (int64_t{dx_elements} + dy_elements) * element_bytes + int64_t{weights} * 4;
+    return (dx_elements + int64_t{dy_stages} * dy_elements) * element_bytes + int64_t{weights} * 4;
   }
 };
 
@@ -72,6 +73,21 @@ struct Range {
   int q, q_end;
 };
 
+// dy in shared memory.
+template <typename T>
+struct Staged {
+  const T* stage;
+  const T* global;
+  int plane;           // elements of a plane
+  int stages, pitch;  // and elements of a stage
+
+  // The tile's first row in the plane with this number.
+  __device__ __forceinline__ const T* operator()(int number) const {
+    if (stages == 1) return stage + stage_offset(global) + number * plane;
+    return stage + number * pitch + stage_offset(global + static_cast<int64_t>(number) * plane);
+  }
+};
+
 __device__ __forceinline__ void cut(const Axis& axis, int tile, int& block, int& block_end, int& in, int& in_end,
                                     int& out, int& out_end) {
   const int reach = (axis.filter - 1) * axis.dilation;
@@ -85,7 +101,7 @@ __device__ __forceinline__ void cut(const Axis& axis, int tile, int& block, int&
   out_end = max(min(block_end, axis.output), out);
 }
 
-// Loads what the tile needs; calls compute(range, first plane, planes, dx stage, dy stage, weights) between two
+// Loads what the tile needs; calls compute(range, planes, dx stage, dy, weights) between two
 // barriers; stores dx. Weights are floats, for each plane multiplier x R x S of them and the bias.
 template <typename T, typename Compute>
 __device__ __forceinline__ void run_tile(const Params<T>& params, const Compute& compute) {
@@ -100,13 +116,17 @@ __device__ __forceinline__ void run_tile(const Params<T>& params, const Compute&
 
   T* const dx_stage = dynamic_shared<T>();
   T* const dy_stage = dx_stage + tile.dx_elements;
-  float* const weights = reinterpret_cast<float*>(dy_stage + tile.dy_elements);
+  float* const weights = reinterpret_cast<float*>(dy_stage + tile.dy_stages * tile.dy_elements);
 
-  const T* const dy = params.dy + first_plane * tile.multiplier * tile.h.output * tile.w.output +
+  const int plane_elements = tile.h.output * tile.w.output;
+  const T* const dy = params.dy + first_plane * tile.multiplier * plane_elements +
                       static_cast<int64_t>(range.p) * tile.w.output + range.q;
-  const int dy_count = (planes * tile.multiplier - 1) * tile.h.output * tile.w.output +
-                       (range.p_end - range.p - 1) * tile.w.output + range.q_end - range.q;
-  load_run<T, kThreads>(dy_stage, dy, range.p_end == range.p ? 0 : dy_count, thread);
+  const int rows = range.p_end - range.p, joined = tile.dy_stages == 1 ? planes * tile.multiplier - 1 : 0;
+  const int dy_count = rows == 0 ? 0 : joined * plane_elements + (rows - 1) * tile.w.output + range.q_end - range.q;
+  for (int stage = 0; stage < tile.dy_stages; stage++) {
+    load_run<T, kThreads>(dy_stage + stage * tile.dy_elements, dy + static_cast<int64_t>(stage) * plane_elements,
+                          dy_count, thread);
+  }
   ptx::cp_async_commit();
 
   const int taps = tile.multiplier * tile.h.filter * tile.w.filter, slots = planes * (taps + 1);
@@ -128,7 +148,8 @@ __device__ __forceinline__ void run_tile(const Params<T>& params, const Compute&
 
   T* const dx = params.dx + first_plane * tile.h.input * tile.w.input +
                 static_cast<int64_t>(range.h) * tile.w.input + range.w;
-  compute(range, planes, dx_stage + stage_offset(dx), dy_stage + stage_offset(dy), weights);
+  compute(range, planes, dx_stage + stage_offset(dx),
+          Staged<T>{dy_stage, dy, plane_elements, tile.dy_stages, tile.dy_elements}, weights);
   __syncthreads();
   const int dx_count = (planes - 1) * tile.h.input * tile.w.input + (range.h_end - range.h - 1) * tile.w.input +
                        range.w_end - range.w;

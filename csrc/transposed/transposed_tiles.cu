@@ -31,14 +31,14 @@ int64_t outputs(const Axis& axis) {
 
 int64_t fill_stages(Tile& tile, int element_bytes) {
   const int64_t dx = tile.planes * inputs(tile.h) * inputs(tile.w);
-  const int64_t dy = int64_t{tile.planes} * tile.multiplier * outputs(tile.h) * outputs(tile.w);
+  const bool is_cut = tile.h.tile < tile.h.blocks || tile.w.tile < tile.w.blocks;
+  tile.dy_stages = is_cut ? tile.multiplier : 1;
+  const int64_t rows = outputs(tile.h), columns = tile.w.tile < tile.w.blocks ? outputs(tile.w) : tile.w.output;
+  const int64_t dy = (is_cut ? 1 : int64_t{tile.planes} * tile.multiplier) * rows * columns;
   const int64_t weights = tile.planes * (int64_t{tile.multiplier} * tile.h.filter * tile.w.filter + 1);
-  // Of a run of rows, a row that is not needed to its ends lies in the stage all the same.
-  const int64_t vector = 16 / element_bytes;
-  const auto stage = [&](int64_t count) { return (count + 2 * (vector - 1)) / vector * vector; };
   constexpr int64_t kMost = 1 << 20;
-  tile.dx_elements = static_cast<int>(std::min(stage(dx), kMost));
-  tile.dy_elements = static_cast<int>(std::min(stage(dy), kMost));
+  tile.dx_elements = static_cast<int>(std::min(stage_elements(dx, element_bytes), kMost));
+  tile.dy_elements = static_cast<int>(std::min(stage_elements(dy, element_bytes), kMost));
   tile.weights = static_cast<int>(std::min(weights, kMost));
   return tile.shared_bytes(element_bytes);
 }
