@@ -2,6 +2,7 @@
 
 #include "csrc/naive/naive.h"
 #include "csrc/transposed/transposed_nchw.h"
+#include "csrc/transposed/transposed_nhwc.h"
 
 namespace convbound::device {
 

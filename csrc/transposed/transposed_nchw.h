@@ -32,6 +32,8 @@ struct Axis {
   int tile, tiles;          // blocks in a tile, tiles in a plane
 };
 
+Axis make_axis(const ConvProblem&, int axis);  // 1 is h, 2 is w; uncut
+
 struct Tile {
   Axis h, w;
   int planes;      // whole planes in a tile; 1 where a plane is cut

@@ -5,8 +5,6 @@
 
 namespace convbound::transposed {
 
-namespace {
-
 Axis make_axis(const ConvProblem& p, int i) {
   Axis axis{};
   axis.input = static_cast<int>(p.input[i]);
@@ -21,6 +19,8 @@ Axis make_axis(const ConvProblem& p, int i) {
   axis.tiles = 1;
   return axis;
 }
+
+namespace {
 
 // Positions of dx, and of dy, that a tile of an axis holds at most.
 int64_t inputs(const Axis& axis) { return std::min<int64_t>(axis.input, int64_t{axis.tile} * axis.stride); }
