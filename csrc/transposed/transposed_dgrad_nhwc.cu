@@ -9,14 +9,15 @@
 // blocks on sm_90.
 //
 //   global memory   dx once; dy (9/8 * 17/16) times at 3x3, stride 2, which is 4 % of all traffic
-//   per thread      3x3: 4 loads and 4 stores of 16 bytes for 32 elements, 72 FMA, 18 shared loads of filter
+//   per thread      3x3: 4 loads and 4 stores of 16 bytes for 32 elements, 72 FMA, 26 shared loads of
+//                   filter and bias; else a load of dy for each tap of a block and a shared load of filter for two blocks
 //   in flight       768 threads x 4 x 16 bytes = 48 KB on sm_80 and sm_90
 //
 // Channels that are no multiple of 16 bytes, pointers that are not aligned and channel multipliers take the same kernel
 // with one channel a thread.
 #include "csrc/transposed/transposed_nhwc.h"
 
-#include <algorithm>
+#include <type_traits>
 
 #include "csrc/common/channel_slices.h"
 #include "csrc/common/divisor.h"
@@ -44,81 +45,114 @@ struct NhwcParams {
   Phases rows, columns;
 };
 
-// The whole 2x2 block of a 3x3 filter at stride 2, from a window of 2x2 elements of dy.
+// What one thread works on: its vector of channels in one image.
+template <typename T>
+struct Channels {
+  const T* dy;
+  T* dx;
+  const float* filter;
+  int lane;
+};
+
+// 3x3 at stride 2: the 2x2 block from a window of 2x2 elements of dy. The filter stays in shared memory: in registers it
+// would spill, for the compiler keeps it widened there.
 template <typename T, int kElements>
-__device__ __forceinline__ void block_of_3x3(const NhwcParams<T>& params, const T* dy, T* dx, const float* filter,
-                                             int lane, int i, int j) {
-  const Axis &h = params.h, &w = params.w;
-  const int channels = params.slices.channels;
-  float window[2][2][kElements];
+struct Blocks3x3 {
+  static constexpr int kRows = 1;  // blocks at a time, below each other
+  const NhwcParams<T>& params;
+  Channels<T> at;
+
+  __device__ __forceinline__ Blocks3x3(const NhwcParams<T>& params, const Channels<T>& at) : params(params), at(at) {}
+
+  __device__ __forceinline__ void make(int i, int, int j) const {
+    const Axis &h = params.h, &w = params.w;
+    const int channels = params.slices.channels;
+    float window[2][2][kElements] = {};
 #pragma unroll
-  for (int t = 0; t < 2; t++) {
+    for (int t = 0; t < 2; t++) {
 #pragma unroll
-    for (int u = 0; u < 2; u++) {
-      const int p = i - t, q = j - u;
-      if (p >= 0 && p < h.output && q >= 0 && q < w.output) {
-        load_widened(dy + (static_cast<int64_t>(p) * w.output + q) * channels, window[t][u]);
-      } else {
-#pragma unroll
-        for (int e = 0; e < kElements; e++) window[t][u][e] = 0;
-      }
-    }
-  }
-#pragma unroll
-  for (int fh = 0; fh < 2; fh++) {
-#pragma unroll
-    for (int fw = 0; fw < 2; fw++) {
-      float sum[kElements];
-      read_slot<kElements>(params.slices, filter, 9, lane, sum);
-#pragma unroll
-      for (int r = fh; r < 3; r += 2) {
-#pragma unroll
-        for (int s = fw; s < 3; s += 2) {
-          float tap[kElements];
-          read_slot<kElements>(params.slices, filter, r * 3 + s, lane, tap);
-          add_product(window[r / 2][s / 2], tap, sum);
+      for (int u = 0; u < 2; u++) {
+        const int p = i - t, q = j - u;
+        if (p >= 0 && p < h.output && q >= 0 && q < w.output) {
+          load_widened(at.dy + (static_cast<int64_t>(p) * w.output + q) * channels, window[t][u]);
         }
       }
-      const int at_h = 2 * i + fh - h.padding, at_w = 2 * j + fw - w.padding;
-      if (at_h >= 0 && at_h < h.input && at_w >= 0 && at_w < w.input) {
-        store_narrowed(dx + (static_cast<int64_t>(at_h) * w.input + at_w) * channels, sum);
-      }
     }
-  }
-}
-
-template <typename T, int kElements>
-__device__ __forceinline__ void block_of_any(const NhwcParams<T>& params, const T* dy, T* dx, const float* filter,
-                                             int lane, int i, int j) {
-  const Axis &h = params.h, &w = params.w;
-  const Phases &rows = params.rows, &columns = params.columns;
-  const int channels = params.slices.channels, taps = h.filter * w.filter;
-  for (int fh = 0; fh < h.stride; fh++) {
-    const int at_h = i * h.stride + fh - h.padding, row_taps = rows.count[fh];
-    for (int fw = 0; fw < w.stride; fw++) {
-      const int at_w = j * w.stride + fw - w.padding, column_taps = columns.count[fw];
-      if (at_h < 0 || at_h >= h.input || at_w < 0 || at_w >= w.input) continue;
-      float sum[kElements];
-      read_slot<kElements>(params.slices, filter, params.slices.taps, lane, sum);
-      for (int m = 0; m < params.multiplier; m++) {
-        for (int t = 0; t < row_taps; t++) {
-          const int p = i + rows.offset[fh] - t * rows.move;
-          if (p < 0 || p >= h.output) continue;
-          const int first = m * taps + (rows.first[fh] + t * rows.step) * w.filter + columns.first[fw];
-          for (int u = 0; u < column_taps; u++) {
-            const int q = j + columns.offset[fw] - u * columns.move;
-            if (q < 0 || q >= w.output) continue;
-            float value[kElements], tap[kElements];
-            load_widened(dy + (static_cast<int64_t>(p) * w.output + q) * channels * params.multiplier + m, value);
-            read_slot<kElements>(params.slices, filter, first + u * columns.step, lane, tap);
-            add_product(value, tap, sum);
+#pragma unroll
+    for (int fh = 0; fh < 2; fh++) {
+#pragma unroll
+      for (int fw = 0; fw < 2; fw++) {
+        float sum[kElements];
+        read_slot<kElements>(params.slices, at.filter, 9, at.lane, sum);  // the bias
+#pragma unroll
+        for (int r = fh; r < 3; r += 2) {
+#pragma unroll
+          for (int s = fw; s < 3; s += 2) {
+            float tap[kElements];
+            read_slot<kElements>(params.slices, at.filter, r * 3 + s, at.lane, tap);
+            add_product(window[r / 2][s / 2], tap, sum);
           }
         }
+        const int at_h = 2 * i + fh - h.padding, at_w = 2 * j + fw - w.padding;
+        if (at_h >= 0 && at_h < h.input && at_w >= 0 && at_w < w.input) {
+          store_narrowed(at.dx + (static_cast<int64_t>(at_h) * w.input + at_w) * channels, sum);
+        }
       }
-      store_narrowed(dx + (static_cast<int64_t>(at_h) * w.input + at_w) * channels, sum);
     }
   }
-}
+};
+
+// Anything else, two blocks at a time for each tap that is read from shared memory.
+template <typename T, int kElements>
+struct BlocksAny {
+  static constexpr int kRows = 2;
+  const NhwcParams<T>& params;
+  Channels<T> at;
+
+  __device__ __forceinline__ BlocksAny(const NhwcParams<T>& params, const Channels<T>& at) : params(params), at(at) {}
+
+  __device__ __forceinline__ void make(int i, int i_end, int j) const {
+    const Axis &h = params.h, &w = params.w;
+    const Phases &rows = params.rows, &columns = params.columns;
+    const int channels = params.slices.channels, taps = h.filter * w.filter;
+    for (int fh = 0; fh < h.stride; fh++) {
+      const int row_taps = rows.count[fh];
+      for (int fw = 0; fw < w.stride; fw++) {
+        const int at_w = j * w.stride + fw - w.padding, column_taps = columns.count[fw];
+        if (at_w < 0 || at_w >= w.input) continue;
+        float sum[kRows][kElements];
+#pragma unroll
+        for (int b = 0; b < kRows; b++) read_slot<kElements>(params.slices, at.filter, params.slices.taps, at.lane, sum[b]);
+        for (int m = 0; m < params.multiplier; m++) {
+          for (int t = 0; t < row_taps; t++) {
+            const int p = i + rows.offset[fh] - t * rows.move;
+            const int first = m * taps + (rows.first[fh] + t * rows.step) * w.filter + columns.first[fw];
+            const T* const row = at.dy + static_cast<int64_t>(p) * w.output * channels * params.multiplier + m;
+            for (int u = 0; u < column_taps; u++) {
+              const int q = j + columns.offset[fw] - u * columns.move;
+              if (q < 0 || q >= w.output) continue;
+              float tap[kElements];
+              read_slot<kElements>(params.slices, at.filter, first + u * columns.step, at.lane, tap);
+#pragma unroll
+              for (int b = 0; b < kRows; b++) {
+                if (p + b < 0 || p + b >= h.output) continue;
+                float value[kElements];
+                load_widened(row + static_cast<int64_t>(b * w.output + q) * channels * params.multiplier, value);
+                add_product(value, tap, sum[b]);
+              }
+            }
+          }
+        }
+#pragma unroll
+        for (int b = 0; b < kRows; b++) {
+          const int at_h = (i + b) * h.stride + fh - h.padding;
+          if (i + b >= i_end || at_h < 0 || at_h >= h.input) continue;
+          store_narrowed(at.dx + (static_cast<int64_t>(at_h) * w.input + at_w) * channels, sum[b]);
+        }
+      }
+    }
+  }
+};
 
 template <typename T, int kElements, int kFilter>
 __global__ void __launch_bounds__(kNhwcThreads, 3) dgrad_nhwc_kernel(const __grid_constant__ NhwcParams<T> params) {
@@ -137,18 +171,15 @@ __global__ void __launch_bounds__(kNhwcThreads, 3) dgrad_nhwc_kernel(const __gri
   const int first_i = h.first_block + tile / w.tiles * h.tile, first_j = w.first_block + tile % w.tiles * w.tile;
   const int height = min(h.tile, h.first_block + h.blocks - first_i);
   const int width = min(w.tile, w.first_block + w.blocks - first_j);
-  const int items = position < positions && channel < slices.channels ? height * width : 0;
+  using Blocks = std::conditional_t<kFilter == 3, Blocks3x3<T, kElements>, BlocksAny<T, kElements>>;
+  const bool working = position < positions && channel < slices.channels;
+  const int items = working ? (height + Blocks::kRows - 1) / Blocks::kRows * width : 0;
   const T* const dy = params.dy + n * h.output * w.output * slices.channels * params.multiplier +
                       static_cast<int64_t>(channel) * params.multiplier;
-  T* const dx = params.dx + n * h.input * w.input * slices.channels + channel;
+  const Blocks blocks(params, {dy, params.dx + n * h.input * w.input * slices.channels + channel, filter, lane});
 #pragma unroll 1
   for (int item = position; item < items; item += positions) {
-    const int i = first_i + item / width, j = first_j + item % width;
-    if constexpr (kFilter == 3) {
-      block_of_3x3<T, kElements>(params, dy, dx, filter, lane, i, j);
-    } else {
-      block_of_any<T, kElements>(params, dy, dx, filter, lane, i, j);
-    }
+    blocks.make(first_i + item / width * Blocks::kRows, first_i + height, first_j + item % width);
   }
 }
 
