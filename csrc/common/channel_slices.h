@@ -16,7 +16,7 @@ struct ChannelSlices {
   int channels;  // of the tensor that is written
   int lanes;     // vectors in a slice
   int slices;
-  int taps;      // of one channel: multiplier x R x S; one more slot holds the bias
+  int taps;  // of one channel: multiplier x R x S; one more slot holds the bias
 };
 
 // Slices of at most `most_bytes` of one position, all of nearly one size.
@@ -27,9 +27,7 @@ inline ChannelSlices make_slices(int64_t channels, int64_t taps, int vector, int
           static_cast<int>(taps)};
 }
 
-inline int64_t filter_bytes(const ChannelSlices& s, int vector) {
-  return (int64_t{s.taps} + 1) * s.lanes * vector * 4;
-}
+inline int64_t filter_bytes(const ChannelSlices& s, int vector) { return (int64_t{s.taps} + 1) * s.lanes * vector * 4; }
 
 // Where the four (or one) floats of one slot and part of a vector begin; parts of neighbouring lanes are neighbours.
 template <int kElements>

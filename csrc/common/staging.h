@@ -1,8 +1,8 @@
 // Runs of consecutive elements between global and shared memory, 16 bytes at a time whatever their length and address.
 //
-// A run is staged as far from a 16-byte boundary as it lies in global memory, so that both sides of the copy are aligned
-// for all but the elements before the first boundary and after the last. Planes of 7 or 33 rows, of which no row is
-// aligned, are copied like any other memory: (N, C) planes are contiguous.
+// A run is staged as far from a 16-byte boundary as it lies in global memory, so that both sides of the copy are
+// aligned for all but the elements before the first boundary and after the last. Planes of 7 or 33 rows, of which no
+// row is aligned, are copied like any other memory: (N, C) planes are contiguous.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,4 +1,5 @@
-// Which taps meet which elements of dx, for any stride and dilation, known to a launch and not divided out on the device.
+// Which taps meet which elements of dx, for any stride and dilation, known to a launch and not divided out on the
+// device.
 //
 // With a = h + padding = i * stride + f, tap r meets dy's row (a - r * dilation) / stride where the division is exact.
 // For phase f these are the taps r = first + t * step, t < count, and the rows i + offset - t * move.

@@ -2,8 +2,8 @@
 // h + padding = 2p + r (and w alike). See transposed_nchw.h for blocks and tiles.
 //
 // Each thread walks down a column of 2x2 blocks of dx. Block (i, j) needs dy's rows i ... i - ceil(R/2) + 1 and as many
-// columns: that window stays in registers, so that a step loads one row of it, makes four elements with each of the R * S
-// taps once, and stores them.
+// columns: that window stays in registers, so that a step loads one row of it, makes four elements with each of the R *
+// S taps once, and stores them.
 //
 //   per 2x2 block   R*S FMA, ceil(S/2) shared loads, 4 shared stores
 //   global memory   dy once, but for ceil(R/2) - 1 rows above each band where a plane is cut (1/18 of dy, 1/90 of all
@@ -11,8 +11,8 @@
 //   in flight       loads are a fifth of the traffic: a stage of dy, about 4 KB, x 11 blocks on sm_90, where a fifth of
 //                   36 KB is asked for; stores wait for nothing
 //
-// Lanes take neighbouring columns, whose elements lie 2 apart in dx. In fp32 that would be two wavefronts a store, so the
-// upper half of the warp stores its two elements in the other order and each store meets all 32 banks once.
+// Lanes take neighbouring columns, whose elements lie 2 apart in dx. In fp32 that would be two wavefronts a store, so
+// the upper half of the warp stores its two elements in the other order and each store meets all 32 banks once.
 #include "csrc/transposed/transposed_nchw.h"
 
 namespace convbound::transposed {
@@ -20,7 +20,8 @@ namespace convbound::transposed {
 namespace {
 
 template <typename T, int kFilter>
-__global__ void __launch_bounds__(kThreads, kFilter < 7 ? 8 : 5) dgrad_nchw_stride2_kernel(const __grid_constant__ Params<T> params) {
+__global__ void __launch_bounds__(kThreads, kFilter < 7 ? 8 : 5)
+    dgrad_nchw_stride2_kernel(const __grid_constant__ Params<T> params) {
   constexpr int kWindow = (kFilter + 1) / 2, kTaps = kFilter * kFilter;
   run_tile(params, [&](const Range& range, int planes, T* dx_stage, const Staged<T>& dy_stage, const float* weights) {
     const Tile& tile = params.tile;
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, kFilter < 7 ? 8 : 5) dgrad_nchw_stri
 
       const T* const dy = dy_stage(plane) + (j - range.q);
       T* const dx = dx_stage + plane * h.input * w.input + (2 * j - w.padding - range.w);
-      const auto row = [&](int p, float(&values)[kWindow]) {
+      const auto row = [&](int p, float (&values)[kWindow]) {
         const bool inside = p >= 0 && p < h.output;
 #pragma unroll
         for (int t = 0; t < kWindow; t++) {
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kThreads, kFilter < 7 ? 8 : 5) dgrad_nchw_stri
         }
       };
       const bool left = 2 * j >= w.padding, right = 2 * j + 1 - w.padding < w.input;
-      const auto store = [&](int at, const float(&values)[2]) {
+      const auto store = [&](int at, const float (&values)[2]) {
         if (at < range.h || at >= range.h_end) return;
         T* const to = dx + (at - range.h) * w.input;
         if (swap ? right : left) to[swap] = narrow<T>(swap ? values[1] : values[0]);

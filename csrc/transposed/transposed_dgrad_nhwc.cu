@@ -3,14 +3,15 @@
 //
 // dx is cut into blocks of stride x stride positions as in transposed_nchw.h. A thread owns 16 bytes of channels (8
 // halves) and takes one block after the other: every tap of the filter once, 16-byte loads of dy, 16-byte stores of dx.
-// Neighbouring threads have neighbouring channels, so every access covers whole sectors. Several blocks need one element
-// of dy: it comes from L2 once for each thread block and from L1 after that, for the 8 x 16 blocks of a tile and 128
-// bytes of channels need (8 + halo) * (16 + halo) * 128 bytes: 20 KB for 3x3 at stride 2, of 32 KB for each of 8 resident
-// blocks on sm_90.
+// Neighbouring threads have neighbouring channels, so every access covers whole sectors. Several blocks need one
+// element of dy: it comes from L2 once for each thread block and from L1 after that, for the 8 x 16 blocks of a tile
+// and 128 bytes of channels need (8 + halo) * (16 + halo) * 128 bytes: 20 KB for 3x3 at stride 2, of 32 KB for each of
+// 8 resident blocks on sm_90.
 //
 //   global memory   dx once; dy (9/8 * 17/16) times at 3x3, stride 2, which is 4 % of all traffic
 //   per thread      3x3: 4 loads and 4 stores of 16 bytes for 32 elements, 72 FMA, 26 shared loads of
-//                   filter and bias; else a load of dy for each tap of a block and a shared load of filter for two blocks
+//                   filter and bias; else a load of dy for each tap of a block and a shared load of filter for two
+//                   blocks
 //   in flight       768 threads x 4 x 16 bytes = 48 KB on sm_80 and sm_90
 //
 // Channels that are no multiple of 16 bytes, pointers that are not aligned and channel multipliers take the same kernel
@@ -54,8 +55,8 @@ struct Channels {
   int lane;
 };
 
-// 3x3 at stride 2: the 2x2 block from a window of 2x2 elements of dy. The filter stays in shared memory: in registers it
-// would spill, for the compiler keeps it widened there.
+// 3x3 at stride 2: the 2x2 block from a window of 2x2 elements of dy. The filter stays in shared memory: in registers
+// it would spill, for the compiler keeps it widened there.
 template <typename T, int kElements>
 struct Blocks3x3 {
   static constexpr int kRows = 1;  // blocks at a time, below each other
@@ -122,7 +123,8 @@ struct BlocksAny {
         if (at_w < 0 || at_w >= w.input) continue;
         float sum[kRows][kElements];
 #pragma unroll
-        for (int b = 0; b < kRows; b++) read_slot<kElements>(params.slices, at.filter, params.slices.taps, at.lane, sum[b]);
+        for (int b = 0; b < kRows; b++)
+          read_slot<kElements>(params.slices, at.filter, params.slices.taps, at.lane, sum[b]);
         for (int m = 0; m < params.multiplier; m++) {
           for (int t = 0; t < row_taps; t++) {
             const int p = i + rows.offset[fh] - t * rows.move;
@@ -258,8 +260,8 @@ void dgrad_nhwc(const ConvProblem& p, const Tensors& t, cudaStream_t stream) {
 
 template bool supports_nhwc<0>(const ConvProblem&);
 template bool supports_nhwc<3>(const ConvProblem&);
-#define CONVBOUND_NHWC(T)                                                              \
-  template LaunchShape nhwc_shape<T>(const ConvProblem&);                              \
+#define CONVBOUND_NHWC(T)                                                           \
+  template LaunchShape nhwc_shape<T>(const ConvProblem&);                           \
   template void dgrad_nhwc<T, 0>(const ConvProblem&, const Tensors&, cudaStream_t); \
   template void dgrad_nhwc<T, 3>(const ConvProblem&, const Tensors&, cudaStream_t);
 CONVBOUND_NHWC(__half)

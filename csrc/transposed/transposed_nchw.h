@@ -36,9 +36,9 @@ Axis make_axis(const ConvProblem&, int axis);  // 1 is h, 2 is w; uncut
 
 struct Tile {
   Axis h, w;
-  int planes;      // whole planes in a tile; 1 where a plane is cut
-  int multiplier;  // planes of dy for one of dx
-  int segments, steps;  // stride2: how many threads walk down one column of the tile, and how far
+  int planes;                             // whole planes in a tile; 1 where a plane is cut
+  int multiplier;                         // planes of dy for one of dx
+  int segments, steps;                    // stride2: how many threads walk down one column of the tile, and how far
   int dx_elements, dy_elements, weights;  // of the stages
   int dy_stages;                          // one for each plane of dy where a plane is cut, for then they are runs apart
 
@@ -80,7 +80,7 @@ template <typename T>
 struct Staged {
   const T* stage;
   const T* global;
-  int plane;           // elements of a plane
+  int plane;          // elements of a plane
   int stages, pitch;  // and elements of a stage
 
   // The tile's first row in the plane with this number.
@@ -148,13 +148,13 @@ __device__ __forceinline__ void run_tile(const Params<T>& params, const Compute&
   ptx::cp_async_wait_all();
   __syncthreads();
 
-  T* const dx = params.dx + first_plane * tile.h.input * tile.w.input +
-                static_cast<int64_t>(range.h) * tile.w.input + range.w;
+  T* const dx =
+      params.dx + first_plane * tile.h.input * tile.w.input + static_cast<int64_t>(range.h) * tile.w.input + range.w;
   compute(range, planes, dx_stage + stage_offset(dx),
           Staged<T>{dy_stage, dy, plane_elements, tile.dy_stages, tile.dy_elements}, weights);
   __syncthreads();
-  const int dx_count = (planes - 1) * tile.h.input * tile.w.input + (range.h_end - range.h - 1) * tile.w.input +
-                       range.w_end - range.w;
+  const int dx_count =
+      (planes - 1) * tile.h.input * tile.w.input + (range.h_end - range.h - 1) * tile.w.input + range.w_end - range.w;
   store_run<T, kThreads>(dx, dx_stage, dx_count, thread);
 }
 

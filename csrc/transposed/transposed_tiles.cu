@@ -77,8 +77,8 @@ bool strided_depthwise_dgrad(const ConvProblem& p) {
   bool fine = p.depthwise() && p.c < (1 << 30) && p.k_per_group() <= 64 && p.input[0] == 1 && p.filter[0] == 1 &&
               p.output[0] == 1 && p.stride[0] == 1 && p.padding[0] == 0;
   for (int i = 1; i < 3; i++) {
-    fine = fine && fits(p.input[i] + p.padding[i]) && fits(p.output[i] * p.stride[i]) &&
-           fits(p.filter[i] * p.dilation[i]);
+    fine =
+        fine && fits(p.input[i] + p.padding[i]) && fits(p.output[i] * p.stride[i]) && fits(p.filter[i] * p.dilation[i]);
   }
   return fine && (p.stride[1] > 1 || p.stride[2] > 1);
 }
