@@ -41,7 +41,7 @@ template <Pass kPass, typename T>
 void nchw(const ConvProblem&, const Tensors&, cudaStream_t);
 
 // NHWC. 3x3 has an instance of its own.
-constexpr const char* kNhwcTile = "384 threads, 32 to 128 bytes of channels, whole classes modulo the dilation";
+constexpr const char* kNhwcTile = "320 threads, 32 to 128 bytes of channels, whole classes modulo the dilation";
 bool supports_nhwc(const ConvProblem&);
 template <Pass kPass, typename T>
 LaunchShape nhwc_shape(const ConvProblem&);

@@ -3,16 +3,16 @@
 // A thread owns 16 bytes of channels (8 halves) and makes outputs k and k + 1 of one class, rows f + k * dilation, so
 // that a filter value read from shared memory serves two. Every tap is a 16-byte load of input: the first use of an
 // element in a block comes from L2 and the others from L1. Tiles are cut so that this holds:
-//   - of all columns, as many whole classes of rows as keep to 32 KB with 128, 64 or 32 bytes of channels: classes
+//   - of all columns, as many whole classes of rows as keep to 28 KB with 128, 64 or 32 bytes of channels: classes
 //   share
 //     no input, so everything is read once (DeepLab's 33 x 33 at rate 12: three classes of 128 bytes);
 //   - where one class of rows is larger than that, 32 bytes of channels and a class of rows and columns, or a compact
 //     part of one with halos of R - 1 and S - 1. A sector of 32 bytes is one position, so classes of columns waste
 //     none.
-// 384 threads make 5 resident blocks on sm_80 and sm_90, of 38 and 51 KB of L1 each.
+// 320 threads make at most 6 resident blocks on sm_80 and sm_90, of 32 and 42 KB of L1 each.
 //
-//   in flight   768 threads at least (80 registers) x several loads of 16 bytes: the taps of 3x3 are 18 independent
-//               loads, of which 4 are enough for 48 KB
+//   in flight   640 threads at least (96 registers) x several loads of 16 bytes: the taps of 3x3 are 18 independent
+//               loads, of which 4 are enough for 40 KB
 //
 // Channels that are no multiple of 16 bytes, pointers that are not aligned and channel multipliers take the same kernel
 // with one channel a thread.
@@ -26,8 +26,8 @@ namespace convbound::dilated {
 
 namespace {
 
-constexpr int kThreads = 384;
-constexpr int64_t kCacheBytes = 32 * 1024;
+constexpr int kThreads = 320;
+constexpr int64_t kCacheBytes = 28 * 1024;
 constexpr int64_t kMostBytes = 96 * 1024;
 constexpr int kRows = 2;  // outputs of one thread at a time, below each other in their class
 
@@ -92,7 +92,6 @@ __global__ void __launch_bounds__(kThreads, 2) nhwc_kernel(const __grid_constant
   for (int item = position; item < items; item += positions) {
     const int x = column_class + (first_j + item % columns) * step_w, index = item / columns;
     const int first_y = first_class + index / pairs + (first_k + index % pairs * kRows) * h.dilation;
-    const int last_k = first_k + tile.rows - (first_k + index % pairs * kRows);  // outputs left in the tile
     float sum[kRows][kElements];
 #pragma unroll
     for (int b = 0; b < kRows; b++) read_slot<kElements>(slices, filter, slices.taps, lane, sum[b]);
@@ -104,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, 2) nhwc_kernel(const __grid_constant
 #pragma unroll
       for (int b = 0; b < kRows; b++) {
         const int y = at_y + b * h.dilation;
-        if (y < 0 || y >= h.input || b >= last_k) continue;
+        if (y < 0 || y >= h.input) continue;
         float value[kElements];
         load_widened(in + (static_cast<int64_t>(y) * w.input + at_x) * in_channels + input, value);
         add_product(value, tap, sum[b]);
@@ -123,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, 2) nhwc_kernel(const __grid_constant
 #pragma unroll
     for (int b = 0; b < kRows; b++) {
       const int y = first_y + b * h.dilation;
-      if (y >= h.output || b >= last_k) continue;
+      if (y >= h.output || index % pairs * kRows + b >= tile.rows) continue;
       store_narrowed(out + (static_cast<int64_t>(y) * w.output + x) * slices.channels, sum[b]);
     }
   }
