@@ -1,6 +1,9 @@
 #include "csrc/dispatch/device.h"
 
+#include "csrc/dilated/dilated.h"
 #include "csrc/naive/naive.h"
+#include "csrc/transposed/transposed_nchw.h"
+#include "csrc/transposed/transposed_nhwc.h"
 
 namespace convbound::device {
 
