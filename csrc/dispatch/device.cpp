@@ -1,5 +1,6 @@
 #include "csrc/dispatch/device.h"
 
+#include "csrc/depthwise/depthwise_nchw.h"
 #include "csrc/naive/naive.h"
 
 namespace convbound::device {
