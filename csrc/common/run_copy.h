@@ -21,8 +21,9 @@ struct RunParts {
   static constexpr int kElements = kVectorBytes / sizeof(T);
   int head, vectors, scalars;
 
-  __device__ __forceinline__ RunParts(const T* global, int count) {
-    const int to_boundary = (kElements - elements_after_boundary(global)) % kElements;
+  // `aligned`: the run is known to begin at a boundary.
+  __device__ __forceinline__ RunParts(const T* global, int count, bool aligned) {
+    const int to_boundary = aligned ? 0 : (kElements - elements_after_boundary(global)) % kElements;
     head = to_boundary < count ? to_boundary : count;
     vectors = (count - head) / kElements;
     scalars = count - vectors * kElements;
@@ -32,28 +33,43 @@ struct RunParts {
   __device__ __forceinline__ int scalar(int i) const { return i < head ? i : i + vectors * kElements; }
 };
 
+// Calls body(i) for i = thread, thread + threads, … below count. With kSteps, the most steps that there can be, the
+// loop has no branch; with 0 it is a loop.
+template <int kSteps, typename Body>
+__device__ __forceinline__ void for_each_of_thread(int count, int threads, const Body& body) {
+  const int thread = static_cast<int>(threadIdx.x);
+  if constexpr (kSteps > 0) {
+#pragma unroll
+    for (int step = 0; step < kSteps; step++) {
+      if (thread + step * threads < count) body(thread + step * threads);
+    }
+  } else {
+    for (int i = thread; i < count; i += threads) body(i);
+  }
+}
+
 // Starts to copy global[0, count) to shared[0, count), both of one address modulo 16. Complete for the whole block
-// after cp_async_wait_all() and a barrier.
-template <typename T>
-__device__ __forceinline__ void load_run(T* shared, const T* global, int count) {
-  const RunParts<T> parts(global, count);
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  for (int i = thread; i < parts.vectors; i += threads) {
+// after cp_async_wait_all() and a barrier. kSteps as above; a run of known steps begins at a 16-byte boundary.
+template <int kSteps = 0, typename T>
+__device__ __forceinline__ void load_run(T* shared, const T* global, int count, int threads) {
+  const RunParts<T> parts(global, count, kSteps > 0);
+  const int thread = static_cast<int>(threadIdx.x);
+  for_each_of_thread<kSteps>(parts.vectors, threads, [&](int i) {
     const int at = parts.head + i * RunParts<T>::kElements;
     ptx::cp_async<kVectorBytes>(shared + at, global + at);
-  }
+  });
   if (thread < parts.scalars) shared[parts.scalar(thread)] = global[parts.scalar(thread)];
 }
 
-// Copies shared[0, count) to global[0, count), both of one address modulo 16.
-template <typename T>
-__device__ __forceinline__ void store_run(T* global, const T* shared, int count) {
-  const RunParts<T> parts(global, count);
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  for (int i = thread; i < parts.vectors; i += threads) {
+// Copies shared[0, count) to global[0, count) in the same way.
+template <int kSteps = 0, typename T>
+__device__ __forceinline__ void store_run(T* global, const T* shared, int count, int threads) {
+  const RunParts<T> parts(global, count, kSteps > 0);
+  const int thread = static_cast<int>(threadIdx.x);
+  for_each_of_thread<kSteps>(parts.vectors, threads, [&](int i) {
     const int at = parts.head + i * RunParts<T>::kElements;
     *reinterpret_cast<uint4*>(global + at) = *reinterpret_cast<const uint4*>(shared + at);
-  }
+  });
   if (thread < parts.scalars) global[parts.scalar(thread)] = shared[parts.scalar(thread)];
 }
 

@@ -17,4 +17,13 @@ LaunchShape nchw_bands_shape(const ConvProblem&);
 template <Pass kPass, typename T, int kFilter, int kStride>
 void nchw_bands(const ConvProblem&, const Tensors&, cudaStream_t);
 
+constexpr const char* kTiledTile = "128 threads: 4 rows of 16 bytes each at stride 1, of one column at others";
+
+template <Pass kPass, typename T, bool kUnitStride>
+bool nchw_tiled_supports(const ConvProblem&);
+template <Pass kPass, typename T, bool kUnitStride>
+LaunchShape nchw_tiled_shape(const ConvProblem&);
+template <Pass kPass, typename T, bool kUnitStride>
+void nchw_tiled(const ConvProblem&, const Tensors&, cudaStream_t);
+
 }  // namespace convbound::depthwise

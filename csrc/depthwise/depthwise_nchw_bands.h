@@ -14,14 +14,15 @@
 // Traffic: every output written once, every input read once, but for the R - stride rows that two bands share: with
 // 28 KB for a block's input and output that is 2 of 28 rows at 3x3 on 112 x 112 halves.
 //
-// Tile: the whole strip is unrolled (14 rows, for 7x7 7: code of 14 KB), so no FMA is spent on rows that do not count.
-// Lanes lie along W, in slots of a power of two for several planes of which the banks differ (bank_conflicts in the
-// plan). In flight on a multiprocessor: a block's input is about 6 to 14 KB; 228 KB of shared memory hold 8 such blocks
-// or more (at least 64 KB in flight), 100 KB hold 3 (at least 18 KB).
+// Tile: the whole strip is unrolled (14 rows, on known planes up to 28, for 7x7 7: code of 14 KB), so no FMA is spent
+// on rows that do not count. Lanes lie along W, in slots of a power of two for several planes of which the banks differ
+// (bank_conflicts in the plan). In flight on a multiprocessor: a block's input is about 6 to 14 KB; 228 KB of shared
+// memory hold 8 such blocks or more (at least 64 KB in flight), 100 KB hold 3 (at least 18 KB).
 #pragma once
 
 #include "csrc/common/divisor.h"
 #include "csrc/common/numeric.h"
+#include "csrc/common/pair.h"
 #include "csrc/common/run_copy.h"
 #include "csrc/common/shared.h"
 #include "csrc/depthwise/depthwise_nchw_bands_plan.h"
@@ -34,7 +35,7 @@ template <typename T, int kFilter, int kStride, bool kPairs, int kPlane>
 struct BandTraits {
   static constexpr bool kWholePlane = kPlane == 7;  // per thread: 49 outputs, all edges known to the compiler
   static constexpr int kColumns = kWholePlane ? 7 : kStride == 1 && (kPairs || sizeof(T) == 2) ? 2 : 1;
-  static constexpr int kStrip = kFilter == 7 || kWholePlane ? 7 : 14;
+  static constexpr int kStrip = kFilter == 7 || kWholePlane ? 7 : kPlane >= 28 ? 28 : 14;
   static constexpr int kInRows = (kStrip - 1) * kStride + kFilter;
   static constexpr int kSpan = (kColumns - 1) * kStride + kFilter;  // columns of input
   static constexpr int kPadding = kFilter / 2;                      // where the filter is centred
@@ -47,6 +48,18 @@ struct BandTraits {
     return {sizeof(T), kColumns, kStrip, static_cast<int>(kPairs ? 2 * sizeof(T) : sizeof(T))};
   }
 
+  // The plan for planes of known size.
+  static constexpr BandPlan plan() {
+    if (kPlane == 0) return {};
+    return plan_bands({1, 1, 1, kPlane, kPlane, kPlane, kPlane, kPadding, kPadding, kFilter, kFilter, 1, 1, false},
+                      shape());
+  }
+  // Steps of a block's copy of its planes, where they are known: those of the plan, whose blocks begin at 16-byte
+  // boundaries.
+  static constexpr int kSteps =
+      kPlane == 0 ? 0 : divide_up(plan().planes * kPlane * kPlane * static_cast<int>(sizeof(T)) / 16, plan().threads);
+
+  static_assert(kPlane == 0 || plan().planes * kPlane * kPlane * sizeof(T) % 16 == 0, "blocks begin at boundaries");
   static_assert(kFilter % 2 == 1 && (kStride == 1 || kStride == 2), "the filter has a centre");
   static_assert(kPlane == 0 || (kPlane % kStrip == 0 && kStride == 1), "a plane is a number of strips");
   static_assert(!(kPairs && kWholePlane), "7 columns are no pairs");
@@ -65,33 +78,25 @@ struct BandParams {
   unsigned linear_columns_reciprocal;  // 2^31 / columns, rounded up
 };
 
-// Two elements in one register or two.
-template <typename T>
-struct Pair {
-  using Word = std::conditional_t<sizeof(T) == 2, unsigned, uint2>;
-  union {
-    Word word;
-    T element[2];
-  };
-  __device__ __forceinline__ Pair() : word{} {}
-};
-
-// The filters of planes `first`, … of the block: channels follow each other, and the first follows the last.
+// Copies the filters of a block's planes to shared memory: channels follow each other, and the first follows the last.
+// Few are copied one by one, for less arithmetic, many as runs.
 template <typename T, int kTaps>
-__device__ __forceinline__ T* load_filters(T* buffer, const T* filter, int first, int planes, int filters) {
-  const T* const global = filter + static_cast<int64_t>(first) * kTaps;
-  T* const shared = buffer + elements_after_boundary(global);
-  const int until_last = (filters - first) * kTaps, count = planes * kTaps;
-  if (count < until_last + 1) {
-    load_run(shared, global, count);
-  } else if (planes < filters + 1 && elements_after_boundary(filter + filters * kTaps) == 0 &&
-             elements_after_boundary(filter) == 0) {
-    load_run(shared, global, until_last);
-    load_run(shared + until_last, filter, count - until_last);
+__device__ __forceinline__ T* load_filters(T* buffer, const T* filter, int first, int planes, int filters,
+                                           int threads) {
+  constexpr int kFew = 256;
+  const int all = filters * kTaps, begin = first * kTaps, count = planes * kTaps;
+  T* const shared = buffer + elements_after_boundary(filter + begin);
+  const bool wraps = begin + count > all;
+  if (count > kFew && (!wraps || (planes < filters && elements_after_boundary(filter + all) == 0 &&
+                                  elements_after_boundary(filter) == 0))) {
+    const int until_last = wraps ? all - begin : count;
+    load_run(shared, filter + begin, until_last, threads);
+    if (wraps) load_run(shared + until_last, filter, count - until_last, threads);
   } else {
-    const int all = filters * kTaps;
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
-      shared[i] = filter[(first * kTaps + i) % all];
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
+      int at = begin + i;
+      if (at >= all) at %= all;
+      shared[i] = filter[at];
     }
   }
   return shared;
@@ -104,7 +109,9 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
   using Traits = BandTraits<T, kFilter, kStride, kPairs, kPlane>;
   constexpr int kColumns = Traits::kColumns, kStrip = Traits::kStrip, kTaps = kFilter * kFilter;
   const PlaneProblem& p = params.problem;
-  const BandPlan& plan = params.plan;
+  constexpr BandPlan kPlan = Traits::plan();
+  const BandPlan plan = kPlane > 0 ? kPlan : params.plan;
+  const int multiplier = kPlane > 0 ? 1 : p.multiplier;
   const int in_h = kPlane > 0 ? kPlane : p.in_h, in_w = kPlane > 0 ? kPlane : p.in_w;
   const int out_h = kPlane > 0 ? kPlane : p.out_h, out_w = kPlane > 0 ? kPlane : p.out_w;
   const int pad_h = kPlane > 0 ? Traits::kPadding : p.pad_h;
@@ -122,26 +129,30 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
   const int in_end = plan.bands == 1 ? in_h : min(max(above + (rows - 1) * kStride + kFilter, in_first), in_h);
   const int in_rows = kPlane > 0 ? kPlane : in_end - in_first;
   int64_t in_plane = first;
-  const int beside = take(in_plane, params.multiplier);  // output planes of the first input plane that others own
-  const int in_planes = p.multiplier == 1 ? planes : (beside + planes - 1) / p.multiplier + 1;
+  const int beside =
+      kPlane > 0 ? 0 : take(in_plane, params.multiplier);  // output planes of the first input plane that others own
+  const int in_planes = multiplier == 1 ? planes : (beside + planes - 1) / multiplier + 1;
   int64_t any_filter = first;
   const int first_filter = take(any_filter, params.filters);
 
   unsigned char* const memory = dynamic_shared<unsigned char>();
   const T* const in = params.in + in_plane * in_h * in_w + in_first * in_w;
   T* const out = params.out + first * out_h * out_w + first_row * out_w;
-  T* const xs = reinterpret_cast<T*>(memory) + elements_after_boundary(in);
-  T* const ys = reinterpret_cast<T*>(memory + plan.x_bytes + plan.w_bytes) + elements_after_boundary(out);
-  load_run(xs, in, in_planes * in_rows * in_w);
+  constexpr bool kAligned = Traits::kSteps > 0;
+  T* const xs = reinterpret_cast<T*>(memory) + (kAligned ? 0 : elements_after_boundary(in));
+  T* const ys =
+      reinterpret_cast<T*>(memory + plan.x_bytes + plan.w_bytes) + (kAligned ? 0 : elements_after_boundary(out));
+  const int threads = kPlane > 0 ? kPlan.threads : static_cast<int>(blockDim.x);
+  load_run<Traits::kSteps>(xs, in, in_planes * in_rows * in_w, threads);
   const T* const ws = load_filters<T, kTaps>(reinterpret_cast<T*>(memory + plan.x_bytes), params.filter, first_filter,
-                                             planes, p.filters);
+                                             planes, p.filters, threads);
   ptx::cp_async_wait_all();
   __syncthreads();
 
   // What this thread owns: a plane, and of its strips and columns some.
   const int lane = static_cast<int>(threadIdx.x) % kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
-  int plane = 0, slot_column = 0, unit = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
-  int units = divide_up(rows, kStrip);
+  int plane = 0, slot_column = 0, unit = static_cast<int>(threadIdx.x), step = threads;
+  int units = (rows + kStrip - 1) / kStrip;
   const bool linear = kPlane == 0 && plan.linear;
   if (linear) {
     units *= plan.columns;
@@ -152,7 +163,7 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
     const int planes_up = (set << groups_log2) | (lane >> plan.slot_log2);
     plane = (planes_up << plan.apart_log2) | (warp & ((1 << plan.apart_log2) - 1));
     unit = warp >> beside_log2;
-    step = static_cast<int>(blockDim.x) / kLanes >> beside_log2;
+    step = threads / kLanes >> beside_log2;
   }
   if (plane < planes && slot_column < plan.columns) {
     float w[kTaps];
@@ -160,9 +171,13 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
     const int w_step = p.flip ? -1 : 1;
 #pragma unroll
     for (int tap = 0; tap < kTaps; tap++) w[tap] = widen(wp[tap * w_step]);
-    const int filter_index = first_filter + plane;
-    const float bias = params.bias == nullptr ? 0.0f : widen(params.bias[filter_index % p.filters]);
-    const int x_plane = p.multiplier == 1 ? plane : (beside + plane) / p.multiplier;
+    float bias = 0;
+    if (params.bias != nullptr) {
+      int filter = first_filter + plane;
+      if (filter >= p.filters) filter %= p.filters;
+      bias = widen(params.bias[filter]);
+    }
+    const int x_plane = multiplier == 1 ? plane : (beside + plane) / multiplier;
 
     for (; unit < units; unit += step) {
       int strip = unit, column = slot_column;
@@ -199,10 +214,11 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
           if constexpr (kPairs) {
 #pragma unroll
             for (int k = 0; k < kLoads; k++) {
-              Pair<T> pair;
-              if (inside[k]) pair.word = *reinterpret_cast<const typename Pair<T>::Word*>(x + i * in_w + 2 * k);
-              v[2 * k] = widen(pair.element[0]);
-              v[2 * k + 1] = widen(pair.element[1]);
+              typename PairOf<T>::Word pair = PairOf<T>::narrow(0, 0);
+              if (inside[k]) pair = *reinterpret_cast<const typename PairOf<T>::Word*>(x + i * in_w + 2 * k);
+              const float2 wide = PairOf<T>::widen(pair);
+              v[2 * k] = wide.x;
+              v[2 * k + 1] = wide.y;
             }
           } else {
 #pragma unroll
@@ -225,10 +241,7 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
         const int row = (i - kFilter + 1) / kStride;  // the output row that this row of input completes
         if (i >= kFilter - 1 && (i - kFilter + 1) % kStride == 0 && (kPlane > 0 || row0 + row < rows)) {
           if constexpr (kPairs && kColumns == 2) {
-            Pair<T> pair;
-            pair.element[0] = narrow<T>(sum[row][0]);
-            pair.element[1] = narrow<T>(sum[row][1]);
-            *reinterpret_cast<typename Pair<T>::Word*>(y + row * out_w) = pair.word;
+            *reinterpret_cast<typename PairOf<T>::Word*>(y + row * out_w) = PairOf<T>::narrow(sum[row][0], sum[row][1]);
           } else {
 #pragma unroll
             for (int c = 0; c < kColumns; c++) {
@@ -240,7 +253,7 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
     }
   }
   __syncthreads();
-  store_run(out, ys, planes * rows * out_w);
+  store_run<Traits::kSteps>(out, ys, planes * rows * out_w, threads);
 }
 
 template <typename T, int kFilter, int kStride, bool kPairs, int kPlane>

@@ -36,9 +36,9 @@ struct BandShape {
   int element, columns, strip, access;  // bytes; outputs of a thread along W and H; bytes of a shared load
 };
 
-inline int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
+constexpr int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
-inline int log2_up(int value) {
+constexpr int log2_up(int value) {
   int result = 0;
   for (int reach = 1; reach < value; reach *= 2) result++;
   return result;
@@ -46,11 +46,11 @@ inline int log2_up(int value) {
 
 // The most 4-byte words on one bank when lanes load what they share out so: 1 is ideal. Lanes with 8 bytes go by
 // half-warps.
-inline int bank_conflicts(int plane_bytes, int lane_bytes, int columns, int slot_log2, int apart, int access) {
+constexpr int bank_conflicts(int plane_bytes, int lane_bytes, int columns, int slot_log2, int apart, int access) {
   const int at_once = access == 8 ? kLanes / 2 : kLanes, per_lane = std::max(1, access / 4);
   int most = 1;
   for (int first = 0; first < kLanes; first += at_once) {
-    int words[kLanes * 2], count = 0, on_bank[kLanes] = {};
+    int words[kLanes * 2] = {}, count = 0, on_bank[kLanes] = {};
     for (int i = 0; i < at_once; i++) {
       const int lane = first + i, column = lane & ((1 << slot_log2) - 1);
       if (column >= columns) continue;
@@ -65,7 +65,7 @@ inline int bank_conflicts(int plane_bytes, int lane_bytes, int columns, int slot
   return most;
 }
 
-inline BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
+constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
   BandPlan plan{};
   const int64_t in_row = int64_t{p.in_w} * shape.element, out_row = int64_t{p.out_w} * shape.element;
   const int64_t whole = p.in_h * in_row + p.out_h * out_row;
@@ -101,7 +101,7 @@ inline BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
                             plan.slot_log2, apart, shape.columns == 2 ? shape.access : shape.element);
     };
     int fewest = conflicts(1);
-    for (int log2 = 1; log2 < 4; log2++) {
+    for (int log2 = 1; log2 < 3; log2++) {
       const int found = conflicts(1 << log2);
       if (found < fewest && (groups << log2) * whole <= kManyPlanesBytes) {
         fewest = found;

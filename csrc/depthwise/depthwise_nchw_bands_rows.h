@@ -7,21 +7,23 @@
 
 namespace convbound::depthwise {
 
-// Calls visit.template operator()<kPairs, kPlane>() with the instance for the problem; `aligned` says that pairs of
-// elements of input and output are.
-template <int kFilter, int kStride, typename Visit>
-auto choose_bands(const PlaneProblem& p, bool aligned, const Visit& visit) {
+// Calls visit.template operator()<kPairs, kPlane>() with the instance for the problem `addresses` is the bitwise or of
+// those of input and output.
+template <typename T, int kFilter, int kStride, typename Visit>
+auto choose_bands(const PlaneProblem& p, uintptr_t addresses, const Visit& visit) {
   constexpr int kCentre = kFilter / 2;
-  const bool pairs = aligned && p.in_w % 2 == 0 && p.pad_w == kCentre && (kStride == 2 || p.out_w % 2 == 0);
+  const bool vectors = addresses % kVectorBytes == 0;
+  const bool pairs =
+      addresses % (2 * sizeof(T)) == 0 && p.in_w % 2 == 0 && p.pad_w == kCentre && (kStride == 2 || p.out_w % 2 == 0);
   if constexpr (kFilter == 3 && kStride == 1) {
     const auto is = [&](int size) {
-      return p.in_h == size && p.in_w == size && p.out_h == size && p.out_w == size && p.pad_h == kCentre &&
-             p.pad_w == kCentre;
+      return p.in_h == size && p.in_w == size && p.out_h == size && p.out_w == size && p.multiplier == 1 &&
+             p.pad_h == kCentre && p.pad_w == kCentre;
     };
-    if (is(7)) return visit.template operator()<false, 7>();
-    if (pairs && is(14)) return visit.template operator()<true, 14>();
-    if (pairs && is(28)) return visit.template operator()<true, 28>();
-    if (pairs && is(56)) return visit.template operator()<true, 56>();
+    if (vectors && is(7)) return visit.template operator()<false, 7>();
+    if (vectors && pairs && is(14)) return visit.template operator()<true, 14>();
+    if (vectors && pairs && is(28)) return visit.template operator()<true, 28>();
+    if (vectors && pairs && is(56)) return visit.template operator()<true, 56>();
   }
   return pairs ? visit.template operator()<true, 0>() : visit.template operator()<false, 0>();
 }
@@ -29,7 +31,7 @@ auto choose_bands(const PlaneProblem& p, bool aligned, const Visit& visit) {
 template <Pass kPass, typename T, int kFilter, int kStride>
 LaunchShape nchw_bands_shape(const ConvProblem& problem) {
   const PlaneProblem p = plane_problem<kPass>(problem);
-  return choose_bands<kFilter, kStride>(p, true, [&]<bool kPairs, int kPlane>() {
+  return choose_bands<T, kFilter, kStride>(p, 0, [&]<bool kPairs, int kPlane>() {
     return bands_shape(p, plan_bands(p, BandTraits<T, kFilter, kStride, kPairs, kPlane>::shape()));
   });
 }
@@ -46,8 +48,8 @@ template <Pass kPass, typename T, int kFilter, int kStride>
 void nchw_bands(const ConvProblem& problem, const Tensors& t, cudaStream_t stream) {
   constexpr bool kForward = kPass == Pass::kFprop;
   const PlaneProblem p = plane_problem<kPass>(problem);
-  const auto aligned = [](const void* address) { return reinterpret_cast<uintptr_t>(address) % (2 * sizeof(T)) == 0; };
-  choose_bands<kFilter, kStride>(p, aligned(t.x) && aligned(t.y), [&]<bool kPairs, int kPlane>() {
+  const uintptr_t addresses = reinterpret_cast<uintptr_t>(t.x) | reinterpret_cast<uintptr_t>(t.y);
+  choose_bands<T, kFilter, kStride>(p, addresses, [&]<bool kPairs, int kPlane>() {
     launch_bands<T, kFilter, kStride, kPairs, kPlane>(
         kForward ? "depthwise_fprop_nchw_bands" : "depthwise_dgrad_nchw_bands", p, t, kForward, stream);
   });
