@@ -1,5 +1,6 @@
 #include "csrc/dispatch/device.h"
 
+#include "csrc/depthwise/depthwise_nchw.h"
 #include "csrc/dilated/dilated.h"
 #include "csrc/naive/naive.h"
 #include "csrc/transposed/transposed_nchw.h"

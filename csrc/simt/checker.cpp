@@ -80,7 +80,8 @@ void Checker::warp_barrier(unsigned warp, unsigned lanes) {
 // Registers that live in memory here: the kernel's parameters, its local variables, threadIdx and friends.
 bool Checker::is_private(uintptr_t address) const {
   if (block_.on_stack(reinterpret_cast<const void*>(address))) return true;
-  for (const uintptr_t builtin : builtins_) {  // each by itself: shared memory may lie between them
+  // One by one: shared memory may lie between them.
+  for (const uintptr_t builtin : builtins_) {
     if (address - builtin < sizeof(uint3)) return true;
   }
   const KernelCall& call = block_.launch().call;

@@ -76,7 +76,7 @@ class Checker {
   uint32_t epoch_ = 0;
   uint32_t first_epoch_ = 0;
   Tensor* last_tensor_ = nullptr;
-  std::array<uintptr_t, 4> builtins_{};
+  std::array<uintptr_t, 4> builtins_{};  // addresses of threadIdx and friends
 };
 
 }  // namespace convbound::simt

@@ -1,0 +1,29 @@
+// The depthwise kernels on planes in NCHW as rows of the registry: depthwise_nchw_instances.inc lists them.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "csrc/depthwise/depthwise_nchw_problem.h"
+
+namespace convbound::depthwise {
+
+constexpr const char* kBandsTile = "whole planes or a band of one; 14 rows (7x7: 7) of 1, 2 or 7 columns a thread";
+
+template <Pass kPass, typename T, int kFilter, int kStride>
+bool nchw_bands_supports(const ConvProblem&);
+template <Pass kPass, typename T, int kFilter, int kStride>
+LaunchShape nchw_bands_shape(const ConvProblem&);
+template <Pass kPass, typename T, int kFilter, int kStride>
+void nchw_bands(const ConvProblem&, const Tensors&, cudaStream_t);
+
+constexpr const char* kTiledTile = "128 threads: 4 rows of 16 bytes each at stride 1, of one column at others";
+
+template <Pass kPass, typename T, bool kUnitStride>
+bool nchw_tiled_supports(const ConvProblem&);
+template <Pass kPass, typename T, bool kUnitStride>
+LaunchShape nchw_tiled_shape(const ConvProblem&);
+template <Pass kPass, typename T, bool kUnitStride>
+void nchw_tiled(const ConvProblem&, const Tensors&, cudaStream_t);
+
+}  // namespace convbound::depthwise
