@@ -56,6 +56,8 @@ py::dict describe(const simt::LaunchTrace& trace) {
   text["traffic_ratio"] = trace.traffic_ratio();
   text["coalescing"] = trace.coalescing();
   text["bank_conflicts"] = trace.bank_conflicts();
+  text["loaded_bytes_by_width"] = trace.loaded_bytes_by_width;  // of 1, 2, 4, 8 and 16 bytes
+  text["stored_bytes_by_width"] = trace.stored_bytes_by_width;
   text["report"] = to_string(trace);
   return text;
 }

@@ -52,20 +52,28 @@ def select(problem: ConvProblem, row: dict[str, Any], profile: str) -> dict[str,
 
 
 def run_row(
-    row: dict[str, Any], operands: Operands, problem: ConvProblem, options: str, registered_pass: str | None = None
+    row: dict[str, Any],
+    operands: Operands,
+    problem: ConvProblem,
+    options: str,
+    registered_pass: str | None = None,
+    *,
+    aligned: bool = False,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """The results of one row by name, from operands amid NaN into outputs amid NaN; and the traces, if asked for.
+
+    The tensors lie at odd offsets, or aligned as new ones are, where kernels with vector accesses take another path.
 
     The checker is told that the row computes `registered_pass`, its own unless a test of the checker says otherwise.
     """
     pass_ = row["pass"].name
     channels_last = row["layout"].name == "NHWC"
     dtype = operands.x.dtype
-    t = operands.map(lambda tensor: amid_nan(tensor, channels_last))
+    t = operands.map(lambda tensor: amid_nan(tensor, channels_last, aligned))
 
     def output(shape: tuple[int, ...]) -> Tensor:
         like = fakes.empty_dense(torch.empty(0, dtype=dtype), shape, channels_last and len(shape) > 1)
-        return amid_nan(like.fill_(torch.nan), channels_last)
+        return amid_nan(like.fill_(torch.nan), channels_last, aligned)
 
     written = {"fprop": ("y",), "dgrad": ("x",), "wgrad": ("w", "bias")}[pass_]
     shapes = {"x": problem.x_shape, "w": problem.w_shape, "y": problem.y_shape, "bias": (problem.k,)}
