@@ -9,9 +9,10 @@ namespace convbound::depthwise {
 
 namespace {
 
+// 3x3 takes slices of 64 bytes; from 5x5 on the halo is dearer, and half the slice allows a tile of twice the outputs.
 template <typename Element, int kFilterSize, int kStrideSize>
-struct Traits : PatchTraits<Element, kFilterSize == 3 ? 4 : static_cast<int>(sizeof(Element)), 2, 7> {
-  using Base = PatchTraits<Element, kFilterSize == 3 ? 4 : static_cast<int>(sizeof(Element)), 2, 7>;
+struct Traits : PatchTraits<Element, kFilterSize == 3 ? 4 : 2, 2, 7> {
+  using Base = PatchTraits<Element, kFilterSize == 3 ? 4 : 2, 2, 7>;
   static constexpr int kFilter = kFilterSize;
   static constexpr int kStride = kStrideSize;
   static constexpr int kTaps = kFilter * kFilter;
@@ -20,33 +21,14 @@ struct Traits : PatchTraits<Element, kFilterSize == 3 ? 4 : static_cast<int>(siz
   static constexpr int kRowGroup = Base::kRows * kStride;
   static constexpr int kInputRows = (Base::kRows - 1) * kStride + kFilter;
   static constexpr int kInputColumns = (Base::kColumns - 1) * kStride + kFilter;
-  // Up to 5x5 a lane keeps its two filters in registers; 98 of them would be too many.
-  static constexpr bool kFilterInRegisters = kFilter < 5;
+  // A lane keeps its two filters in registers if they are 3x3; 50 or 98 of them would be too many.
+  static constexpr bool kFilterInRegisters = kFilter == 3;
   static constexpr int kRawFilterBytes = kTaps * Base::kPosition;
   static constexpr int kFilterBytes = kRawFilterBytes + (kFilterInRegisters ? 0 : kTaps * Base::kChannels * 4);
   static constexpr int kBlocks = kFilter == 3 ? 6 : 5;
-  static constexpr int64_t kTileBytes = 24 * 1024;
+  static constexpr int64_t kTileBytes = (kStride == 1 ? 26 : 36) * 1024;
   static constexpr int kRounds = 4;
 };
-
-// Copies the filters of the slice as they lie in memory, [channel][r][s]: they are one run.
-template <typename Tr, typename T>
-__device__ __forceinline__ void copy_filter(const TileParams<T>& p, int channel, unsigned char* to) {
-  const T* from = p.filter + static_cast<int64_t>(channel) * Tr::kTaps;
-  const int elements = min(p.channels - channel, Tr::kChannels) * Tr::kTaps;
-  for (int i = static_cast<int>(threadIdx.x); i < Tr::kTaps * Tr::kVectors; i += kTileThreads) {
-    const int first = i * Tr::kPerVector;
-    const int there = min(max(elements - first, 0), Tr::kPerVector);
-    if (p.vector_filter) {
-      ptx::cp_async<16>(to + i * 16, there > 0 ? from + first : p.filter, there * static_cast<int>(sizeof(T)));
-    } else {
-#pragma unroll
-      for (int e = 0; e < Tr::kPerVector; e++) {
-        reinterpret_cast<T*>(to + i * 16)[e] = e < there ? from[first + e] : narrow<T>(0.0f);
-      }
-    }
-  }
-}
 
 // Tap t of a lane's two channels.
 template <typename Tr>
@@ -99,10 +81,9 @@ __device__ __forceinline__ void accumulate(const unsigned char* patch, int pitch
 
 template <typename Tr, typename Weight>
 __device__ __forceinline__ void compute_patches(const TileParams<typename Tr::T>& p, const TilePlace& place,
-                                                const unsigned char* tile, unsigned char* staging,
-                                                const Weight& weight) {
+                                                unsigned char* tile, const Weight& weight) {
   const int lane = static_cast<int>(threadIdx.x) % Tr::kLanes;
-  const float2 bias = bias_pair(p, place.channel + 2 * lane);
+  const float2 bias = bias_pair<Tr>(p, tile + p.bias_offset, lane);
   for (int first = 0; first < p.slots; first += Tr::kSlots) {
     const int slot = first + static_cast<int>(threadIdx.x) / Tr::kLanes;
     const bool active = slot < p.slots;
@@ -117,7 +98,7 @@ __device__ __forceinline__ void compute_patches(const TileParams<typename Tr::T>
       accumulate<Tr>(tile + patch.position * Tr::kPosition + lane * 2 * sizeof(typename Tr::T), p.pitch * Tr::kPosition,
                      p.row_skew * Tr::kPosition, weight, sum);
     }
-    store_patch<Tr>(p, place, patch, active, staging, sum);
+    store_patch<Tr>(p, place, patch, active, tile + p.staging_offset, sum);
   }
 }
 
@@ -128,7 +109,11 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
   unsigned char* raw_filter = tile + p.filter_offset;
   const TilePlace place = tile_place<Tr>(p);
   copy_tile<Tr>(p, place, tile, 0);
-  copy_filter<Tr>(p, place.channel, raw_filter);
+  copy_bias<Tr>(p, place.channel, tile + p.bias_offset);
+  // The filters of the slice are one run of memory, [channel][r][s].
+  copy_run(p.filter + static_cast<int64_t>(place.channel) * Tr::kTaps,
+           min(p.channels - place.channel, Tr::kChannels) * Tr::kTaps, Tr::kTaps * Tr::kVectors, p.vector_filter,
+           raw_filter);
   ptx::cp_async_wait_all();
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x) % Tr::kLanes;
@@ -138,13 +123,13 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
     for (int t = 0; t < Tr::kTaps; t++) {
       taps[t] = p.flip ? raw_tap<Tr>(raw_filter, lane, Tr::kTaps - 1 - t) : raw_tap<Tr>(raw_filter, lane, t);
     }
-    compute_patches<Tr>(p, place, tile, tile + p.staging_offset, [&](int t) { return taps[t]; });
+    compute_patches<Tr>(p, place, tile, [&](int t) { return taps[t]; });
   } else {
     auto* filter = reinterpret_cast<float*>(raw_filter + Tr::kRawFilterBytes);
     spread_filter<Tr>(raw_filter, filter, p.flip);
     __syncthreads();
     const float* mine = filter + lane;
-    compute_patches<Tr>(p, place, tile, tile + p.staging_offset,
+    compute_patches<Tr>(p, place, tile,
                         [&](int t) { return float2{mine[t * Tr::kChannels], mine[t * Tr::kChannels + Tr::kLanes]}; });
   }
 }

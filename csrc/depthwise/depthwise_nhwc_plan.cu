@@ -4,7 +4,7 @@
 // weighs them for each tile that fits in shared memory, in positions of one slice (32 or 64 bytes), and takes the
 // least:
 //
-//   cost = input loaded + outputs computed * max(1, taps / 9) + filter loaded + a constant per block
+//   cost = input loaded + outputs computed * max(1, taps / 24) + filter loaded + a constant per block
 //
 // Small images are taken several to a block, which shares the filter. Fewer blocks than two for each of 132
 // multiprocessors cost in proportion.
@@ -129,7 +129,7 @@ TilePlan plan_tile(const Gather& g, const PatchShape& shape) {
         const int64_t computed =
             divide_up(h.patches * w.patches * images, shape.slots) * shape.slots * shape.rows * shape.columns;
         const double per_block = static_cast<double>(taps + kPositionsPerBlock) +
-                                 static_cast<double>(computed) * std::max(1.0, static_cast<double>(taps) / 9);
+                                 static_cast<double>(computed) * std::max(1.0, static_cast<double>(taps) / 24);
         const double cost = (static_cast<double>(h.loaded * w.loaded * g.images * plan.slices) +
                              per_block * static_cast<double>(plan.blocks)) *
                             static_cast<double>(std::max(plan.blocks, kEnoughBlocks)) /

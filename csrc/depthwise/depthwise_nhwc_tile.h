@@ -61,12 +61,12 @@ struct TileParams {
   IndexDivisor per_source;
   int gathered;
   bool flip;  // the gradient of the input is a convolution with the filter turned around
-  bool vector_source, vector_filter, vector_result;  // 16-byte accesses are aligned
-  int rows, columns;                                 // of the tile
-  int pitch, row_skew, image_positions;              // in positions, see TilePlan
-  int slots, chunks;                                 // patches, and 16-byte vectors, of the block
+  bool vector_source, vector_filter, vector_bias, vector_result;  // 16-byte accesses are aligned
+  int rows, columns;                                              // of the tile
+  int pitch, row_skew, image_positions;                           // in positions, see TilePlan
+  int slots, chunks;                                              // patches, and 16-byte vectors, of the block
   int patches_h, patches_w, images_per_block;
-  int staging_offset, filter_offset;  // bytes of shared memory
+  int staging_offset, bias_offset, filter_offset;  // bytes of shared memory
   IndexDivisor by_columns, by_rows, by_patches_w, by_patches_h, by_column_group, by_row_group;
   IndexDivisor slices, tiles_w, tiles_h;
 };
@@ -122,6 +122,37 @@ __device__ __forceinline__ void copy_tile(const TileParams<T>& p, const TilePlac
   }
 }
 
+// Starts the copy of a run of elements, zeros after the first `there` of them, as the tile's.
+template <typename T>
+__device__ __forceinline__ void copy_run(const T* from, int there, int vectors, bool aligned, unsigned char* to) {
+  constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
+  for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kTileThreads) {
+    const int left = min(max(there - i * kPerVector, 0), kPerVector);
+    if (aligned) {
+      ptx::cp_async<16>(to + i * 16, left > 0 ? from + i * kPerVector : from, left * static_cast<int>(sizeof(T)));
+    } else {
+#pragma unroll
+      for (int e = 0; e < kPerVector; e++) {
+        reinterpret_cast<T*>(to)[i * kPerVector + e] = e < left ? from[i * kPerVector + e] : narrow<T>(0.0f);
+      }
+    }
+  }
+}
+
+// Starts the copy of the slice's bias.
+template <typename Traits, typename T>
+__device__ __forceinline__ void copy_bias(const TileParams<T>& p, int channel, unsigned char* to) {
+  if (p.bias == nullptr) return;
+  copy_run(p.bias + channel, p.channels - channel, Traits::kVectors, p.vector_bias, to);
+}
+
+// The bias of a lane's two channels.
+template <typename Traits, typename T>
+__device__ __forceinline__ float2 bias_pair(const TileParams<T>& p, const unsigned char* bias, int lane) {
+  if (p.bias == nullptr) return {0.0f, 0.0f};
+  return widen_pair(reinterpret_cast<const PairOf<T>*>(bias)[lane]);
+}
+
 // The patch of a slot: where its input begins in the tile, and its first output.
 struct PatchPlace {
   int position;
@@ -144,9 +175,10 @@ __device__ __forceinline__ void store_patch(const TileParams<T>& p, const TilePl
                                             const float2 (&sum)[Traits::kRows][Traits::kColumns]) {
   constexpr int kVectors = Traits::kVectors, kPerVector = Traits::kPerVector, kColumns = Traits::kColumns;
   constexpr int kAtOnce = Traits::kLanes / kVectors;  // positions that the lanes of a patch store together
+  constexpr int kRounded = (kColumns + kAtOnce - 1) / kAtOnce * kAtOnce;
   const int lane = static_cast<int>(threadIdx.x) % Traits::kLanes;
-  unsigned char* mine =
-      staging + static_cast<int>(threadIdx.x) / Traits::kLanes * Traits::kStagedPositions * Traits::kPosition;
+  const int slot = static_cast<int>(threadIdx.x) / Traits::kLanes;
+  unsigned char* mine = staging + slot * Traits::kStagedPositions * Traits::kPosition;
 #pragma unroll
   for (int o = 0; o < Traits::kRows; o++) {
 #pragma unroll
@@ -158,20 +190,21 @@ __device__ __forceinline__ void store_patch(const TileParams<T>& p, const TilePl
   __syncwarp();
   const int vector = lane % kVectors, channel = place.channel + vector * kPerVector;
   const int64_t image = place.image + patch.image;
-  const int first_p = place.p + patch.p, first_q = place.q + patch.q + lane / kVectors;
+  const int first_p = place.p + patch.p, first_q = place.q + patch.q;
+  // A quarter of a warp reads 128 bytes at once. Where it has two patches, the second begins one column later.
+  const int shift = lane / kVectors + (Traits::kLanes < 8 ? slot % 2 : 0);
   T* to = p.result + ((image * p.result_height + first_p) * p.result_width + first_q) * p.channels + channel;
   const int64_t row_stride = static_cast<int64_t>(p.result_width) * p.channels;
-  const unsigned char* from = mine + lane / kVectors * Traits::kPosition + vector * 16;
+  const unsigned char* from = mine + vector * 16;
   if (active && image < p.images && channel < p.channels) {
 #pragma unroll
     for (int o = 0; o < Traits::kRows; o++) {
 #pragma unroll
-      for (int c = 0; c < kColumns; c += kAtOnce) {
-        const bool stored = first_p + o < p.result_height && first_q + c < p.result_width &&
-                            (c + kAtOnce <= kColumns || c + lane / kVectors < kColumns);
-        if (!stored) continue;
-        const unsigned char* value = from + (o * kColumns + c) * Traits::kPosition;
-        T* at = to + o * row_stride + static_cast<int64_t>(c) * p.channels;
+      for (int c = 0; c < kRounded; c += kAtOnce) {
+        const int column = (c + shift) % kRounded;
+        if (column >= kColumns || first_p + o >= p.result_height || first_q + column >= p.result_width) continue;
+        const unsigned char* value = from + (o * kColumns + column) * Traits::kPosition;
+        T* at = to + o * row_stride + static_cast<int64_t>(column) * p.channels;
         if (p.vector_result) {
           *reinterpret_cast<uint4*>(at) = *reinterpret_cast<const uint4*>(value);
         } else {
@@ -186,15 +219,6 @@ __device__ __forceinline__ void store_patch(const TileParams<T>& p, const TilePl
   __syncwarp();
 }
 
-// The bias of a lane's pair of channels, or zeros.
-template <typename T>
-__device__ __forceinline__ float2 bias_pair(const TileParams<T>& p, int channel) {
-  float2 bias = {0.0f, 0.0f};
-  if (p.bias != nullptr && channel < p.channels) bias.x = widen(p.bias[channel]);
-  if (p.bias != nullptr && channel + 1 < p.channels) bias.y = widen(p.bias[channel + 1]);
-  return bias;
-}
-
 // Host side: an instance's launch.
 
 template <typename Traits>
@@ -203,13 +227,13 @@ PatchShape patch_shape() {
           Traits::kSlots,   Traits::kTileBytes, Traits::kRounds};
 }
 
-// Shared memory: the tile, the staging of outputs, the filter.
+// Shared memory: the tile, the staging of outputs, the bias, the filter.
 template <typename Traits>
 LaunchShape tile_launch(const TilePlan& plan, int64_t filter_bytes) {
   LaunchShape shape;
   shape.grid_x = plan.blocks;
   shape.block_x = kTileThreads;
-  shape.shared_bytes = static_cast<size_t>(plan.tile_bytes + Traits::kStagedBytes + filter_bytes);
+  shape.shared_bytes = static_cast<size_t>(plan.tile_bytes + Traits::kStagedBytes + Traits::kPosition + filter_bytes);
   return shape;
 }
 
@@ -246,6 +270,7 @@ TileParams<typename Traits::T> tile_params(const Gather& g, const TilePlan& plan
           .flip = g.flip,
           .vector_source = vectors(source, g.source_channels) && g.source_channels == g.channels,
           .vector_filter = vectors(tensors.w, 0),
+          .vector_bias = vectors(tensors.bias, 0),
           .vector_result = vectors(result, g.channels),
           .rows = size(plan.rows),
           .columns = size(plan.columns),
@@ -258,7 +283,8 @@ TileParams<typename Traits::T> tile_params(const Gather& g, const TilePlan& plan
           .patches_w = size(plan.patches_w),
           .images_per_block = size(images),
           .staging_offset = size(plan.tile_bytes),
-          .filter_offset = size(plan.tile_bytes) + Traits::kStagedBytes,
+          .bias_offset = size(plan.tile_bytes) + Traits::kStagedBytes,
+          .filter_offset = size(plan.tile_bytes) + Traits::kStagedBytes + Traits::kPosition,
           .by_columns = IndexDivisor(plan.columns),
           .by_rows = IndexDivisor(plan.rows),
           .by_patches_w = IndexDivisor(plan.patches_w),
