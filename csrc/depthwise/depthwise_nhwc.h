@@ -14,4 +14,12 @@ struct NhwcKernel {
   static void launch(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream);
 };
 
+template <Pass kPass, typename T>
+struct NhwcGeneralKernel {
+  static constexpr const char* kTile = "128 threads, patches of 1x7 outputs x 2 channels";
+  static bool supports(const ConvProblem& problem);
+  static LaunchShape shape(const ConvProblem& problem);
+  static void launch(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream);
+};
+
 }  // namespace convbound::depthwise

@@ -63,7 +63,7 @@ struct TileParams {
   bool flip;  // the gradient of the input is a convolution with the filter turned around
   bool vector_source, vector_filter, vector_bias, vector_result;  // 16-byte accesses are aligned
   int rows, columns;                                              // of the tile
-  int pitch, row_skew, image_positions;                           // in positions, see TilePlan
+  int pitch, row_skew, image_positions, patch_distance;           // in positions, see TilePlan
   int slots, chunks;                                              // patches, and 16-byte vectors, of the block
   int patches_h, patches_w, images_per_block;
   int staging_offset, bias_offset, filter_offset;  // bytes of shared memory
@@ -277,6 +277,7 @@ TileParams<typename Traits::T> tile_params(const Gather& g, const TilePlan& plan
           .pitch = size(plan.pitch),
           .row_skew = size(plan.row_skew),
           .image_positions = size(plan.image_positions),
+          .patch_distance = size(plan.patch_distance),
           .slots = size(plan.patches_h * plan.patches_w * images),
           .chunks = size(plan.rows * plan.columns * images * Traits::kVectors),
           .patches_h = size(plan.patches_h),
