@@ -1,5 +1,6 @@
 #include "csrc/dispatch/device.h"
 
+#include "csrc/depthwise/depthwise_ncl.h"
 #include "csrc/depthwise/depthwise_nhwc.h"
 #include "csrc/naive/naive.h"
 
