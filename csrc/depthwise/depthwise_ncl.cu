@@ -116,13 +116,13 @@ template <typename T, int kShift>
 __device__ __forceinline__ void add_taps(const uint4* from, const float* filter, int taps,
                                          float (&sum)[kPerVector<T>]) {
   constexpr int kSize = kPerVector<T>;
-  constexpr int kVectors = (kShift + 2 * kSize - 2) / kSize + 1;
+  constexpr int kVectors = (kShift + 2 * kSize - 2) / kSize + 1, kPairs = VectorPairs<T>::kPairs;
   float x[kVectors * kSize];
 #pragma unroll
   for (int v = 0; v < kVectors; v++) {
     const VectorPairs<T> vector = unpack<T>(from[v]);
 #pragma unroll
-    for (int i = 0; i < kSize / 2; i++) {
+    for (int i = 0; i < kPairs; i++) {
       const float2 pair = widen_pair(vector.pair[i]);
       x[v * kSize + 2 * i] = pair.x;
       x[v * kSize + 2 * i + 1] = pair.y;
@@ -168,9 +168,10 @@ __device__ __forceinline__ void add_taps(int shift, const uint4* from, const flo
 
 template <typename T>
 __device__ __forceinline__ uint4 narrow_vector(const float (&sum)[kPerVector<T>]) {
+  constexpr int kPairs = VectorPairs<T>::kPairs;
   VectorPairs<T> vector;
 #pragma unroll
-  for (int i = 0; i < VectorPairs<T>::kPairs; i++) vector.pair[i] = narrow_pair<T>({sum[2 * i], sum[2 * i + 1]});
+  for (int i = 0; i < kPairs; i++) vector.pair[i] = narrow_pair<T>({sum[2 * i], sum[2 * i + 1]});
   return pack(vector);
 }
 
@@ -187,6 +188,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) depthwise_ncl(const __grid_
   ptx::cp_async_wait_all();
   __syncthreads();
 
+  constexpr int kSize = kPerVector<T>;
   const int vectors = p.block_rows * p.row_vectors;
 #pragma unroll 1
   for (int first = 0; first < vectors; first += kThreads) {
@@ -196,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) depthwise_ncl(const __grid_
       const float* filter = filters + row.quotient * (p.taps + 1);
       const uint4* from = tile + row.quotient * p.pitch + row.remainder;
 #pragma unroll
-      for (int i = 0; i < kPerVector<T>; i++) sum[i] = filter[p.taps];
+      for (int i = 0; i < kSize; i++) sum[i] = filter[p.taps];
 #pragma unroll 1
       for (int s = 0; s < p.taps; s += kPerVector<T>) {
         add_taps<T>(p.shift, from, filter + s, p.taps - s, sum);
@@ -215,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) depthwise_ncl(const __grid_
     if (first + thread < vectors) staging[thread] = narrow_vector<T>(sum);
     __syncwarp();
 #pragma unroll 1
-    for (int i = 0; i < kPerVector<T>; i++) {
+    for (int i = 0; i < kSize; i++) {
       const int element = i * 32 + thread % 32;
       const int vector = thread / 32 * 32 + element / kPerVector<T>;
       const QuotientRemainder at = divide(first + vector, p.by_row_vectors);

@@ -40,7 +40,8 @@ __device__ __forceinline__ float2 raw_tap(const unsigned char* filter, int lane,
 // The filter in fp32, [tap][first or second of a pair][lane]: loads of 4 bytes without conflict.
 template <typename Tr>
 __device__ __forceinline__ void spread_filter(const unsigned char* raw, float* to, bool flip) {
-  for (int i = static_cast<int>(threadIdx.x); i < Tr::kTaps * Tr::kLanes; i += kTileThreads) {
+  constexpr int kPairs = Tr::kTaps * Tr::kLanes;
+  for (int i = static_cast<int>(threadIdx.x); i < kPairs; i += kTileThreads) {
     const int lane = i % Tr::kLanes, t = i / Tr::kLanes;
     const float2 w = raw_tap<Tr>(raw, lane, flip ? Tr::kTaps - 1 - t : t);
     to[t * Tr::kChannels + lane] = w.x;

@@ -79,9 +79,10 @@ __device__ __forceinline__ void add_product(float2& sum, float2 w, float2 x) {
 template <typename Tr, int kTaps>
 __device__ __forceinline__ void add_taps(const unsigned char* row, const float* filter,
                                          float2 (&sum)[1][Tr::kColumns]) {
-  float2 x[Tr::kColumns + kTaps - 1];
+  constexpr int kInputs = Tr::kColumns + kTaps - 1;
+  float2 x[kInputs];
 #pragma unroll
-  for (int j = 0; j < Tr::kColumns + kTaps - 1; j++) x[j] = input_pair<Tr>(row, j);
+  for (int j = 0; j < kInputs; j++) x[j] = input_pair<Tr>(row, j);
 #pragma unroll
   for (int s = 0; s < kTaps; s++) {
     const float2 w = tap_pair<Tr>(filter, s);

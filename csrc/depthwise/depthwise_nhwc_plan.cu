@@ -36,20 +36,19 @@ AxisTiles axis_tiles(const Gather& g, int axis, int64_t patch, int64_t patches) 
   a.tiles = divide_up(g.result[axis], patches * patch);
   a.extent = (patches * patch - 1) * g.stride[axis] + g.extent(axis);
   a.loaded = 0;
-  constexpr int64_t kExactly = 64;  // beyond that the edges do not matter
-  for (int64_t tile = 0; tile < std::min(a.tiles, kExactly); tile++) {
+  const int64_t counted = std::min<int64_t>(a.tiles, 64);  // beyond that the edges do not matter
+  for (int64_t tile = 0; tile < counted; tile++) {
     const int64_t begin = tile * step - g.padding[axis];
     a.loaded += std::max<int64_t>(0, std::min(begin + a.extent, g.source[axis]) - std::max<int64_t>(begin, 0));
   }
-  if (a.tiles > kExactly) a.loaded = a.loaded * a.tiles / kExactly;
+  a.loaded = a.loaded * a.tiles / counted;
   return a;
 }
 
 std::vector<AxisTiles> all_axis_tiles(const Gather& g, int axis, int64_t patch, int64_t most) {
+  const int64_t count = std::min(most, divide_up(g.result[axis], patch));
   std::vector<AxisTiles> found;
-  for (int64_t patches = 1; patches <= std::min(most, divide_up(g.result[axis], patch)); patches++) {
-    found.push_back(axis_tiles(g, axis, patch, patches));
-  }
+  for (int64_t i = 0; i < count; i++) found.push_back(axis_tiles(g, axis, patch, i + 1));
   return found;
 }
 
@@ -114,7 +113,8 @@ TilePlan plan_tile(const Gather& g, const PatchShape& shape) {
   double least = 0;
   for (const AxisTiles& h : all_h) {
     for (const AxisTiles& w : all_w) {
-      for (int64_t images = 1; h.patches * w.patches * images <= most; images *= 2) {
+      const int64_t room = most / (h.patches * w.patches) + 1;
+      for (int64_t images = 1; images < room; images *= 2) {
         if (images > 1 && (h.tiles * w.tiles > 1 || images >= 2 * g.images)) break;
         TilePlan plan{};
         plan.patches_h = h.patches;
