@@ -7,7 +7,6 @@ registers, local memory and the bounds come from the machine code of every archi
 from __future__ import annotations
 
 import subprocess
-from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -29,7 +28,6 @@ ROWS = device.rows()
 REGISTERS_PER_BLOCK = 65536
 
 
-@lru_cache(maxsize=1)
 def kernels() -> dict[tuple[str, str], cubins.Kernel]:
     return cubins.read_kernels(LIBRARY)
 

@@ -37,6 +37,26 @@ EDGES = tuple(
         ic2ih1iw9oc2kh3kw4ph4pw7 padding wider than the input
         g2ic2ih5iw6oc2kh5kw6 a filter as large as the input
         ic2iw40oc2kw2dw39 a dilation as wide as the input
+        g8ic8ih1oc8kh3ph1 depthwise:one pixel
+        mb9g17ic17ih2iw7oc17kh3ph1 depthwise_nhwc:one patch, a slice and a half, more images than a block takes
+        g72ic72ih3iw8oc72kh3ph1 depthwise_nhwc:one row and one column more
+        g16ic16ih16iw28oc16kh7ph3 depthwise_nhwc:whole tiles
+        g16ic16ih29iw57oc16kh5ph2 depthwise_nhwc:whole tiles and one more
+        g8ic8ih6iw13oc8kh5sh2ph3pw1 depthwise_nhwc:stride 2, one column less
+        g8ic8ih3iw5oc8kh3ph7pw9 depthwise_nhwc:padding wider than the input
+        g8ic8ih9iw20oc8kh7ph0 depthwise_nhwc:no padding
+        g16ic16ih20iw23oc16kh31ph15 depthwise_nhwc_general:filter in several groups of rows
+        g8ic8ih30iw9oc8kh51kw5ph25pw2 depthwise_nhwc_general:51x5
+        mb2g10ic10ih13iw11oc20kh3ph1 depthwise_nhwc_general:multiplier 2
+        g16ic16ih9iw21oc16kh3kw5sh3sw2ph1pw3dh2dw3 depthwise_nhwc_general:stride and dilation
+        g24ic24iw97oc24kw9sw2pw4 depthwise_nhwc_general:1-D stride 2
+        mb2g24ic24iw230oc24kw4pw3ew0 depthwise_nhwc_general:several 1-D tiles
+        g5ic5iw4104oc5kw3pw1 depthwise_ncl:one vector more than a tile
+        g3ic3iw4097oc3kw4pw3ew0 depthwise_ncl:one element more
+        mb2g4ic4iw100oc4kw33pw16 depthwise_ncl:more taps than a vector has elements
+        mb2g24ic24iw64oc48kw2pw1ew0 depthwise_ncl:multiplier 2
+        mb2g24ic24iw40oc24kw8pw9 depthwise_ncl:padding wider than the filter
+        mb2g4ic4ih6iw16oc4kh1kw3ph0pw1 depthwise_ncl:rows of images
         """.strip().splitlines(),
     )
 )
@@ -47,11 +67,13 @@ def _no_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONVBOUND_SIMT_OPTIONS", raising=False)
 
 
-def check_row(row: dict[str, Any], problem: ConvProblem, options: str, sign: str = "signed") -> None:
+def check_row(
+    row: dict[str, Any], problem: ConvProblem, options: str, sign: str = "signed", *, aligned: bool = False
+) -> None:
     pass_ = row["pass"].name
     dtype = device.dtype_of(row)
     operands = integers(problem, pass_, dtype, sign)
-    results, _ = device.run_row(row, operands, problem, options)
+    results, _ = device.run_row(row, operands, problem, options, aligned=aligned)
     assert_exact(results, expected(pass_, operands, problem), dtype)
 
 
@@ -68,6 +90,14 @@ def test_row_at_the_edges(row: dict[str, Any]):
     for problem in EDGES:
         if device.serves(row, problem):
             check_row(row, problem, "check order=random seed=5 cp_async=late")
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row["family"] != "naive"], ids=device.row_id)
+def test_row_on_aligned_tensors(row: dict[str, Any]):
+    # Tensors at odd offsets, as everywhere else in this file, never take the path of vector accesses.
+    for problem in (*PROBLEMS, *EDGES):
+        if device.serves(row, problem):
+            check_row(row, problem, "check profile=sm_80 order=reverse cp_async=late", aligned=True)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)

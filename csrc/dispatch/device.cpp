@@ -1,6 +1,8 @@
 #include "csrc/dispatch/device.h"
 
+#include "csrc/depthwise/depthwise_ncl.h"
 #include "csrc/depthwise/depthwise_nchw.h"
+#include "csrc/depthwise/depthwise_nhwc.h"
 #include "csrc/dilated/dilated.h"
 #include "csrc/naive/naive.h"
 #include "csrc/transposed/transposed_nchw.h"

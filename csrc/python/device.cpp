@@ -94,8 +94,6 @@ py::dict describe(const simt::LaunchTrace& trace) {
   text["traffic_ratio"] = trace.traffic_ratio();
   text["coalescing"] = trace.coalescing();
   text["bank_conflicts"] = trace.bank_conflicts();
-  text["loaded_bytes_by_width"] = trace.loaded_bytes_by_width;
-  text["stored_bytes_by_width"] = trace.stored_bytes_by_width;
   text["report"] = to_string(trace);
   return text;
 }

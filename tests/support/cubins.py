@@ -9,6 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 _BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
@@ -36,6 +37,7 @@ def cuobjdump() -> str | None:
     return shutil.which("cuobjdump") or (str(packaged) if packaged and packaged.exists() else None)
 
 
+@lru_cache(maxsize=1)
 def read_kernels(library: Path) -> dict[tuple[str, str], Kernel]:
     """All kernels of a library, by name and architecture."""
     kernels: dict[tuple[str, str], Kernel] = {}
