@@ -1,5 +1,6 @@
 #include "csrc/dispatch/device.h"
 
+#include "csrc/depthwise/depthwise_wgrad.h"
 #include "csrc/naive/naive.h"
 
 namespace convbound::device {
