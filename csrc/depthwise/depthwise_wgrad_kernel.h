@@ -244,7 +244,7 @@ struct WgradSums {
   float taps[Tile::kRows][Tile::kCols] = {};
   float bias = 0;
   float window[kDepth][kColumns] = {};
-  unsigned dy_columns = 0, x_columns = 0;  // bit masks of those inside the tensors
+  unsigned inside = 0;  // a bit for each column of x and, above them, of dy: whether the tensor has it
 
   __device__ __forceinline__ float value(int i) const {
     return i == Tile::kRows * Tile::kCols ? bias : taps[i / Tile::kCols][i % Tile::kCols];
@@ -262,14 +262,15 @@ struct WgradSums {
 #pragma unroll
       for (int c = 0; c < kColumns; c++) window[d][c] = 0;
     }
-    dy_columns = x_columns = 0;
+    inside = 0;
 #pragma unroll
-    for (int c = 0; c < kColumns; c++) dy_columns |= (unit.column + place.column + c < block.plan.q ? 1u : 0u) << c;
+    for (int c = 0; c < kColumns; c++)
+      inside |= (unit.column + place.column + c < block.plan.q ? 1u : 0u) << (kSpan + c);
     const int column = x_column(block, place, unit);
 #pragma unroll
     for (int i = 0; i < kSpan; i++) {
       const auto at = static_cast<unsigned>(column + i * block.dilation_w());
-      x_columns |= (at < static_cast<unsigned>(block.plan.w) ? 1u : 0u) << i;
+      inside |= (at < static_cast<unsigned>(block.plan.w) ? 1u : 0u) << i;
     }
   }
 
@@ -278,7 +279,7 @@ struct WgradSums {
   __device__ __forceinline__ void multiply(const unsigned char* at, int step, int first, int newest) {
     float x[kSpan];
 #pragma unroll
-    for (int i = 0; i < kSpan; i++) x[i] = (x_columns >> i & 1u) != 0 ? load<T>(at + i * step) : 0.0f;
+    for (int i = 0; i < kSpan; i++) x[i] = (inside >> i & 1u) != 0 ? load<T>(at + i * step) : 0.0f;
 #pragma unroll
     for (int m = 0; m < kDepth; m++) {
       if (first + m * Tile::kStride >= Tile::kRows) continue;
@@ -344,23 +345,23 @@ struct WgradSums {
           const int row = first + i + t;
 #pragma unroll
           for (int c = 0; c < kColumns; c++) {
-            const bool inside = (dy_columns >> c & 1u) != 0 && row < unit.end;
-            window[t][c] = inside ? load<T>(dy_slot + (i + t) * plan.dy_pitch + c * kColumnBytes) : 0.0f;
+            const bool there = (inside >> (kSpan + c) & 1u) != 0 && row < unit.end;
+            window[t][c] = there ? load<T>(dy_slot + (i + t) * plan.dy_pitch + c * kColumnBytes) : 0.0f;
             bias += window[t][c];
           }
           if constexpr (Block::kSliding) {
 #pragma unroll
             for (int e = 0; e < Tile::kStride; e++) {
               const int line = (i + t) * Tile::kStride + e;
-              const bool inside = static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h) && row < last;
-              if (inside) multiply(x_slot + line * plan.x_pitch, kColumnBytes, e, t);
+              const bool there = static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h) && row < last;
+              if (there) multiply(x_slot + line * plan.x_pitch, kColumnBytes, e, t);
             }
           } else {
 #pragma unroll
             for (int r = 0; r < Tile::kRows; r++) {
               const int line = i * plan.stride_h + r * plan.dilation_h;
-              const bool inside = static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h);
-              if (inside) multiply(x_slot + line * plan.x_pitch, plan.dilation_w * kColumnBytes, r, t);
+              const bool there = static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h);
+              if (there) multiply(x_slot + line * plan.x_pitch, plan.dilation_w * kColumnBytes, r, t);
             }
           }
         }
@@ -431,7 +432,6 @@ __global__ void __launch_bounds__(WgradTraits<T, kLayout, Tile>::kThreads, Wgrad
   const int first_unit = block.split * plan.block_units;
   const int end_unit = min(first_unit + plan.block_units, plan.units);
   const int rounds = (end_unit - first_unit + plan.slots - 1) / plan.slots;
-  const int stages = rounds * plan.chunks;
   const int dy_offset = plan.slots * plan.x_slot_bytes;
 
   // All threads copy, the same number for each slot; pairs, for a sector.
@@ -439,39 +439,30 @@ __global__ void __launch_bounds__(WgradTraits<T, kLayout, Tile>::kThreads, Wgrad
   const int copy_slot = static_cast<int>(threadIdx.x) / copiers;
   const int copy_lane = static_cast<int>(threadIdx.x) - copy_slot * copiers;
   const int copy_end = copy_slot < plan.slots ? end_unit : 0;
-  int copy_index = first_unit + copy_slot, copy_chunk = 0;
-  Unit copied = unit_at(plan, copy_index, copy_end);
+  int copy_unit = first_unit, copy_chunk = 0;  // of the first slot
   const auto copy_stage = [&](int stage) {
     unsigned char* const at = shared + stage * plan.stage_bytes;
-    block.copy(at + copy_slot * plan.x_slot_bytes, at + dy_offset + copy_slot * plan.dy_slot_bytes, copied, copy_chunk,
-               copy_lane, copiers);
+    block.copy(at + copy_slot * plan.x_slot_bytes, at + dy_offset + copy_slot * plan.dy_slot_bytes,
+               unit_at(plan, copy_unit + copy_slot, copy_end), copy_chunk, copy_lane, copiers);
     ptx::cp_async_commit();
-    if (++copy_chunk == plan.chunks) {
-      copy_chunk = 0, copy_index += plan.slots;
-      copied = unit_at(plan, copy_index, copy_end);
-    }
+    if (++copy_chunk == plan.chunks) copy_chunk = 0, copy_unit += plan.slots;
   };
 #pragma unroll
   for (int stage = 0; stage < kStages - 1; stage++) copy_stage(stage);
 
   WgradSums<T, kLayout, Tile> sums;
-  Unit unit{};
-  int stage = 0, free = kStages - 1, chunk = 0, index = first_unit + place.slot;
-  for (int done = 0; done < stages; done++) {
+  int stage = 0, chunk = 0, slot_unit = first_unit;
+  for (int left = rounds * plan.chunks; left > 0; left--) {
     ptx::cp_async_wait<kStages - 2>();
     __syncthreads();  // the stage is there for all, and the one before it is read by all
-    copy_stage(free);
-    if (chunk == 0) {
-      unit = unit_at(plan, index, place.active ? end_unit : 0);
-      index += plan.slots;
-      sums.start(block, place, unit);
-    }
+    copy_stage(stage == 0 ? kStages - 1 : stage - 1);
+    const Unit unit = unit_at(plan, slot_unit + place.slot, place.active ? end_unit : 0);
+    if (chunk == 0) sums.start(block, place, unit);
     const unsigned char* const at = shared + stage * plan.stage_bytes;
     sums.walk(block, place, unit, chunk, at + place.slot * plan.x_slot_bytes,
               at + dy_offset + place.slot * plan.dy_slot_bytes);
-    free = stage;
     stage = stage + 1 == kStages ? 0 : stage + 1;
-    chunk = chunk + 1 == plan.chunks ? 0 : chunk + 1;
+    if (++chunk == plan.chunks) chunk = 0, slot_unit += plan.slots;
   }
   ptx::cp_async_wait_all();
   sums.reduce(block, place);

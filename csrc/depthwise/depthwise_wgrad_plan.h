@@ -58,8 +58,8 @@ struct WgradTraits {
   // Rows of dy in registers.
   static constexpr int kDepth = kSliding ? divide_up(Tile::kRows, Tile::kStride) : 1;
 
-  // Registers: the sums, the window, a row of x, and about 48 for addresses.
-  static constexpr int kRegisters = round_up(kValues + kDepth * kColumns + kSpan + 48, 8);
+  // Registers: the sums, the window, a row of x, and about 56 for addresses and counters.
+  static constexpr int kRegisters = round_up(kValues + kDepth * kColumns + kSpan + 56, 8);
   static constexpr int kBlocks = std::clamp(65536 / (kThreads * kRegisters), 1, 2048 / kThreads / 2);
 
   // A block of 128 threads at 3x3 has 8 of these in an sm_80: 2 stages of about 6 KB in flight each, 96 KB an SM.
