@@ -3,6 +3,7 @@
 #include "csrc/depthwise/depthwise_ncl.h"
 #include "csrc/depthwise/depthwise_nchw.h"
 #include "csrc/depthwise/depthwise_nhwc.h"
+#include "csrc/depthwise/depthwise_wgrad.h"
 #include "csrc/dilated/dilated.h"
 #include "csrc/naive/naive.h"
 #include "csrc/transposed/transposed_nchw.h"
