@@ -326,6 +326,6 @@ def test_without_a_gpu_one_line_says_so(tmp_path: Path, capsys):
     Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists(), reason="there is a GPU, or its driver at least"
 )
 def test_make_without_a_gpu_builds_nothing():
-    done = subprocess.run(["make", "gpu-check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["make", "--no-print-directory", "gpu-check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stdout == "gpu-check needs an NVIDIA GPU, and there is none here (no /dev/nvidiactl, no /dev/dxg)\n"
