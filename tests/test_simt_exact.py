@@ -57,6 +57,21 @@ EDGES = tuple(
         mb2g24ic24iw64oc48kw2pw1ew0 depthwise_ncl:multiplier 2
         mb2g24ic24iw40oc24kw8pw9 depthwise_ncl:padding wider than the filter
         mb2g4ic4ih6iw16oc4kh1kw3ph0pw1 depthwise_ncl:rows of images
+        mb2g3ic3ih130iw128oc3kh3sh2ph1 transposed:bands of rows
+        g2ic2ih150iw137oc4kh6sh3ph2 transposed:bands of rows, multiplier
+        g2ic2iw20000oc2kw5sw2pw2 transposed:parts of a row
+        mb2g3ic3iw9001oc6kw3sw3pw7dw4 transposed:parts of a row, multiplier and dilation
+        g2ic2ih33iw17oc2kh3sh2ph0pw2 transposed:no block at the first row
+        g24ic24ih1iw1oc24kh3sh2ph1 transposed:one element
+        g2ic2ih16iw37oc2kh4sh16ph3 transposed:a stride larger than the filter
+        g16ic16ih20iw40oc16kh3sh2ph1 transposed:more blocks than a tile
+        g8ic8ih33iw33oc8kh3ph12dh12 dilated:DeepLab's
+        g8ic8ih20iw21oc8kh3ph36dh36 dilated:all but the middle in the padding
+        g2ic2ih150iw140oc2kh3ph7dh7 dilated:classes of rows
+        g1ic1ih130iw150oc2kh5kw3ph2eh0dh1dw4 dilated:bands of a class, multiplier
+        g16ic16ih61iw75oc16kh3ph1dh2 dilated:classes of both axes
+        g2ic2iw20000oc2kw2pw512ew0dw512 dilated:WaveNet's
+        g4ic4ih7iw8oc4kh3dh2ph9pw0 dilated:rows of padding alone
         """.strip().splitlines(),
     )
 )
@@ -83,6 +98,25 @@ def test_row_on_every_problem(row: dict[str, Any]):
     assert served, "no problem of tests/support/problems.py reaches this row"
     for problem in served:
         check_row(row, problem, "check profile=sm_80 order=reverse")
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row["family"] != "naive"], ids=device.row_id)
+def test_row_on_aligned_tensors(row: dict[str, Any]):
+    # Where tensors begin at 64 bytes, other instances of a kernel may run.
+    dtype, pass_ = device.dtype_of(row), row["pass"].name
+    for problem in [*PROBLEMS, *EDGES]:
+        if device.serves(row, problem):
+            operands = integers(problem, pass_, dtype)
+            results, _ = device.run_row(row, operands, problem, "check cp_async=late", aligned=True)
+            assert_exact(results, expected(pass_, operands, problem), dtype)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=device.row_id)
+def test_shared_memory_is_seen(row: dict[str, Any]):
+    problem = next(problem for problem in PROBLEMS if device.serves(row, problem))
+    _, traces = device.run_row(row, integers(problem, row["pass"].name, device.dtype_of(row)), problem, "trace")
+    for trace in traces:
+        assert (" shared " in trace["report"]) == (trace["shared_bytes"] > 0)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)

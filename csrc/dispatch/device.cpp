@@ -6,8 +6,7 @@
 #include "csrc/depthwise/depthwise_wgrad.h"
 #include "csrc/dilated/dilated.h"
 #include "csrc/naive/naive.h"
-#include "csrc/transposed/transposed_nchw.h"
-#include "csrc/transposed/transposed_nhwc.h"
+#include "csrc/transposed/transposed.h"
 
 namespace convbound::device {
 

@@ -130,6 +130,9 @@ void bind_device(py::module_& m) {
       py::arg("row"), py::arg("problem"), py::arg("arch"), py::arg("shared_per_block"),
       "Whether the row with this index could compute the problem on such a device.");
   m.def(
+      "device_launch", [](size_t row, const ConvProblem& problem) { return describe(row_at(row), problem); },
+      py::arg("row"), py::arg("problem"), "The row with this index and its launch for a problem that it serves.");
+  m.def(
       "simt_profile",
       [](const std::string& name) {
         const simt::Profile& profile = simt::find_profile(name);

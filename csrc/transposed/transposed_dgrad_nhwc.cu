@@ -16,8 +16,6 @@
 //
 // Channels that are no multiple of 16 bytes, pointers that are not aligned and channel multipliers take the same kernel
 // with one channel a thread.
-#include "csrc/transposed/transposed_nhwc.h"
-
 #include <type_traits>
 
 #include "csrc/common/channel_slices.h"

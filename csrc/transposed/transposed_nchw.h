@@ -8,15 +8,11 @@
 // rows do not depend on each other (1-D), a part of one row. The rows of dy that it needs are one run too.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include "csrc/common/divisor.h"
-#include "csrc/common/kernel.h"
 #include "csrc/common/numeric.h"
 #include "csrc/common/shared.h"
 #include "csrc/common/staging.h"
+#include "csrc/transposed/transposed.h"
 
 namespace convbound::transposed {
 
@@ -168,19 +164,5 @@ Params<T> make_params(const ConvProblem& p, const Tensors& t) {
           Divisor(p.c),
           choose_tile(p, sizeof(T))};
 }
-
-// Stride 2 in both axes, a square filter of size kFilter, one channel for each.
-constexpr const char* kStride2Tile = "128 threads, about 20 KB of whole planes or rows";
-bool supports_stride2(const ConvProblem&);
-template <typename T>
-LaunchShape nchw_shape(const ConvProblem&);
-template <typename T, int kFilter>
-void dgrad_nchw_stride2(const ConvProblem&, const Tensors&, cudaStream_t);
-
-// Any stride up to 16, filter, dilation and multiplier.
-constexpr const char* kAnyTile = "128 threads, about 20 KB of whole planes, rows or a part of one";
-bool supports_nchw_any(const ConvProblem&);
-template <typename T>
-void dgrad_nchw_any(const ConvProblem&, const Tensors&, cudaStream_t);
 
 }  // namespace convbound::transposed

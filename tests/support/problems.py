@@ -54,6 +54,13 @@ PROBLEMS = tuple(
         ic2iw16oc3kw3sw2pw1 transposed:1-D
         g2ic4id6ih5iw8oc2kd2kh3kw4sd2sh1sw2pd0ph1 transposed:3-D
         mb8g2ic2ih28iw30oc2kh3ph1 depthwise:long sum in wgrad
+        mb2g16ic16ih13iw18oc16kh3sh2ph1 depthwise:3x3 stride 2
+        g8ic8ih10iw13oc8kh4sh2ph1 depthwise:4x4 stride 2
+        g8ic8ih12iw9oc8kh5sh2ph2 depthwise:5x5 stride 2
+        g8ic8ih17iw12oc8kh7sh2ph3 depthwise:7x7 stride 2
+        g8ic8ih9iw14oc8kh2kw5ph1pw4dh3dw2 depthwise:dilated 2x5
+        mb2g8ic8iw50oc8kw4pw12ew0dw4 depthwise:dilated causal 1-D
+        g4ic4ih17iw15oc8kh3sh3sw1ph2 depthwise:multiplier, stride in height alone
         """.strip().splitlines(),
     )
 )
