@@ -20,13 +20,14 @@ struct Source {
   __device__ __forceinline__ unsigned misalignment(int64_t element) const {
     return (static_cast<unsigned>(reinterpret_cast<uintptr_t>(data)) +
             static_cast<unsigned>(element) * static_cast<unsigned>(sizeof(T))) &
-           15u;
+           31u;
   }
 };
 
 // `count` elements from `begin` on to `to`, by `lanes` threads of which this is number `lane`. `to` has the source's
-// offset from a multiple of 16 bytes; the rest of the granules at both ends is overwritten, with what lies there in the
-// tensor. Threads start at a 32-byte sector, so that a request of several threads covers whole sectors.
+// offset from a multiple of 16 bytes. Copied is from the sector of 32 bytes that the run starts in, so that requests
+// cover whole sectors, to the end of its last granule of 16: what lies there in the tensor goes up to 31 bytes before
+// `to`.
 template <typename T>
 __device__ __forceinline__ void copy_run(unsigned char* to, const Source<T>& source, int64_t begin, int count, int lane,
                                          int lanes) {
@@ -43,7 +44,6 @@ __device__ __forceinline__ void copy_run(unsigned char* to, const Source<T>& sou
   const int granules = (bytes + 15) / 16;
   for (int i = lane; i < granules; i += lanes) {
     const int at = 16 * i;
-    if (at + 16 <= offset) continue;
     if (at >= lower && at + 16 <= upper) {
       ptx::cp_async<16>(to + (at - offset), from + at);
     } else {

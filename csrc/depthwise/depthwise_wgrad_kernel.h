@@ -229,6 +229,17 @@ struct Place {
   }
 };
 
+// Output number `at`: the filter, then the bias.
+template <typename T>
+__device__ __forceinline__ void write_output(const WgradParams<T>& params, int64_t at, float sum) {
+  const int64_t filter = params.plan.outputs - params.plan.channels;
+  if (at < filter) {
+    params.dw[at] = narrow<T>(sum);
+  } else if (params.dbias != nullptr) {
+    params.dbias[at - filter] = narrow<T>(sum);
+  }
+}
+
 template <typename T>
 __device__ __forceinline__ float load(const unsigned char* at) {
   return widen(*reinterpret_cast<const T*>(at));
@@ -369,14 +380,16 @@ struct WgradSums {
     }
   }
 
-  // Adds up the block's threads and writes the sums of its channels.
+  // Adds up the block's threads and writes the sums of its channels, in the order of the results' memory.
   __device__ __forceinline__ void reduce(const Block& block, const Place& place) const {
     constexpr int kValues = Block::Traits::kValues, kBatch = Block::Traits::kBatch;
+    constexpr int kResults = Block::Traits::kResults;
     const WgradPlan& plan = block.plan;
     float* const shared = dynamic_shared<float>();
     const int threads = plan.threads, tile_threads = 32 * plan.tile_warps;
-    const int thread = static_cast<int>(threadIdx.x);
-    const float* const own = shared + thread / tile_threads * tile_threads + thread % 32;
+    const int thread = static_cast<int>(threadIdx.x), tile = thread / tile_threads;
+    const float* const own = shared + tile * tile_threads + thread % 32;
+    float* const results = shared + kBatch * threads;  // [tile][channel][kResults]
 #pragma unroll
     for (int first = 0; first < kValues; first += kBatch) {
       __syncthreads();
@@ -385,7 +398,8 @@ struct WgradSums {
         if (first + i < kValues) shared[i * threads + thread] = value(first + i);
       }
       __syncthreads();
-      for (int i = place.tile_warp; i < kBatch; i += plan.tile_warps) {
+      const int count = min(kBatch, kValues - first);
+      for (int i = place.tile_warp; i < count; i += plan.tile_warps) {
         float sum = 0;
         for (int w = 0; w < plan.tile_warps; w++) sum += own[i * threads + 32 * w];
         // Halves of the segment, rounded up to a power of two, are added until one lane has all.
@@ -395,27 +409,30 @@ struct WgradSums {
           const float other = __shfl_down_sync(0xffffffffu, sum, half);
           if (place.lane < half && place.lane + half < place.segment) sum += other;
         }
-        if (place.lane == 0) write(block, place, first + i, sum);
+        if (place.lane == 0) results[(tile * plan.block_channels + place.channel) * kResults + first + i] = sum;
       }
+    }
+    __syncthreads();
+    const int taps = plan.r * plan.s, channels = min(plan.block_channels, plan.channels - block.channel);
+    for (int i = thread; i < channels * taps; i += threads) {
+      const int channel = i / taps, r = (i - channel * taps) / plan.s, s = i - channel * taps - r * plan.s;
+      const int at = r / Tile::kRows * plan.tile_columns + s / Tile::kCols;
+      if (at < block.tile || at > block.last_tile) continue;
+      write(block, static_cast<int64_t>(block.channel) * taps + i,
+            results[((at - block.tile) * plan.block_channels + channel) * kResults + r % Tile::kRows * Tile::kCols +
+                    s % Tile::kCols]);
+    }
+    if (block.tile > 0) return;
+    for (int i = thread; i < channels; i += threads) {
+      write(block, static_cast<int64_t>(plan.channels) * taps + block.channel + i, results[i * kResults + kValues - 1]);
     }
   }
 
-  __device__ __forceinline__ void write(const Block& block, const Place& place, int index, float sum) const {
-    const WgradPlan& plan = block.plan;
-    const WgradParams<T>& params = block.params;
-    const int channel = block.channel + place.channel;
-    const int r = place.tap_row + index / Tile::kCols, s = place.tap_column + index % Tile::kCols;
-    const int64_t taps = static_cast<int64_t>(plan.r) * plan.s;
-    const bool is_bias = index == Tile::kRows * Tile::kCols;
-    if (channel >= plan.channels || index > Tile::kRows * Tile::kCols) return;
-    if (is_bias ? place.tap_row + place.tap_column > 0 : r >= plan.r || s >= plan.s) return;
-    const int64_t at = is_bias ? taps * plan.channels + channel : channel * taps + r * plan.s + s;
-    if (params.partial != nullptr) {
-      params.partial[block.split * plan.outputs + at] = sum;
-    } else if (!is_bias) {
-      params.dw[at] = narrow<T>(sum);
-    } else if (params.dbias != nullptr) {
-      params.dbias[channel] = narrow<T>(sum);
+  __device__ __forceinline__ static void write(const Block& block, int64_t at, float sum) {
+    if (block.params.partial != nullptr) {
+      block.params.partial[block.split * block.plan.outputs + at] = sum;
+    } else {
+      write_output(block.params, at, sum);
     }
   }
 };
@@ -475,16 +492,12 @@ template <typename T>
 __global__ void __launch_bounds__(kAddThreads, 4)
     depthwise_wgrad_add_kernel(const __grid_constant__ WgradParams<T> params) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kAddThreads + threadIdx.x;
-  const int64_t outputs = params.plan.outputs, filter = outputs - params.plan.channels;
+  const int64_t outputs = params.plan.outputs;
   if (at >= outputs) return;
   float sum = 0;
 #pragma unroll 4
   for (int split = 0; split < params.plan.splits; split++) sum += params.partial[split * outputs + at];
-  if (at < filter) {
-    params.dw[at] = narrow<T>(sum);
-  } else if (params.dbias != nullptr) {
-    params.dbias[at - filter] = narrow<T>(sum);
-  }
+  write_output(params, at, sum);
 }
 
 template <typename T, Layout kLayout, typename Tile>

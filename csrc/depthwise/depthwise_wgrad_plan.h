@@ -66,6 +66,7 @@ struct WgradTraits {
   static constexpr int kStages = kSliding && kTaps < 50 ? 3 : 2;
   static constexpr int kStageBytes = kSliding && kTaps < 50 ? (kChannelsLast ? 12 : 7) * 1024 : 16 * 1024;
   static constexpr int kBatch = kValues < 16 ? kValues : 16;  // values that the block adds up at a time
+  static constexpr int kResults = kValues | 1;                // odd, for 32 channels to be on 32 banks
   static_assert(kColumns + kSpan < 32, "bit masks hold the valid columns");
 };
 
@@ -195,19 +196,19 @@ WgradPlan make_wgrad_plan(const ConvProblem& problem) {
   } else if (plan.whole_rows || kFolded) {
     plan.x_pitch = plan.w * kSize, plan.dy_pitch = plan.q * kSize;
   } else {
-    plan.x_pitch = round_up(plan.x_columns * kSize + 16, 16), plan.dy_pitch = round_up(plan.columns * kSize + 16, 16);
+    plan.x_pitch = round_up(plan.x_columns * kSize + 48, 16), plan.dy_pitch = round_up(plan.columns * kSize + 48, 16);
   }
   const auto slot_bytes = [&](int steps, bool of_x) -> int64_t {
     if (kFolded) {
       const int64_t elements = static_cast<int64_t>(steps) * plan.columns;
       const int64_t x = (elements - 1) * plan.stride_w + (tap_columns - 1) * plan.dilation_w + 1;
-      return round_up((of_x ? std::min<int64_t>(x, plan.w) : elements) * kSize + 16, 16);
+      return round_up((of_x ? std::min<int64_t>(x, plan.w) : elements) * kSize + 32, 16);
     }
     const int64_t rows =
         of_x ? std::min<int64_t>(plan.h, (steps - 1) * int64_t{plan.stride_h} + beyond + 1) : std::min(steps, plan.p);
     int64_t bytes = (whole_planes ? plan.block_channels : 1) * rows * (of_x ? plan.x_pitch : plan.dy_pitch);
     if (kChannelsLast) return bytes;
-    bytes = round_up(bytes + 16, 16);
+    bytes = round_up(bytes + 32, 16);
     // The slots of a warp on banks that follow each other.
     const int across = round_up(plan.groups * kColumns * (of_x ? plan.stride_w : 1) * kSize, 16) % 128;
     return plan.warp_slots == 1 || whole_planes ? bytes : bytes + (across - bytes % 128 + 128) % 128;
@@ -215,13 +216,17 @@ WgradPlan make_wgrad_plan(const ConvProblem& problem) {
   const auto stage_bytes = [&](int steps) { return plan.slots * (slot_bytes(steps, true) + slot_bytes(steps, false)); };
   plan.steps = plan.strip_rows + kDepth - 1;
   const int all = round_up(plan.steps, kDepth);
+  // A run of memory ends within a sector, which the next chunk reads again: no run shall have less than 12 sectors.
+  const int least = plan.whole_rows
+                        ? round_up(divide_up(384, std::min(plan.x_pitch * plan.stride_h, plan.dy_pitch)), kDepth)
+                        : kDepth;
   // A chunk reads `beyond` rows of x that the next one reads again: where these are many, larger stages are better.
   plan.chunk_steps = all;
   for (const int64_t most_bytes : {Traits::kStageBytes, kLargestShared / Traits::kStages}) {
     if (whole_planes) break;
-    plan.chunk_steps = kDepth;
+    plan.chunk_steps = std::min(all, least);
     for (int windows = all / kDepth; windows > 0; windows--) {
-      if (stage_bytes(windows * kDepth) > most_bytes) continue;
+      if (windows * kDepth < least || stage_bytes(windows * kDepth) > most_bytes) continue;
       const int chunks = divide_up(all, windows * kDepth);
       plan.chunk_steps = round_up(divide_up(all, chunks), kDepth);
       break;
@@ -236,14 +241,18 @@ WgradPlan make_wgrad_plan(const ConvProblem& problem) {
   plan.stage_bytes = static_cast<int>(stage);
   const auto reciprocal = [](int size) { return size == 1 ? 0u : static_cast<unsigned>((1ull << 32) / size + 1); };
   plan.x_reciprocal = reciprocal(plan.x_columns), plan.dy_reciprocal = reciprocal(plan.columns);
-  plan.shared_bytes =
-      static_cast<size_t>(std::max<int64_t>(Traits::kStages * stage, int64_t{Traits::kBatch} * plan.threads * 4));
+  const int64_t reduced =
+      int64_t{Traits::kBatch} * plan.threads + plan.block_tiles * plan.block_channels * Traits::kResults;
+  plan.shared_bytes = static_cast<size_t>(std::max<int64_t>(Traits::kStages * stage, reduced * 4));
   if (stage * Traits::kStages > kLargestShared || units > (1 << 30)) return {};
 
-  // Blocks: enough to fill the GPU, few enough that their sums are small beside what they read.
-  constexpr int64_t kBlocks = 1056 * 4 / kWarps;
+  // Blocks: enough to fill the GPU several times, as long as writing and reading their sums is 1/50 of what they read.
+  constexpr int64_t kManyBlocks = 1056 * 4 / kWarps;
+  const int64_t read_bytes = plan.images * (plan.x_image + plan.dy_image) * kSize;
+  const int64_t cheap = std::max<int64_t>(kLeastBlocks / parallel, read_bytes / (50 * 8 * plan.outputs));
   const int64_t workspace = std::max<int64_t>(plan.images * plan.x_image * kSize / 8, 4 << 20);
-  int64_t splits = std::clamp<int64_t>(kBlocks / parallel, 1, divide_up(units, plan.slots));
+  const int64_t most = std::min<int64_t>(cheap, kManyBlocks / parallel);
+  int64_t splits = std::clamp<int64_t>(most, 1, divide_up(units, plan.slots));
   splits = std::clamp<int64_t>(workspace / (plan.outputs * 4), 1, splits);
   plan.block_units = divide_up(divide_up(units, splits), plan.slots) * plan.slots;
   plan.splits = divide_up(units, plan.block_units);

@@ -15,13 +15,14 @@ auto with_wgrad_tile(const ConvProblem& p, const F& f) {
   } else {
     const bool sliding = p.stride[1] == 1 && p.stride[2] == 1 && p.dilation[1] == 1 && p.dilation[2] == 1;
     const int64_t r = p.filter[1], s = p.filter[2];
+    const auto taps = [&](int64_t tile) { return divide_up(r, tile) * divide_up(s, tile) * tile * tile; };
     if constexpr (kChannelsLast) {
       // In one dimension the walk is along it.
       if (sliding && (s == 1 || (p.input[1] == 1 && r == 1))) {
         return r * s < 5 ? f(Sliding<4, 1, 1, kWarps>{}) : f(Sliding<8, 1, 1, kWarps>{});
       }
-      if (sliding && r > 3 && s > 3) return f(Sliding<5, 5, 1, kWarps>{});
-      return f(Plain<3, 3, kWarps>{});
+      if (!sliding || r < 4 || s < 4) return f(Plain<3, 3, kWarps>{});
+      return taps(5) < taps(7) ? f(Sliding<5, 5, 1, kWarps>{}) : f(Sliding<7, 7, 1, kWarps>{});
     } else {
       if (p.input[1] == 1 && r == 1 && p.output[1] == 1 && p.padding[1] == 0) {
         return s < 5 ? f(Folded<4, kWarps>{}) : f(Folded<8, kWarps>{});
@@ -29,8 +30,7 @@ auto with_wgrad_tile(const ConvProblem& p, const F& f) {
       if (!sliding) return f(Plain<3, 3, kWarps>{});
       if (s < 3) return f(Sliding<8, 1, 1, 16>{});
       if (r < 3) return f(Sliding<1, 8, 1, 16>{});
-      const auto taps = [&](int64_t tile) { return divide_up(r, tile) * divide_up(s, tile) * tile * tile; };
-      return taps(5) < taps(8) + 1 ? f(Sliding<5, 5, 1, 16>{}) : f(Sliding<8, 8, 1, 16>{});
+      return taps(5) < taps(8) ? f(Sliding<5, 5, 1, 16>{}) : f(Sliding<8, 8, 1, 16>{});
     }
   }
 }
