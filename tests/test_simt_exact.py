@@ -100,17 +100,6 @@ def test_row_on_every_problem(row: dict[str, Any]):
         check_row(row, problem, "check profile=sm_80 order=reverse")
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row["family"] != "naive"], ids=device.row_id)
-def test_row_on_aligned_tensors(row: dict[str, Any]):
-    # Where tensors begin at 64 bytes, other instances of a kernel may run.
-    dtype, pass_ = device.dtype_of(row), row["pass"].name
-    for problem in [*PROBLEMS, *EDGES]:
-        if device.serves(row, problem):
-            operands = integers(problem, pass_, dtype)
-            results, _ = device.run_row(row, operands, problem, "check cp_async=late", aligned=True)
-            assert_exact(results, expected(pass_, operands, problem), dtype)
-
-
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)
 def test_shared_memory_is_seen(row: dict[str, Any]):
     problem = next(problem for problem in PROBLEMS if device.serves(row, problem))

@@ -21,6 +21,10 @@ struct Traits : PatchTraits<Element, kFilterSize == 3 ? 4 : 2, 2, 7> {
   static constexpr int kRowGroup = Base::kRows * kStride;
   static constexpr int kInputRows = (Base::kRows - 1) * kStride + kFilter;
   static constexpr int kInputColumns = (Base::kColumns - 1) * kStride + kFilter;
+  __device__ static int skipped_columns(const TileParams<Element>&, int column) {
+    return kSkewed ? column / kColumnGroup : 0;
+  }
+  __device__ static int row_groups(const TileParams<Element>&, int row) { return row / kRowGroup; }
   // A lane keeps its two filters in registers if they are 3x3; 50 or 98 of them would be too many.
   static constexpr bool kFilterInRegisters = kFilter == 3;
   static constexpr int kRawFilterBytes = kTaps * Base::kPosition;

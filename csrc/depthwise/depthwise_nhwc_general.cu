@@ -28,8 +28,16 @@ struct GeneralTraits : PatchTraits<Element, 2, 1, 7> {
   static constexpr int64_t kTileBytes = 40 * 1024;
   static constexpr int kRounds = 4;
   static constexpr int kBlocks = 6;
-  static_assert(kTileBytes + Base::kStagedBytes + Base::kPosition + kMostFilterBytes <= 64 * 1024,
-                "every architecture has 64 KB");
+  __device__ static int skipped_columns(const TileParams<Element>& p, int column) {
+    return divide(column, p.by_column_group).quotient;
+  }
+  __device__ static int row_groups(const TileParams<Element>& p, int row) {
+    return divide(row, p.by_row_group).quotient;
+  }
+  // Large filters need large halos: what an RTX 4090 has, above the 64 KB of sm_75.
+  static constexpr int64_t kLargeTileBytes = 72 * 1024;
+  static_assert(kTileBytes + Base::kStagedBytes + Base::kPosition + kFilterBytes <= 64 * 1024);
+  static_assert(kLargeTileBytes + Base::kStagedBytes + Base::kPosition + kMostFilterBytes <= 99 * 1024);
 };
 
 template <typename T>
@@ -119,7 +127,7 @@ __device__ __forceinline__ void add_row(const GeneralParams<T>& g, const unsigne
 #pragma unroll
     for (int c = 0; c < Tr::kColumns; c++) {
       const int column = c * p.stride_w + s * p.dilation_w;
-      add_product(sum[0][c], w, input_pair<Tr>(row, column + divide(column, p.by_column_group).quotient));
+      add_product(sum[0][c], w, input_pair<Tr>(row, column + Tr::skipped_columns(p, column)));
     }
   }
 }
@@ -153,7 +161,7 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
 #pragma unroll 1
         for (int r = 0; r < rows; r++) {
           const int h = (group + r) * p.dilation_h;
-          const int position = h * p.pitch + divide(h, p.by_row_group).quotient * p.row_skew;
+          const int position = h * p.pitch + Tr::row_groups(p, h) * p.row_skew;
           add_row<Tr>(g, mine + position * Tr::kPosition, filter + r * p.filter_w * Tr::kFilterStride + lane, sum);
         }
       }
@@ -182,7 +190,9 @@ struct FilterPlan {
 template <typename Tr>
 TilePlan plan(const Gather& gather) {
   PatchShape shape = patch_shape<Tr>();
-  if (!FilterPlan<Tr>(gather).single) shape.rounds = 1;
+  const FilterPlan<Tr> filter(gather);
+  if (!filter.single) shape.rounds = 1;
+  if (filter.group_rows < gather.filter[0]) shape.tile_bytes = Tr::kLargeTileBytes;
   return plan_tile(gather, shape);
 }
 
@@ -193,7 +203,7 @@ bool NhwcGeneralKernel<kPass, T>::supports(const ConvProblem& problem) {
   using Tr = GeneralTraits<T>;
   if (!is_gather(kPass, problem)) return false;
   const Gather gather(kPass, problem);
-  return FilterPlan<Tr>(gather).bytes <= Tr::kMostFilterBytes && plan<Tr>(gather).tile_bytes <= Tr::kTileBytes;
+  return FilterPlan<Tr>(gather).bytes <= Tr::kMostFilterBytes && plan<Tr>(gather).tile_bytes <= Tr::kLargeTileBytes;
 }
 
 template <Pass kPass, typename T>

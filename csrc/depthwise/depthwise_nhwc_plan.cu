@@ -93,7 +93,7 @@ Gather::Gather(Pass pass, const ConvProblem& p) {
 bool is_gather(Pass pass, const ConvProblem& p) {
   constexpr int64_t kMost = int64_t{1} << 30;
   const bool flat = p.filter[0] == 1 && p.input[0] == 1 && p.output[0] == 1 && p.padding[0] == 0;
-  if (!p.depthwise() || !flat || p.c >= kMost || p.k >= kMost) return false;
+  if (!p.depthwise() || !flat || p.c * p.input[2] >= kMost || p.k * p.output[2] >= kMost) return false;
   for (int axis = 1; axis < 3; axis++) {
     if (pass == Pass::kDgrad && p.stride[axis] != 1) return false;
     if (p.input[axis] + p.padding[axis] >= kMost || p.output[axis] * p.stride[axis] >= kMost ||

@@ -64,7 +64,7 @@ struct TileParams {
   bool vector_source, vector_filter, vector_bias, vector_result;  // 16-byte accesses are aligned
   int rows, columns;                                              // of the tile
   int pitch, row_skew, image_positions, patch_distance;           // in positions, see TilePlan
-  int slots, chunks;                                              // patches, and 16-byte vectors, of the block
+  int slots, positions;                                           // patches, and positions of input, of the block
   int patches_h, patches_w, images_per_block;
   int staging_offset, bias_offset, filter_offset;  // bytes of shared memory
   IndexDivisor by_columns, by_rows, by_patches_w, by_patches_h, by_column_group, by_row_group;
@@ -76,6 +76,7 @@ struct TilePlace {
   int channel;  // the first
   int p, q;     // the first output
   int64_t image;
+  int images;  // that are there
 };
 
 template <typename Traits, typename T>
@@ -83,41 +84,67 @@ __device__ __forceinline__ TilePlace tile_place(const TileParams<T>& p) {
   const QuotientRemainder slice = divide(static_cast<int>(blockIdx.x), p.slices);
   const QuotientRemainder tile_w = divide(slice.quotient, p.tiles_w);
   const QuotientRemainder tile_h = divide(tile_w.quotient, p.tiles_h);
+  const int64_t image = static_cast<int64_t>(tile_h.quotient) * p.images_per_block;
   return {slice.remainder * Traits::kChannels, tile_h.remainder * p.patches_h * Traits::kRows,
-          tile_w.remainder * p.patches_w * Traits::kColumns,
-          static_cast<int64_t>(tile_h.quotient) * p.images_per_block};
+          tile_w.remainder * p.patches_w * Traits::kColumns, image,
+          static_cast<int>(min(p.images - image, static_cast<int64_t>(p.images_per_block)))};
+}
+
+// One position of the tile: where it lies in shared memory, and where it comes from, if it is inside the input.
+struct TilePosition {
+  int position;
+  bool inside;
+  int64_t source;  // elements from the first image of the block
+};
+
+// Traits::skipped_columns and row_groups say after how many columns and rows TilePlan leaves positions free.
+template <typename Traits, typename T>
+__device__ __forceinline__ TilePosition tile_position(const TileParams<T>& p, const TilePlace& place, int at) {
+  const QuotientRemainder column = divide(at, p.by_columns);
+  QuotientRemainder row = {0, column.quotient};
+  const int row_stride = p.source_channels * p.width;
+  int64_t source = 0;
+  if (p.images_per_block > 1) {
+    row = divide(column.quotient, p.by_rows);
+    source = static_cast<int64_t>(row.quotient) * row_stride * p.height;
+  }
+  const int h = place.p * p.stride_h - p.padding_h + row.remainder;
+  const int w = place.q * p.stride_w - p.padding_w + column.remainder;
+  // Without short circuits: the branches would cost more than the comparisons.
+  const bool inside = (static_cast<unsigned>(h) < static_cast<unsigned>(p.height)) &
+                      (static_cast<unsigned>(w) < static_cast<unsigned>(p.width)) & (row.quotient < place.images);
+  const int position = row.quotient * p.image_positions + row.remainder * p.pitch + column.remainder +
+                       Traits::skipped_columns(p, column.remainder) + Traits::row_groups(p, row.remainder) * p.row_skew;
+  source += static_cast<int64_t>(h) * row_stride + static_cast<int64_t>(w) * p.source_channels;
+  return {position, inside, source};
 }
 
 // Starts the copy of the tile; it has arrived after cp_async_wait_all and a barrier. `nth` of the gathered channels.
 template <typename Traits, typename T>
 __device__ __forceinline__ void copy_tile(const TileParams<T>& p, const TilePlace& place, unsigned char* tile,
                                           int nth) {
-  constexpr int kVectors = Traits::kVectors, kPerVector = Traits::kPerVector;
-  const int h0 = place.p * p.stride_h - p.padding_h, w0 = place.q * p.stride_w - p.padding_w;
-  const int64_t row_stride = static_cast<int64_t>(p.source_channels) * p.width, image_stride = row_stride * p.height;
-  const T* image = p.source + place.image * image_stride;
-  for (int i = static_cast<int>(threadIdx.x); i < p.chunks; i += kTileThreads) {
-    const QuotientRemainder row = divide(i / kVectors, p.by_columns);
-    const QuotientRemainder z = divide(row.quotient, p.by_rows);
-    const int h = h0 + z.remainder, w = w0 + row.remainder;
-    const int channel = place.channel + i % kVectors * kPerVector;
-    const bool inside = static_cast<unsigned>(h) < static_cast<unsigned>(p.height) &&
-                        static_cast<unsigned>(w) < static_cast<unsigned>(p.width) &&
-                        place.image + z.quotient < p.images;
-    const int skew =
-        divide(row.remainder, p.by_column_group).quotient + divide(z.remainder, p.by_row_group).quotient * p.row_skew;
-    const int position = z.quotient * p.image_positions + z.remainder * p.pitch + row.remainder + skew;
-    unsigned char* to = tile + position * Traits::kPosition + i % kVectors * 16;
-    const T* from = image + z.quotient * image_stride + h * row_stride + static_cast<int64_t>(w) * p.source_channels;
-    if (p.vector_source) {
-      const bool read = inside && channel < p.channels;
-      ptx::cp_async<16>(to, read ? from + channel : p.source, read ? 16 : 0);
-    } else {
+  constexpr int kVectors = Traits::kVectors, kPerVector = Traits::kPerVector, kAtOnce = kTileThreads / kVectors;
+  const int vector = static_cast<int>(threadIdx.x) % kVectors, first = static_cast<int>(threadIdx.x) / kVectors;
+  const int channel = place.channel + vector * kPerVector;
+  const T* images = p.source + place.image * p.height * p.width * p.source_channels;
+  tile += vector * 16;
+  if (p.vector_source) {
+    const bool there = channel < p.channels;
+    const T* slice = there ? images + channel : p.source;
+    for (int at = first; at < p.positions; at += kAtOnce) {
+      const TilePosition from = tile_position<Traits>(p, place, at);
+      const bool read = from.inside & there;
+      ptx::cp_async<16>(tile + from.position * Traits::kPosition, slice + (read ? from.source : 0), read ? 16 : 0);
+    }
+    return;
+  }
+  for (int at = first; at < p.positions; at += kAtOnce) {
+    const TilePosition from = tile_position<Traits>(p, place, at);
+    T* to = reinterpret_cast<T*>(tile + from.position * Traits::kPosition);
 #pragma unroll
-      for (int e = 0; e < kPerVector; e++) {
-        const int c = divide(channel + e, p.per_source).quotient * p.gathered + nth;
-        reinterpret_cast<T*>(to)[e] = inside && channel + e < p.channels ? from[c] : narrow<T>(0.0f);
-      }
+    for (int e = 0; e < kPerVector; e++) {
+      const int c = divide(channel + e, p.per_source).quotient * p.gathered + nth;
+      to[e] = from.inside && channel + e < p.channels ? images[from.source + c] : narrow<T>(0.0f);
     }
   }
 }
@@ -196,7 +223,7 @@ __device__ __forceinline__ void store_patch(const TileParams<T>& p, const TilePl
   T* to = p.result + ((image * p.result_height + first_p) * p.result_width + first_q) * p.channels + channel;
   const int64_t row_stride = static_cast<int64_t>(p.result_width) * p.channels;
   const unsigned char* from = mine + vector * 16;
-  if (active && image < p.images && channel < p.channels) {
+  if (active && patch.image < place.images && channel < p.channels) {
 #pragma unroll
     for (int o = 0; o < Traits::kRows; o++) {
 #pragma unroll
@@ -279,7 +306,7 @@ TileParams<typename Traits::T> tile_params(const Gather& g, const TilePlan& plan
           .image_positions = size(plan.image_positions),
           .patch_distance = size(plan.patch_distance),
           .slots = size(plan.patches_h * plan.patches_w * images),
-          .chunks = size(plan.rows * plan.columns * images * Traits::kVectors),
+          .positions = size(plan.rows * plan.columns * images),
           .patches_h = size(plan.patches_h),
           .patches_w = size(plan.patches_w),
           .images_per_block = size(images),

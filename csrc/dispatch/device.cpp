@@ -1,7 +1,7 @@
 #include "csrc/dispatch/device.h"
 
-#include "csrc/depthwise/depthwise_ncl.h"
 #include "csrc/depthwise/depthwise_nchw.h"
+#include "csrc/depthwise/depthwise_ncl.h"
 #include "csrc/depthwise/depthwise_nhwc.h"
 #include "csrc/depthwise/depthwise_wgrad.h"
 #include "csrc/dilated/dilated.h"
