@@ -20,6 +20,7 @@ from support import device as registry
 from support.fake_cuda import FakeCuda
 
 from convbound import ops
+from convbound.kernels.table import KERNELS
 from convbound.problem import LAYOUTS, PASSES, ConvProblem
 
 pytestmark = pytest.mark.skipif(registry.ABSENT is not None, reason=f"no emulated kernels: {registry.ABSENT}")
@@ -72,6 +73,17 @@ def test_a_gpu_without_our_kernels_fails_and_says_why(target: Target):
 def test_a_row_that_serves_nothing_there_is_skipped(target: Target):
     old = Target(target.devices, "simt", (), 70, target.shared_per_block, 8)
     assert all("on sm_70" in check.skip for check in rows.row_checks(old))
+
+
+def test_rows_of_triton_are_checked_where_it_is(target: Target):
+    with_triton = Target(target.devices, "simt", ("simt", "triton"), target.arch, target.shared_per_block, 8)
+    checks = list(rows.triton_checks(with_triton))
+    assert {check.name.split()[2] for check in checks} == {row.name for row in KERNELS}
+    next(check for check in checks if "fp16" in check.name and "iw29" in check.name).run()
+    assert not list(rows.triton_checks(target))
+    names = [check.name for check in worker.all_checks(with_triton)]
+    assert any(name.startswith("op triton_fprop ") for name in names)
+    assert not any(name.startswith("op triton_") and "ic3ih8iw10oc5" in name for name in names)  # dense
 
 
 def row_of(pass_: str) -> dict[str, Any]:

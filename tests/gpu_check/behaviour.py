@@ -13,6 +13,7 @@ import convbound
 from convbound.bench.cuda_timer import capture
 from convbound.ops import to_layout
 from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
+from convbound.selection import unsupported
 from gpu_check.check import Check
 from gpu_check.rows import case
 from gpu_check.target import Target
@@ -36,7 +37,7 @@ def behaviour_checks(target: Target) -> Iterator[Check]:
     """All of them, for each backend, on one problem of each family."""
     second = "" if len(target.devices) > 1 else "there is one GPU"
     for backend in target.backends:
-        for problem in PROBLEMS:
+        for problem in (p for p in PROBLEMS if not any(unsupported(p, pass_, DTYPE, backend) for pass_ in PASSES)):
             for pass_ in PASSES:
                 for layout in LAYOUTS:
                     of = (target, backend, problem, pass_, layout)

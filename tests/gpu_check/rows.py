@@ -15,6 +15,7 @@ from test_simt_exact import EDGES
 
 from convbound import fakes
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
+from convbound.selection import unsupported
 from gpu_check.check import Check
 from gpu_check.target import Target
 
@@ -109,12 +110,37 @@ def written_beside(tensor: torch.Tensor) -> int:
     return int((~buffer.isnan()).sum())
 
 
+def triton_checks(target: Target) -> Iterator[Check]:
+    """Every row of the table of Triton kernels on every problem that it serves; each compiles first."""
+    if "triton" not in target.backends:
+        return
+    from convbound.kernels.table import KERNELS
+
+    for row in KERNELS:
+        for dtype in row.dtypes:
+            for problem in PROBLEMS:
+                if row.serves(problem, row.pass_, dtype, row.layout, target.arch):
+                    name = f"row triton {row.name} {DTYPE_NAMES[dtype]} {problem}"
+                    yield Check(name, partial(check_triton_row, row, dtype, problem))
+
+
+def check_triton_row(row: Any, dtype: torch.dtype, problem: ConvProblem) -> None:
+    """One row of Triton's table; running it looks for writes beside the outputs."""
+    from support import triton_rows
+
+    for sign in signs(problem):
+        operands, wanted = case(problem, row.pass_, dtype, sign)
+        assert_exact(triton_rows.run_row(row, operands, problem), wanted, dtype)
+
+
 def op_checks(target: Target) -> Iterator[Check]:
     """Every backend's ops, with the row that the dispatcher chooses, on every problem."""
     for backend in target.backends:
         for problem in (*PROBLEMS, *EDGES):
             for pass_ in PASSES:
                 for dtype in DTYPES:
+                    if unsupported(problem, pass_, dtype, backend):
+                        continue
                     for layout in LAYOUTS:
                         name = f"op {backend}_{pass_} {DTYPE_NAMES[dtype]} {layout} {problem}"
                         yield Check(name, partial(check_op, target, backend, problem, pass_, dtype, layout))

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 import torch
 from support import device as registry
 
-from convbound import backends
-from convbound.bench.rivals import TORCH
-
-EMULATOR = "simt"
+from convbound.bench.devices import our_backends
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Target:
 def gpu() -> Target:
     """The GPUs of this machine."""
     properties = torch.cuda.get_device_properties(0)
-    names = tuple(row.name for row in backends() if row.available and "cuda" in row.devices and row.name != TORCH)
+    names = tuple(our_backends("cuda"))
     return Target(
         tuple(torch.device("cuda", index) for index in range(torch.cuda.device_count())),
         "cuda" if "cuda" in names else "",
@@ -61,7 +58,7 @@ def gpu() -> Target:
 def emulator() -> Target:
     """The emulator on the CPU: it checks these checks where there is no GPU."""
     arch, shared = registry.introspect.simt_profile("sm_90")
-    return Target((torch.device("cpu"),), EMULATOR, (EMULATOR,), arch, shared, busy_edge=8)
+    return Target((torch.device("cpu"),), "simt", ("simt",), arch, shared, busy_edge=8)
 
 
 def find_target(name: str) -> Target:

@@ -18,7 +18,7 @@ import torch
 
 from gpu_check.behaviour import behaviour_checks
 from gpu_check.check import Check
-from gpu_check.rows import op_checks, row_checks
+from gpu_check.rows import op_checks, row_checks, triton_checks
 from gpu_check.target import Target, find_target
 
 EXIT_LOST = 3
@@ -27,6 +27,7 @@ EXIT_LOST = 3
 def all_checks(target: Target) -> Iterator[Check]:
     """Every check of a target, in the order in which they run."""
     yield from row_checks(target)
+    yield from triton_checks(target)
     yield from op_checks(target)
     yield from behaviour_checks(target)
 
