@@ -7,14 +7,14 @@ registers, local memory and the bounds come from the machine code of every archi
 from __future__ import annotations
 
 import subprocess
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import pytest
 import torch
 from support import cubins, device
 from support.data import integers
-from support.problems import PROBLEMS
+from support.problems import DEPTHWISE_NCHW, PROBLEMS
 
 from convbound import _library
 from convbound.problem import PASSES
@@ -39,11 +39,23 @@ def architectures() -> list[str]:
     return [f"sm_{architecture.removesuffix('+PTX').replace('.', '')}" for architecture in listed]
 
 
+@cache
+def launches_of(index: int) -> list[dict[str, Any]]:
+    row = ROWS[index]
+    found: dict[str, dict[str, Any]] = {}
+    for problem in (*PROBLEMS, *DEPTHWISE_NCHW) if row["family"] != "naive" else PROBLEMS[:1]:
+        if device.serves(row, problem):
+            operands = integers(problem, row["pass"].name, device.dtype_of(row))
+            for aligned in (False, True):
+                for launch in device.run_row(row, operands, problem, "trace", aligned=aligned)[1]:
+                    known = found.setdefault(launch["kernel"], launch)
+                    known["shared_bytes"] = max(known["shared_bytes"], launch["shared_bytes"])
+    return list(found.values())
+
+
 def launches(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The kernels that a row launches on the first problem that it serves, as the emulator saw them."""
-    problem = next(problem for problem in PROBLEMS if device.serves(row, problem))
-    operands = integers(problem, row["pass"].name, device.dtype_of(row))
-    return device.run_row(row, operands, problem, "trace")[1]
+    """The kernels that a row launches, as the emulator saw them: others where tensors are aligned than where not."""
+    return launches_of(row["index"])
 
 
 def test_the_library_loads_into_this_torch_and_registers_its_ops():
@@ -109,3 +121,15 @@ def test_naive_kernels_access_one_element_at_a_time(row: dict[str, Any]):
             accesses = kernels()[launch["kernel"], architecture].accesses
             assert {width for (operation, width) in accesses if operation in ("LDG", "STG")} == {element}
             assert {operation for (operation, _) in accesses} == {"LDG", "STG"}
+
+
+@needs_cuobjdump
+@pytest.mark.parametrize("row", [row for row in ROWS if "_nchw_bands" in row["name"]], ids=device.row_id)
+def test_bands_move_16_bytes_at_a_time(row: dict[str, Any]):
+    for launch in launches(row):
+        for architecture in architectures():
+            accesses = kernels()[launch["kernel"], architecture].accesses
+            assert accesses["LDGSTS", 16] > 0
+            assert accesses["STG", 16] > 0
+            # Beside them only ends of runs, a few filters and the bias, element by element.
+            assert {width for (operation, width) in accesses if operation == "LDG"} <= {device.dtype_of(row).itemsize}

@@ -13,7 +13,7 @@ import torch
 from support import device
 from support.check import assert_exact, expected, run
 from support.data import integers
-from support.problems import PROBLEMS
+from support.problems import DEPTHWISE_NCHW, PROBLEMS
 
 import convbound
 from convbound.problem import DTYPES, LAYOUTS, PASSES, ConvProblem, Pass
@@ -47,11 +47,13 @@ def _no_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONVBOUND_SIMT_OPTIONS", raising=False)
 
 
-def check_row(row: dict[str, Any], problem: ConvProblem, options: str, sign: str = "signed") -> None:
+def check_row(
+    row: dict[str, Any], problem: ConvProblem, options: str, sign: str = "signed", *, aligned: bool = False
+) -> None:
     pass_ = row["pass"].name
     dtype = device.dtype_of(row)
     operands = integers(problem, pass_, dtype, sign)
-    results, _ = device.run_row(row, operands, problem, options)
+    results, _ = device.run_row(row, operands, problem, options, aligned=aligned)
     assert_exact(results, expected(pass_, operands, problem), dtype)
 
 
@@ -68,6 +70,15 @@ def test_row_at_the_edges(row: dict[str, Any]):
     for problem in EDGES:
         if device.serves(row, problem):
             check_row(row, problem, "check order=random seed=5 cp_async=late")
+
+
+@pytest.mark.parametrize("aligned", [False, True], ids=["odd", "aligned"])
+@pytest.mark.parametrize("row", [row for row in ROWS if "_nchw_" in row["name"]], ids=device.row_id)
+def test_depthwise_row_around_its_tile(row: dict[str, Any], aligned: bool):
+    # Aligned tensors take kernels that others cannot.
+    for problem in (*DEPTHWISE_NCHW, *PROBLEMS):
+        if device.serves(row, problem):
+            check_row(row, problem, "check order=random seed=3 cp_async=late", aligned=aligned)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)

@@ -57,10 +57,11 @@ union Vector {
 
 template <typename T>
 __device__ __forceinline__ void widen_vector(float* to, const T* from) {
+  constexpr int kElements = kVectorBytes / sizeof(T);
   Vector<T> vector;
   vector.word = *reinterpret_cast<const uint4*>(from);
 #pragma unroll
-  for (int i = 0; i < static_cast<int>(kVectorBytes / sizeof(T)); i++) to[i] = widen(vector.element[i]);
+  for (int i = 0; i < kElements; i++) to[i] = widen(vector.element[i]);
 }
 
 // Loads the rows of the input that the tile needs, amid zeros that are there already.
@@ -81,11 +82,14 @@ __device__ __forceinline__ void load_tile(T* xs, const TiledParams<T>& params, i
     const T* const global = params.in + in_plane * p.in_h * p.in_w + h * p.in_w + w_first;
     T* const shared =
         xs + plane * plan.plane_elements + row * plan.pitch + row / kTiledRows * plan.skew + w_first - w_base;
+    // A vector may reach into the plane's neighbouring rows: whether it does costs nothing, what it loads there is
+    // left.
+    const int in_row = h * p.in_w + w_first, plane_size = p.in_h * p.in_w;
     const int before = elements_after_boundary(global), chunks = (before + width + kVector - 1) / kVector;
     for (int chunk = chunk0; chunk < chunks; chunk += lanes) {
       const int e = chunk * kVector - before;
       Vector<T> vector;
-      const bool whole = e >= 0 && e + kVector < width + 1;
+      const bool whole = in_row + e >= 0 && in_row + e + kVector < plane_size + 1;
       if (whole) vector.word = *reinterpret_cast<const uint4*>(global + e);
 #pragma unroll
       for (int i = 0; i < kVector; i++) {
