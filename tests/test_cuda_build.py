@@ -14,10 +14,10 @@ import pytest
 import torch
 from support import cubins, device
 from support.data import integers
-from support.problems import DEPTHWISE_NCHW, PROBLEMS
+from support.problems import PROBLEMS
 
 from convbound import _library
-from convbound.problem import PASSES
+from convbound.problem import PASSES, ConvProblem
 
 pytestmark = [
     pytest.mark.skipif(_library.LOADED["cuda"] is not None, reason=f"no CUDA kernels: {_library.LOADED['cuda']}"),
@@ -39,17 +39,25 @@ def architectures() -> list[str]:
     return [f"sm_{architecture.removesuffix('+PTX').replace('.', '')}" for architecture in listed]
 
 
+# What rows take another kernel for, if tensors are aligned: planes of known size, even widths.
+CHOICES = tuple(
+    ConvProblem.parse(f"g2ic2ih{size}oc2kh{filter_}sh{stride}ph{filter_ // 2}")
+    for filter_ in (3, 5, 7)
+    for stride in (1, 2)
+    for size in ((8, 7, 14, 28, 56) if (filter_, stride) == (3, 1) else (8,))
+)
+
+
 @cache
 def launches_of(index: int) -> list[dict[str, Any]]:
     row = ROWS[index]
-    found: dict[str, dict[str, Any]] = {}
-    for problem in (*PROBLEMS, *DEPTHWISE_NCHW) if row["family"] != "naive" else PROBLEMS[:1]:
-        if device.serves(row, problem):
-            operands = integers(problem, row["pass"].name, device.dtype_of(row))
-            for aligned in (False, True):
-                for launch in device.run_row(row, operands, problem, "trace", aligned=aligned)[1]:
-                    known = found.setdefault(launch["kernel"], launch)
-                    known["shared_bytes"] = max(known["shared_bytes"], launch["shared_bytes"])
+    first = next(problem for problem in PROBLEMS if device.serves(row, problem))
+    others = [problem for problem in CHOICES if row["family"] != "naive" and device.serves(row, problem)]
+    found = {}
+    for problem, aligned in ((first, False), *((problem, True) for problem in others)):
+        operands = integers(problem, row["pass"].name, device.dtype_of(row))
+        for launch in device.run_row(row, operands, problem, "trace", aligned=aligned)[1]:
+            found[launch["kernel"]] = launch
     return list(found.values())
 
 

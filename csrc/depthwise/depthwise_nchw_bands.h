@@ -15,10 +15,11 @@
 // planes: half as much as the input). Every output is written once, every input read once, but for the R - stride rows
 // that two bands share: with 28 KB for a block's input and output that is 2 of 28 rows at 3x3 on 112 x 112 halves.
 //
-// Tile: the whole strip is unrolled (14 rows, on known planes up to 28, for 7x7 7: code of 14 KB), so no FMA is spent
-// on rows that do not count. Lanes lie along W, in slots of a power of two for several planes of which the banks differ
-// (bank_conflicts in the plan). In flight on a multiprocessor: a block's input is about 6 to 14 KB; 228 KB of shared
-// memory hold 8 such blocks or more (at least 64 KB in flight), 100 KB hold 3 (at least 18 KB).
+// Tile: the whole strip is unrolled (14 rows, 28 on known planes), so no FMA is spent on rows that do not count. Of
+// what is executed between the first and the last FMA, FMAs are 62 % at 5x5 and 67 % at 7x7 (sm_90, pairs of halves).
+// Lanes lie along W, in slots of a power of two for several planes of which the banks differ (bank_conflicts in the
+// plan). In flight on a multiprocessor: a block's input is about 6 to 14 KB; 228 KB of shared memory hold 8 such blocks
+// or more (at least 64 KB in flight), 100 KB hold 3 (at least 18 KB).
 #pragma once
 
 #include "csrc/common/divisor.h"
@@ -36,7 +37,7 @@ template <typename T, int kFilter, int kStride, bool kPairs, int kPlane>
 struct BandTraits {
   static constexpr bool kWholePlane = kPlane == 7;  // per thread: 49 outputs, all edges known to the compiler
   static constexpr int kColumns = kWholePlane ? 7 : kStride == 1 && (kPairs || sizeof(T) == 2) ? 2 : 1;
-  static constexpr int kStrip = kFilter == 7 || kWholePlane ? 7 : kPlane >= 28 ? 28 : 14;
+  static constexpr int kStrip = kWholePlane ? 7 : kPlane >= 28 ? 28 : 14;
   static constexpr int kInRows = (kStrip - 1) * kStride + kFilter;
   static constexpr int kSpan = (kColumns - 1) * kStride + kFilter;  // columns of input
   static constexpr int kPadding = kFilter / 2;                      // where the filter is centred
@@ -210,7 +211,13 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
       bool inside[kLoads];
 #pragma unroll
       for (int i = 0; i < kLoads; i++) {
-        inside[i] = static_cast<unsigned>(w0 + (kPairs ? 2 * i : i)) < static_cast<unsigned>(in_w);
+        if constexpr (kPairs) {
+          // Left of the output's own column a pair can be outside at the left only, right of it at the right only.
+          const int beside = 2 * i - Traits::kPadding - Traits::kLead;
+          inside[i] = beside < 0 ? w0 + 2 * i >= 0 : beside == 0 || w0 + 2 * i < in_w;
+        } else {
+          inside[i] = static_cast<unsigned>(w0 + i) < static_cast<unsigned>(in_w);
+        }
       }
       float sum[kStrip][kColumns];
 #pragma unroll
@@ -229,14 +236,14 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
 #pragma unroll
             for (int k = 0; k < kLoads; k++) {
               typename PairOf<T>::Word pair = PairOf<T>::narrow(0, 0);
-              if (inside[k]) pair = *reinterpret_cast<const typename PairOf<T>::Word*>(x + i * in_w + 2 * k);
+              if (inside[k]) pair = *reinterpret_cast<const typename PairOf<T>::Word*>(x + 2 * k);
               const float2 wide = PairOf<T>::widen(pair);
               v[2 * k] = wide.x;
               v[2 * k + 1] = wide.y;
             }
           } else {
 #pragma unroll
-            for (int k = 0; k < kLoads; k++) v[k] = inside[k] ? widen(x[i * in_w + k]) : 0.0f;
+            for (int k = 0; k < kLoads; k++) v[k] = inside[k] ? widen(x[k]) : 0.0f;
           }
 #pragma unroll
           for (int row = 0; row < kStrip; row++) {
@@ -252,17 +259,20 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
             }
           }
         }
+        x += in_w;
+        if (i < kFilter - 1 || (i - kFilter + 1) % kStride != 0) continue;
         const int row = (i - kFilter + 1) / kStride;  // the output row that this row of input completes
-        if (i >= kFilter - 1 && (i - kFilter + 1) % kStride == 0 && (kPlane > 0 || row0 + row < rows)) {
+        if (kPlane > 0 || row0 + row < rows) {
           if constexpr (kPairs && kColumns == 2) {
-            *reinterpret_cast<typename PairOf<T>::Word*>(y + row * out_w) = PairOf<T>::narrow(sum[row][0], sum[row][1]);
+            *reinterpret_cast<typename PairOf<T>::Word*>(y) = PairOf<T>::narrow(sum[row][0], sum[row][1]);
           } else {
 #pragma unroll
             for (int c = 0; c < kColumns; c++) {
-              if (c == 0 || Traits::kWholePlane || q + c < out_w) y[row * out_w + c] = narrow<T>(sum[row][c]);
+              if (c == 0 || Traits::kWholePlane || q + c < out_w) y[c] = narrow<T>(sum[row][c]);
             }
           }
         }
+        y += out_w;
       }
     }
   }

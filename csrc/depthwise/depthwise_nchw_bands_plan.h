@@ -79,8 +79,7 @@ constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
   plan.band_rows = p.out_h;
   plan.bands = 1;
   if (whole > kBlockBytes) {
-    // Two strips of the largest filter: the rows that two bands share are read twice.
-    int rows = std::max(shape.strip, 14);
+    int rows = shape.strip;
     for (int more = rows + shape.strip; more < p.out_h; more += shape.strip) {
       if (band_bytes(more) <= kBlockBytes) rows = more;
     }
