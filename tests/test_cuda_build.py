@@ -7,7 +7,7 @@ registers, local memory and the bounds come from the machine code of every archi
 from __future__ import annotations
 
 import subprocess
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from support.data import integers
 from support.problems import PROBLEMS
 
 from convbound import _library
-from convbound.problem import PASSES
+from convbound.problem import PASSES, ConvProblem
 
 pytestmark = [
     pytest.mark.skipif(_library.LOADED["cuda"] is not None, reason=f"no CUDA kernels: {_library.LOADED['cuda']}"),
@@ -38,22 +38,30 @@ def architectures() -> list[str]:
     return [f"sm_{architecture.removesuffix('+PTX').replace('.', '')}" for architecture in listed]
 
 
+# What rows take another kernel for, if tensors are aligned: planes of known size, even widths.
+CHOICES = tuple(
+    ConvProblem.parse(f"g2ic2ih{size}oc2kh{filter_}sh{stride}ph{filter_ // 2}")
+    for filter_ in (3, 5, 7)
+    for stride in (1, 2)
+    for size in ((8, 7, 14, 28, 56) if (filter_, stride) == (3, 1) else (8,))
+)
+
+
 @cache
 def launches_of(index: int) -> list[dict[str, Any]]:
     row = ROWS[index]
-    found: dict[str, dict[str, Any]] = {}
-    for problem in PROBLEMS:
-        if not device.serves(row, problem) or (row["family"] == "naive" and found):
-            continue
+    first = next(problem for problem in PROBLEMS if device.serves(row, problem))
+    others = [problem for problem in CHOICES if row["family"] != "naive" and device.serves(row, problem)]
+    found = {}
+    for problem, aligned in ((first, False), *((problem, True) for problem in others)):
         operands = integers(problem, row["pass"].name, device.dtype_of(row))
-        for aligned in (False, True):
-            for launch in device.run_row(row, operands, problem, "trace", aligned=aligned)[1]:
-                found.setdefault(launch["kernel"], launch)
+        for launch in device.run_row(row, operands, problem, "trace", aligned=aligned)[1]:
+            found[launch["kernel"]] = launch
     return list(found.values())
 
 
 def launches(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A launch of each kernel that a row launches on any problem that it serves, as the emulator saw them."""
+    """The kernels that a row launches, as the emulator saw them: others where tensors are aligned than where not."""
     return launches_of(row["index"])
 
 
@@ -120,3 +128,15 @@ def test_naive_kernels_access_one_element_at_a_time(row: dict[str, Any]):
             accesses = kernels()[launch["kernel"], architecture].accesses
             assert {width for (operation, width) in accesses if operation in ("LDG", "STG")} == {element}
             assert {operation for (operation, _) in accesses} == {"LDG", "STG"}
+
+
+@needs_cuobjdump
+@pytest.mark.parametrize("row", [row for row in ROWS if "_nchw_bands" in row["name"]], ids=device.row_id)
+def test_bands_move_16_bytes_at_a_time(row: dict[str, Any]):
+    for launch in launches(row):
+        for architecture in architectures():
+            accesses = kernels()[launch["kernel"], architecture].accesses
+            assert accesses["LDGSTS", 16] > 0
+            assert accesses["STG", 16] > 0
+            # Beside them only ends of runs, a few filters and the bias, element by element.
+            assert {width for (operation, width) in accesses if operation == "LDG"} <= {device.dtype_of(row).itemsize}

@@ -13,7 +13,7 @@ import torch
 from support import device
 from support.check import assert_exact, expected, run
 from support.data import integers
-from support.problems import PROBLEMS
+from support.problems import DEPTHWISE_NCHW, PROBLEMS
 
 import convbound
 from convbound.problem import DTYPES, LAYOUTS, PASSES, ConvProblem, Pass
@@ -121,6 +121,13 @@ def test_row_on_aligned_tensors(row: dict[str, Any]):
     for problem in (*PROBLEMS, *EDGES):
         if device.serves(row, problem):
             check_row(row, problem, "check profile=sm_80 order=reverse cp_async=late", aligned=True)
+@pytest.mark.parametrize("aligned", [False, True], ids=["odd", "aligned"])
+@pytest.mark.parametrize("row", [row for row in ROWS if "_nchw_" in row["name"]], ids=device.row_id)
+def test_depthwise_row_around_its_tile(row: dict[str, Any], aligned: bool):
+    # Aligned tensors take kernels that others cannot.
+    for problem in (*DEPTHWISE_NCHW, *(PROBLEMS if aligned else ())):
+        if device.serves(row, problem):
+            check_row(row, problem, "check order=random seed=3 cp_async=late", aligned=aligned)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)

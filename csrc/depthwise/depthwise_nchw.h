@@ -8,7 +8,8 @@
 
 namespace convbound::depthwise {
 
-constexpr const char* kBandsTile = "whole planes or a band of one; 14 rows (7x7: 7) of 1, 2 or 7 columns a thread";
+constexpr const char* kBandsTile =
+    "whole planes or a band of one; 14 rows of 1 or 2 columns a thread, more on known planes";
 
 template <Pass kPass, typename T, int kFilter, int kStride>
 bool nchw_bands_supports(const ConvProblem&);

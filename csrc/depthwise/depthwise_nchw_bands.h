@@ -11,13 +11,15 @@
 // it and not once per tap, and a row outside the plane costs one test. Outputs go to shared memory and from there as
 // one linear run of 16-byte stores (direct ones would touch 1.6 times the sectors at 28 x 28, 2.2 times at 14 x 14).
 //
-// Traffic: every output written once, every input read once, but for the R - stride rows that two bands share: with
-// 28 KB for a block's input and output that is 2 of 28 rows at 3x3 on 112 x 112 halves.
+// Traffic: filters are read by every block, for several images where they are large against the planes (7x7 on 7 x 7
+// planes: half as much as the input). Every output is written once, every input read once, but for the R - stride rows
+// that two bands share: with 28 KB for a block's input and output that is 2 of 28 rows at 3x3 on 112 x 112 halves.
 //
-// Tile: the whole strip is unrolled (14 rows, on known planes up to 28, for 7x7 7: code of 14 KB), so no FMA is spent
-// on rows that do not count. Lanes lie along W, in slots of a power of two for several planes of which the banks differ
-// (bank_conflicts in the plan). In flight on a multiprocessor: a block's input is about 6 to 14 KB; 228 KB of shared
-// memory hold 8 such blocks or more (at least 64 KB in flight), 100 KB hold 3 (at least 18 KB).
+// Tile: the whole strip is unrolled (14 rows, 28 on known planes), so no FMA is spent on rows that do not count. Of
+// what is executed between the first and the last FMA, FMAs are 62 % at 5x5 and 67 % at 7x7 (sm_90, pairs of halves).
+// Lanes lie along W, in slots of a power of two for several planes of which the banks differ (bank_conflicts in the
+// plan). In flight on a multiprocessor: a block's input is about 6 to 14 KB; 228 KB of shared memory hold 8 such blocks
+// or more (at least 64 KB in flight), 100 KB hold 3 (at least 18 KB).
 #pragma once
 
 #include "csrc/common/divisor.h"
@@ -35,14 +37,14 @@ template <typename T, int kFilter, int kStride, bool kPairs, int kPlane>
 struct BandTraits {
   static constexpr bool kWholePlane = kPlane == 7;  // per thread: 49 outputs, all edges known to the compiler
   static constexpr int kColumns = kWholePlane ? 7 : kStride == 1 && (kPairs || sizeof(T) == 2) ? 2 : 1;
-  static constexpr int kStrip = kFilter == 7 || kWholePlane ? 7 : kPlane >= 28 ? 28 : 14;
+  static constexpr int kStrip = kWholePlane ? 7 : kPlane >= 28 ? 28 : 14;
   static constexpr int kInRows = (kStrip - 1) * kStride + kFilter;
   static constexpr int kSpan = (kColumns - 1) * kStride + kFilter;  // columns of input
   static constexpr int kPadding = kFilter / 2;                      // where the filter is centred
   static constexpr int kLead = kPairs ? kPadding % 2 : 0;           // from the first pair to the first column of input
-  static constexpr int kThreads = kWarps * kLanes;
+  static constexpr int kThreads = kMostWarps * kLanes;
   // Registers for the filter, the open rows of sums and a row of input; 16 warps at least.
-  static constexpr int kBlocks = kFilter == 3 ? (kWholePlane ? 6 : 8) : kFilter == 5 ? 6 : 4;
+  static constexpr int kBlocks = kFilter == 3 ? (kPlane > 0 ? 3 : 4) : kFilter == 5 ? 3 : 2;
 
   static constexpr BandShape shape() {
     return {sizeof(T), kColumns, kStrip, static_cast<int>(kPairs ? 2 * sizeof(T) : sizeof(T))};
@@ -74,8 +76,7 @@ struct BandParams {
   int64_t planes;
   PlaneProblem problem;
   BandPlan plan;
-  Divisor bands, filters, multiplier;
-  unsigned linear_columns_reciprocal;  // 2^31 / columns, rounded up
+  Divisor bands, channel_groups, filters, multiplier;
 };
 
 // Copies the filters of a block's planes to shared memory: channels follow each other, and the first follows the last.
@@ -83,7 +84,7 @@ struct BandParams {
 template <typename T, int kTaps>
 __device__ __forceinline__ T* load_filters(T* buffer, const T* filter, int first, int planes, int filters,
                                            int threads) {
-  constexpr int kFew = 256;
+  constexpr int kFew = kTaps < 16 ? 256 : 64;
   const int all = filters * kTaps, begin = first * kTaps, count = planes * kTaps;
   T* const shared = buffer + elements_after_boundary(filter + begin);
   const bool wraps = begin + count > all;
@@ -117,10 +118,13 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
   const int pad_h = kPlane > 0 ? Traits::kPadding : p.pad_h;
   const int pad_w = kPlane > 0 || kPairs ? Traits::kPadding : p.pad_w;
 
-  // What this block owns: `planes` planes from `first` on, and of their rows a band.
+  // What this block owns: `planes` planes from `first` on, and of their rows a band; and those of further images.
   int64_t group = blockIdx.x;
   const int band = kPlane > 0 ? 0 : take(group, params.bands);
-  const int64_t first = group * plan.planes;
+  const int images = kPlane > 0 ? 1 : plan.images;
+  const int channels = images == 1 ? 0 : take(group, params.channel_groups);
+  const int64_t first =
+      images == 1 ? group * plan.planes : group * images * p.filters + static_cast<int64_t>(channels) * plan.planes;
   const int planes = static_cast<int>(params.planes - first < plan.planes ? params.planes - first : plan.planes);
   const int first_row = band * plan.band_rows;
   const int rows = kPlane > 0 ? kPlane : min(plan.band_rows, out_h - first_row);
@@ -138,34 +142,41 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
   unsigned char* const memory = dynamic_shared<unsigned char>();
   const T* const in = params.in + in_plane * in_h * in_w + in_first * in_w;
   T* const out = params.out + first * out_h * out_w + first_row * out_w;
-  constexpr bool kAligned = Traits::kSteps > 0;
-  T* const xs = reinterpret_cast<T*>(memory) + (kAligned ? 0 : elements_after_boundary(in));
-  T* const ys =
-      reinterpret_cast<T*>(memory + plan.x_bytes + plan.w_bytes) + (kAligned ? 0 : elements_after_boundary(out));
+  const int64_t in_image = static_cast<int64_t>(p.filters) * in_h * in_w;
+  const int64_t out_image = static_cast<int64_t>(p.filters) * out_h * out_w;
+  // Where an image's input and output lie in shared memory.
+  const auto x_of = [&](int image) {
+    T* const begin = reinterpret_cast<T*>(memory + image * plan.x_bytes);
+    return kPlane > 0 ? begin : begin + elements_after_boundary(in + image * in_image);
+  };
+  const auto y_of = [&](int image) {
+    T* const begin = reinterpret_cast<T*>(memory + images * plan.x_bytes + plan.w_bytes + image * plan.y_bytes);
+    return kPlane > 0 ? begin : begin + elements_after_boundary(out + image * out_image);
+  };
+  const auto exists = [&](int image) {
+    return image == 0 || first + static_cast<int64_t>(image) * p.filters < params.planes;
+  };
   const int threads = kPlane > 0 ? kPlan.threads : static_cast<int>(blockDim.x);
-  load_run<Traits::kSteps>(xs, in, in_planes * in_rows * in_w, threads);
-  const T* const ws = load_filters<T, kTaps>(reinterpret_cast<T*>(memory + plan.x_bytes), params.filter, first_filter,
-                                             planes, p.filters, threads);
+  for (int image = 0; image < images; image++) {
+    if (exists(image)) {
+      load_run<Traits::kSteps>(x_of(image), in + image * in_image, in_planes * in_rows * in_w, threads);
+    }
+  }
+  const T* const ws = load_filters<T, kTaps>(reinterpret_cast<T*>(memory + images * plan.x_bytes), params.filter,
+                                             first_filter, planes, p.filters, threads);
   ptx::cp_async_wait_all();
   __syncthreads();
 
   // What this thread owns: a plane, and of its strips and columns some.
   const int lane = static_cast<int>(threadIdx.x) % kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
-  int plane = 0, slot_column = 0, unit = static_cast<int>(threadIdx.x), step = threads;
-  int units = (rows + kStrip - 1) / kStrip;
-  const bool linear = kPlane == 0 && plan.linear;
-  if (linear) {
-    units *= plan.columns;
-  } else {
-    slot_column = lane & ((1 << plan.slot_log2) - 1);
-    const int groups_log2 = 5 - plan.slot_log2, beside_log2 = plan.apart_log2 + plan.sets_log2;
-    const int set = (warp >> plan.apart_log2) & ((1 << plan.sets_log2) - 1);
-    const int planes_up = (set << groups_log2) | (lane >> plan.slot_log2);
-    plane = (planes_up << plan.apart_log2) | (warp & ((1 << plan.apart_log2) - 1));
-    unit = warp >> beside_log2;
-    step = threads / kLanes >> beside_log2;
-  }
-  if (plane < planes && slot_column < plan.columns) {
+  const int slot_lane = lane & ((1 << plan.slot_log2) - 1);
+  const int groups_log2 = 5 - plan.slot_log2, beside_log2 = plan.apart_log2 + plan.sets_log2;
+  const int set = (warp >> plan.apart_log2) & ((1 << plan.sets_log2) - 1);
+  const int planes_up = (set << groups_log2) | (lane >> plan.slot_log2);
+  const int plane = (planes_up << plan.apart_log2) | (warp & ((1 << plan.apart_log2) - 1));
+  const int step = threads / kLanes >> beside_log2;
+  const int units = (rows + kStrip - 1) / kStrip * plan.segments, all_units = units * images;
+  if (plane < planes && slot_lane < plan.lanes) {
     float w[kTaps];
     const T* const wp = ws + plane * kTaps + (p.flip ? kTaps - 1 : 0);
     const int w_step = p.flip ? -1 : 1;
@@ -179,24 +190,34 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
     }
     const int x_plane = multiplier == 1 ? plane : (beside + plane) / multiplier;
 
-    for (; unit < units; unit += step) {
-      int strip = unit, column = slot_column;
-      if (linear) {
-        strip = static_cast<int>(__umulhi(2u * unit, params.linear_columns_reciprocal));
-        column = unit - strip * plan.columns;
+    for (int unit = warp >> beside_log2; unit < all_units; unit += step) {
+      const int image = kPlane > 0 || unit < units ? 0 : unit / units;
+      int strip = unit - image * units, column = slot_lane;
+      if (plan.segments > 1) {
+        const int segment = strip % plan.segments;
+        strip /= plan.segments;
+        column += segment * plan.lanes;
       }
-      if (Traits::kWholePlane) strip = column = 0;
+      if (!exists(image) || column >= plan.columns) continue;
+      if (kPlane == kStrip) strip = 0;
+      if (Traits::kWholePlane) column = 0;
       const int q = column * kColumns, row0 = strip * kStrip;
       // The strip's first row of input within the band, and its first column of input (with the lead of its pair).
       const int h0 = (first_row + row0) * kStride - pad_h - in_first;
       const int w0 = q * kStride - pad_w - Traits::kLead;
-      const T* x = xs + (x_plane * in_rows + h0) * in_w + w0;
-      T* y = ys + (plane * rows + row0) * out_w + q;
+      const T* x = x_of(image) + (x_plane * in_rows + h0) * in_w + w0;
+      T* y = y_of(image) + (plane * rows + row0) * out_w + q;
       constexpr int kLoads = kPairs ? (Traits::kLead + Traits::kSpan + 1) / 2 : Traits::kSpan;
       bool inside[kLoads];
 #pragma unroll
       for (int i = 0; i < kLoads; i++) {
-        inside[i] = static_cast<unsigned>(w0 + (kPairs ? 2 * i : i)) < static_cast<unsigned>(in_w);
+        if constexpr (kPairs) {
+          // Left of the output's own column a pair can be outside at the left only, right of it at the right only.
+          const int beside = 2 * i - Traits::kPadding - Traits::kLead;
+          inside[i] = beside < 0 ? w0 + 2 * i >= 0 : beside == 0 || w0 + 2 * i < in_w;
+        } else {
+          inside[i] = static_cast<unsigned>(w0 + i) < static_cast<unsigned>(in_w);
+        }
       }
       float sum[kStrip][kColumns];
 #pragma unroll
@@ -215,14 +236,14 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
 #pragma unroll
             for (int k = 0; k < kLoads; k++) {
               typename PairOf<T>::Word pair = PairOf<T>::narrow(0, 0);
-              if (inside[k]) pair = *reinterpret_cast<const typename PairOf<T>::Word*>(x + i * in_w + 2 * k);
+              if (inside[k]) pair = *reinterpret_cast<const typename PairOf<T>::Word*>(x + 2 * k);
               const float2 wide = PairOf<T>::widen(pair);
               v[2 * k] = wide.x;
               v[2 * k + 1] = wide.y;
             }
           } else {
 #pragma unroll
-            for (int k = 0; k < kLoads; k++) v[k] = inside[k] ? widen(x[i * in_w + k]) : 0.0f;
+            for (int k = 0; k < kLoads; k++) v[k] = inside[k] ? widen(x[k]) : 0.0f;
           }
 #pragma unroll
           for (int row = 0; row < kStrip; row++) {
@@ -238,22 +259,27 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
             }
           }
         }
+        x += in_w;
+        if (i < kFilter - 1 || (i - kFilter + 1) % kStride != 0) continue;
         const int row = (i - kFilter + 1) / kStride;  // the output row that this row of input completes
-        if (i >= kFilter - 1 && (i - kFilter + 1) % kStride == 0 && (kPlane > 0 || row0 + row < rows)) {
+        if (kPlane > 0 || row0 + row < rows) {
           if constexpr (kPairs && kColumns == 2) {
-            *reinterpret_cast<typename PairOf<T>::Word*>(y + row * out_w) = PairOf<T>::narrow(sum[row][0], sum[row][1]);
+            *reinterpret_cast<typename PairOf<T>::Word*>(y) = PairOf<T>::narrow(sum[row][0], sum[row][1]);
           } else {
 #pragma unroll
             for (int c = 0; c < kColumns; c++) {
-              if (c == 0 || Traits::kWholePlane || q + c < out_w) y[row * out_w + c] = narrow<T>(sum[row][c]);
+              if (c == 0 || Traits::kWholePlane || q + c < out_w) y[c] = narrow<T>(sum[row][c]);
             }
           }
         }
+        y += out_w;
       }
     }
   }
   __syncthreads();
-  store_run<Traits::kSteps>(out, ys, planes * rows * out_w, threads);
+  for (int image = 0; image < images; image++) {
+    if (exists(image)) store_run<Traits::kSteps>(out + image * out_image, y_of(image), planes * rows * out_w, threads);
+  }
 }
 
 template <typename T, int kFilter, int kStride, bool kPairs, int kPlane>
@@ -268,9 +294,9 @@ void launch_bands(const char* name, const PlaneProblem& problem, const Tensors& 
                              problem,
                              plan,
                              Divisor(plan.bands),
+                             Divisor(plan.images == 1 ? 1 : problem.filters / plan.planes),
                              Divisor(problem.filters),
-                             Divisor(problem.multiplier),
-                             static_cast<unsigned>(((int64_t{1} << 31) + plan.columns - 1) / plan.columns)};
+                             Divisor(problem.multiplier)};
   launch(name, bands_kernel<T, kFilter, kStride, kPairs, kPlane>, bands_shape(problem, plan), stream, params);
 }
 

@@ -14,21 +14,24 @@ constexpr int kBlockBytes = 28 * 1024;
 constexpr int kManyPlanesBytes = 20 * 1024;
 // The most that a band of very wide rows may take; wider ones are for the tiled kernel. Fits into every device's 99 KB.
 constexpr int kMostBytes = 96 * 1024;
+// Warps of a block, as a rule; and where that many planes have to lie beside each other.
 constexpr int kWarps = 4;
+constexpr int kMostWarps = 8;
 constexpr int kLanes = 32;
 
 struct BandPlan {
   int columns;           // groups of outputs that one thread computes side by side, per row
   int band_rows, bands;  // rows of output in a block, and blocks for one plane
-  int planes;            // per block; 1 where there are bands
-  bool linear;     // threads count through the rows' columns; else each warp has slots of lanes for several planes
-  int slot_log2;   // lanes of a slot; a warp has 32 / slot planes
-  int apart_log2;  // the planes of a warp lie this many planes apart, so that they fall on other banks
-  int sets_log2;   // warps beside each other on further planes
+  int planes;            // per block and image; 1 where there are bands
+  int images;            // per block, of the same channels
+  int segments, lanes;   // a row wider than a warp is cut into segments of so many columns, one for each lane
+  int slot_log2;         // lanes of a slot; a warp has 32 / slot planes
+  int apart_log2;        // the planes of a warp lie this many planes apart, so that they fall on other banks
+  int sets_log2;         // warps beside each other on further planes
   int threads;
-  int x_bytes, w_bytes, y_bytes;  // of shared memory, each with room for any address modulo 16
+  int x_bytes, w_bytes, y_bytes;  // of shared memory, x and y of each image, each with room for any address modulo 16
 
-  int shared_bytes() const { return x_bytes + w_bytes + y_bytes; }
+  int shared_bytes() const { return images * (x_bytes + y_bytes) + w_bytes; }
 };
 
 // What a kernel instance is made for.
@@ -76,8 +79,7 @@ constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
   plan.band_rows = p.out_h;
   plan.bands = 1;
   if (whole > kBlockBytes) {
-    // Two strips of the largest filter: the rows that two bands share are read twice.
-    int rows = std::max(shape.strip, 14);
+    int rows = shape.strip;
     for (int more = rows + shape.strip; more < p.out_h; more += shape.strip) {
       if (band_bytes(more) <= kBlockBytes) rows = more;
     }
@@ -86,11 +88,13 @@ constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
     plan.bands = divide_up(p.out_h, plan.band_rows);
   }
   const int strips = divide_up(plan.band_rows, shape.strip);
-  plan.linear = plan.bands > 1 || plan.columns > kLanes;
+  plan.segments = divide_up(plan.columns, kLanes);
+  plan.lanes = divide_up(plan.columns, plan.segments);
   plan.planes = 1;
-  if (plan.linear) {
-    const int items = strips * plan.columns, passes = divide_up(items, kWarps * kLanes);
-    plan.threads = divide_up(divide_up(items, passes), kLanes) * kLanes;
+  if (plan.bands > 1 || plan.segments > 1) {
+    const int units = strips * plan.segments;
+    plan.slot_log2 = 5;
+    plan.threads = divide_up(units, divide_up(units, kWarps)) * kLanes;
   } else {
     plan.slot_log2 = log2_up(plan.columns);
     const int groups = kLanes >> plan.slot_log2;
@@ -101,15 +105,16 @@ constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
                             plan.slot_log2, apart, shape.columns == 2 ? shape.access : shape.element);
     };
     int fewest = conflicts(1);
-    for (int log2 = 1; log2 < 3; log2++) {
+    for (int log2 = 1; log2 < 4; log2++) {
       const int found = conflicts(1 << log2);
-      if (found < fewest && (groups << log2) * whole <= kManyPlanesBytes) {
+      if (found < fewest && (groups << log2) * whole <= kBlockBytes) {
         fewest = found;
         plan.apart_log2 = log2;
       }
     }
     plan.planes = groups << plan.apart_log2;
-    for (int warps = 2 * strips << plan.apart_log2; warps < kWarps + 1; warps *= 2) {
+    constexpr int kTooMany = kWarps / 2 + 1;  // warps, to have twice as many
+    for (int warps = strips << plan.apart_log2; warps < kTooMany; warps *= 2) {
       if (2 * plan.planes * whole <= kManyPlanesBytes) {
         plan.sets_log2++;
         plan.planes *= 2;
@@ -119,6 +124,11 @@ constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
     const int passes = divide_up(strips, std::max(1, kWarps / plane_warps));
     plan.threads = plane_warps * divide_up(strips, passes) * kLanes;
   }
+  // Filters of more than a fifth of the planes' size are read once for two images.
+  const int planes_size = p.in_h * p.in_w + p.out_h * p.out_w;
+  const bool large_filter = plan.bands == 1 && 5 * p.filter_h * p.filter_w > planes_size;
+  const bool even_groups = p.multiplier == 1 && p.filters % plan.planes == 0 && p.planes > p.filters;
+  plan.images = large_filter && even_groups && 2 * plan.planes * whole <= kBlockBytes ? 2 : 1;
   const auto padded = [&](int64_t elements) {
     return static_cast<int>(std::min<int64_t>((elements * shape.element + 31) / 16 * 16, 1 << 30));
   };
@@ -132,7 +142,9 @@ constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
 
 inline LaunchShape bands_shape(const PlaneProblem& p, const BandPlan& plan) {
   LaunchShape shape;
-  shape.grid_x = (p.planes + plan.planes - 1) / plan.planes * plan.bands;
+  const int64_t images = p.planes / p.filters;
+  shape.grid_x = plan.images == 1 ? (p.planes + plan.planes - 1) / plan.planes * plan.bands
+                                  : (images + plan.images - 1) / plan.images * (p.filters / plan.planes);
   shape.block_x = plan.threads;
   shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
   return shape;

@@ -13,8 +13,8 @@ template <typename T, int kFilter, int kStride, typename Visit>
 auto choose_bands(const PlaneProblem& p, uintptr_t addresses, const Visit& visit) {
   constexpr int kCentre = kFilter / 2;
   const bool vectors = addresses % kVectorBytes == 0;
-  const bool pairs =
-      addresses % (2 * sizeof(T)) == 0 && p.in_w % 2 == 0 && p.pad_w == kCentre && (kStride == 2 || p.out_w % 2 == 0);
+  const bool pairs = addresses % (2 * sizeof(T)) == 0 && p.in_w % 2 == 0 && p.pad_w == kCentre &&
+                     (kStride == 2 || p.out_w % 2 == 0) && (p.out_w - 1) * kStride < p.in_w;
   if constexpr (kFilter == 3 && kStride == 1) {
     const auto is = [&](int size) {
       return p.in_h == size && p.in_w == size && p.out_h == size && p.out_w == size && p.multiplier == 1 &&

@@ -57,10 +57,11 @@ union Vector {
 
 template <typename T>
 __device__ __forceinline__ void widen_vector(float* to, const T* from) {
+  constexpr int kElements = kVectorBytes / sizeof(T);
   Vector<T> vector;
   vector.word = *reinterpret_cast<const uint4*>(from);
 #pragma unroll
-  for (int i = 0; i < static_cast<int>(kVectorBytes / sizeof(T)); i++) to[i] = widen(vector.element[i]);
+  for (int i = 0; i < kElements; i++) to[i] = widen(vector.element[i]);
 }
 
 // Loads the rows of the input that the tile needs, amid zeros that are there already.
@@ -81,11 +82,13 @@ __device__ __forceinline__ void load_tile(T* xs, const TiledParams<T>& params, i
     const T* const global = params.in + in_plane * p.in_h * p.in_w + h * p.in_w + w_first;
     T* const shared =
         xs + plane * plan.plane_elements + row * plan.pitch + row / kTiledRows * plan.skew + w_first - w_base;
+    // A vector may reach into the neighbouring rows; what it loads of them is not stored.
+    const int in_row = h * p.in_w + w_first, plane_size = p.in_h * p.in_w;
     const int before = elements_after_boundary(global), chunks = (before + width + kVector - 1) / kVector;
     for (int chunk = chunk0; chunk < chunks; chunk += lanes) {
       const int e = chunk * kVector - before;
       Vector<T> vector;
-      const bool whole = e >= 0 && e + kVector < width + 1;
+      const bool whole = in_row + e >= 0 && in_row + e + kVector < plane_size + 1;
       if (whole) vector.word = *reinterpret_cast<const uint4*>(global + e);
 #pragma unroll
       for (int i = 0; i < kVector; i++) {
@@ -96,18 +99,18 @@ __device__ __forceinline__ void load_tile(T* xs, const TiledParams<T>& params, i
   }
 }
 
-// The filters of the block's planes as floats, turned round for dgrad.
+// The filters of the block's planes as floats, turned round for dgrad; rows end with zeros that are there already.
 template <typename T>
 __device__ __forceinline__ void load_filter_rows(float* ws, const TiledParams<T>& params, int64_t first, int planes) {
   const PlaneProblem& p = params.problem;
-  const int taps = p.filter_h * p.filter_w, padded = p.filter_h * params.plan.filter_pitch;
-  const int threads = static_cast<int>(blockDim.x);
+  const int taps = p.filter_h * p.filter_w, threads = static_cast<int>(blockDim.x);
   for (int plane = 0; plane < planes; plane++) {
     int64_t image = first + plane;
     const T* const filter = params.filter + static_cast<int64_t>(take(image, params.filters)) * taps;
-    for (int i = static_cast<int>(threadIdx.x); i < padded; i += threads) {
-      const int r = i / params.plan.filter_pitch, s = i - r * params.plan.filter_pitch, tap = r * p.filter_w + s;
-      ws[plane * params.plan.filter_stride + i] = s < p.filter_w ? widen(filter[p.flip ? taps - 1 - tap : tap]) : 0.0f;
+    float* const rows = ws + plane * params.plan.filter_stride;
+    for (int i = static_cast<int>(threadIdx.x); i < taps; i += threads) {
+      const int tap = p.flip ? taps - 1 - i : i, r = tap / p.filter_w;
+      rows[r * params.plan.filter_pitch + tap - r * p.filter_w] = widen(filter[i]);
     }
   }
 }
@@ -224,12 +227,12 @@ __global__ void __launch_bounds__(kTiledThreads, TiledTraits<T, kUnitStride>::kB
   unsigned char* const memory = dynamic_shared<unsigned char>();
   T* const xs = reinterpret_cast<T*>(memory);
   float* const ws = reinterpret_cast<float*>(memory + plan.x_bytes);
-  const int zeros = plan.x_bytes / kVectorBytes, threads = static_cast<int>(blockDim.x);
+  const int zeros = (plan.x_bytes + plan.w_bytes) / kVectorBytes, threads = static_cast<int>(blockDim.x);
   for (int i = static_cast<int>(threadIdx.x); i < zeros; i += threads) {
     reinterpret_cast<uint4*>(memory)[i] = make_uint4(0, 0, 0, 0);
   }
-  load_filter_rows(ws, params, first, planes);
   __syncthreads();
+  load_filter_rows(ws, params, first, planes);
   load_tile(xs, params, first, planes, first_p * p.stride_h - p.pad_h, first_q * p.stride_w - p.pad_w);
   __syncthreads();
 

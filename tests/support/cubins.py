@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 _BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
-_ACCESS = re.compile(r"\b(LDG|STG|LDS|STS|LDL|STL|LDGSTS|LDSM)((?:\.[A-Z0-9_a-z]+)*)")
+_ACCESS = re.compile(r"\b(LDGSTS|LDG|STG|LDSM|LDS|STS|LDL|STL)((?:\.[A-Z0-9_a-z]+)*)")
 
 
 @dataclass

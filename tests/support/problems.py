@@ -61,6 +61,47 @@ PROBLEMS = tuple(
         g8ic8ih9iw14oc8kh2kw5ph1pw4dh3dw2 depthwise:dilated 2x5
         mb2g8ic8iw50oc8kw4pw12ew0dw4 depthwise:dilated causal 1-D
         g4ic4ih17iw15oc8kh3sh3sw1ph2 depthwise:multiplier, stride in height alone
+        g3ic3ih9iw10oc3kh5ph2 depthwise:5x5
+        mb2g3ic3ih11iw9oc6kh5sh2ph2 depthwise:5x5, multiplier and stride
+        g3ic3ih12iw9oc3kh7ph3 depthwise:7x7
+        g2ic2ih9iw12oc2kh7sh2ph3 depthwise:7x7, stride
+        """.strip().splitlines(),
+    )
+)
+
+# Around the tiles of the depthwise kernels on planes (csrc/depthwise/depthwise_nchw_*).
+DEPTHWISE_NCHW = tuple(
+    map(
+        ConvProblem.parse,
+        """
+        mb5g30ic30ih7oc30kh3ph1 planes:7x7 two to a block and a rest, filters that wrap
+        mb3g9ic9ih14oc9kh3ph1 planes:14x14 a block and a rest
+        mb2g3ic3ih28oc3kh3ph1 planes:28x28 a block and a rest
+        g2ic2ih56oc2kh3ph1 planes:56x56
+        mb37g8ic8ih7oc8kh5ph2 planes:filters as one run
+        mb3g64ic64ih7oc64kh5ph2 planes:filters for two images, and one left
+        mb4g32ic32ih7oc32kh7ph3 planes:filters for two images
+        mb2g67ic67ih5iw6oc67kh3ph1 planes:fewer than a block of the second image
+        mb2g3ic3ih13iw10oc9kh5sh2ph2pw1 planes:multiplier across blocks
+        g2ic2ih29iw2oc2kh3ph1 planes:a strip, one more row, one pair
+        g2ic2ih13iw3oc2kh3ph1 planes:one row less than a strip
+        g3ic3ih7iw6oc3kh3ph3pw2 planes:padding as wide as the filter
+        g2ic2ih3iw8oc2kh7ph3 planes:lower than the filter
+        ic1ih60iw112oc1kh3ph1 bands:the last one shorter
+        g2ic2ih57iw60oc2kh7ph3 bands:in fp32
+        ic1ih61iw150oc1kh5sh2ph2 bands:stride
+        ic1ih40iw301oc1kh3ph1 bands:odd width
+        ic1ih90iw129oc1kh3ph0pw2eh2ew1 bands:off centre
+        ic1ih200iw5oc1kh3ph20 bands:padding wider than a band
+        ic1ih6iw1700oc1kh3ph1 tiled:too wide for bands
+        mb2g2ic2ih14iw13oc2kh31ph15 tiled:31x31 beyond the plane
+        mb2g2ic2ih20iw9oc2kh51kw5ph25pw2 tiled:51x5
+        mb2g2ic2ih5iw51oc2kh1kw13ph0pw6 tiled:1x13
+        mb3g40ic40ih3oc40kh2ph1eh0ew0 tiled:planes share a block
+        mb2g3ic3ih33iw16oc6kh9ph4 tiled:multiplier
+        ic1ih10iw300oc1kh3kw8ph1pw2 tiled:three tiles across
+        ic1ih530iw8oc1kh1kw9ph0pw4 tiled:two tiles down
+        g2ic2ih9iw11oc4kh4kw2sh3sw2ph1pw1 tiled:any stride
         """.strip().splitlines(),
     )
 )
