@@ -62,7 +62,6 @@ struct TileParams {
   int gathered;
   bool flip;  // the gradient of the input is a convolution with the filter turned around
   bool vector_source, vector_filter, vector_bias, vector_result;  // 16-byte accesses are aligned
-  int rows, columns;                                              // of the tile
   int pitch, row_skew, image_positions, patch_distance;           // in positions, see TilePlan
   int slots, positions;                                           // patches, and positions of input, of the block
   int patches_h, patches_w, images_per_block;
@@ -299,8 +298,6 @@ TileParams<typename Traits::T> tile_params(const Gather& g, const TilePlan& plan
           .vector_filter = vectors(tensors.w, 0),
           .vector_bias = vectors(tensors.bias, 0),
           .vector_result = vectors(result, g.channels),
-          .rows = size(plan.rows),
-          .columns = size(plan.columns),
           .pitch = size(plan.pitch),
           .row_skew = size(plan.row_skew),
           .image_positions = size(plan.image_positions),
