@@ -7,7 +7,7 @@ registers, local memory and the bounds come from the machine code of every archi
 from __future__ import annotations
 
 import subprocess
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import pytest
@@ -39,7 +39,7 @@ def architectures() -> list[str]:
     return [f"sm_{architecture.removesuffix('+PTX').replace('.', '')}" for architecture in listed]
 
 
-@lru_cache(maxsize=None)
+@cache
 def launches_of(index: int) -> list[dict[str, Any]]:
     row = ROWS[index]
     problems = [next(problem for problem in PROBLEMS if device.serves(row, problem))]

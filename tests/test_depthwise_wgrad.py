@@ -1,4 +1,4 @@
-"""Depthwise wgrad in CUDA C++, in the emulator: exact at the edges of its tiles, repeatable, and with little traffic."""
+"""Depthwise wgrad in CUDA C++, in the emulator: exact at the edges of its tiles, repeatable, with little traffic."""
 
 from __future__ import annotations
 

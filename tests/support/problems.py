@@ -55,8 +55,8 @@ PROBLEMS = tuple(
     )
 )
 
-# Around the tiles of depthwise wgrad (csrc/depthwise/depthwise_wgrad_plan.h): every kind of walk, one and several slots,
-# channels, strips, column tiles and stages per block, whole 16-byte granules and odd ones.
+# Around the tiles of depthwise wgrad (csrc/depthwise/depthwise_wgrad_plan.h): every kind of walk, one and several
+# slots, channels, strips, column tiles and stages per block, whole 16-byte granules and odd ones.
 DEPTHWISE_WGRAD = tuple(
     map(
         ConvProblem.parse,
