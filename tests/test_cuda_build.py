@@ -14,7 +14,7 @@ import pytest
 import torch
 from support import cubins, device
 from support.data import integers
-from support.problems import PROBLEMS
+from support.problems import DEPTHWISE_WGRAD, PROBLEMS
 
 from convbound import _library
 from convbound.problem import PASSES, ConvProblem
@@ -57,11 +57,24 @@ def launches_of(index: int) -> list[dict[str, Any]]:
         operands = integers(problem, row["pass"].name, device.dtype_of(row))
         for launch in device.run_row(row, operands, problem, "trace", aligned=aligned)[1]:
             found[launch["kernel"]] = launch
+@cache
+def launches_of(index: int) -> list[dict[str, Any]]:
+    row = ROWS[index]
+    problems = [next(problem for problem in PROBLEMS if device.serves(row, problem))]
+    if row["name"].startswith("depthwise_wgrad"):  # a row with several kernels
+        problems += [problem for problem in DEPTHWISE_WGRAD if device.serves(row, problem)]
+    found: dict[str, dict[str, Any]] = {}
+    for problem in problems:
+        operands = integers(problem, row["pass"].name, device.dtype_of(row))
+        for launch in device.run_row(row, operands, problem, "trace")[1]:
+            larger = found.setdefault(launch["kernel"], launch)
+            if (launch["block"], launch["shared_bytes"]) > (larger["block"], larger["shared_bytes"]):
+                found[launch["kernel"]] = launch
     return list(found.values())
 
 
 def launches(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The kernels that a row launches, as the emulator saw them: others where tensors are aligned than where not."""
+    """The kernels that a row launches on problems that it serves, in the largest blocks, as the emulator saw them."""
     return launches_of(row["index"])
 
 
@@ -140,3 +153,49 @@ def test_bands_move_16_bytes_at_a_time(row: dict[str, Any]):
             assert accesses["STG", 16] > 0
             # Beside them only ends of runs, a few filters and the bias, element by element.
             assert {width for (operation, width) in accesses if operation == "LDG"} <= {device.dtype_of(row).itemsize}
+@pytest.mark.parametrize("row", [row for row in ROWS if row["name"].startswith("depthwise_wgrad")], ids=device.row_id)
+def test_depthwise_wgrad_copies_16_bytes_and_multiplies(row: dict[str, Any]):
+    for launch in launches(row):
+        if "add_kernel" in launch["kernel"]:
+            continue
+        for architecture in architectures():
+            assert kernels()[launch["kernel"], architecture].accesses["LDGSTS", 16] > 0
+
+
+DEPTHWISE_WGRAD_LAYERS = (
+    "mb32g144ic144ih56oc144kh3ph1",
+    "mb32g96ic96ih112oc96kh3sh2ph1",
+    "mb32g192ic192ih28oc192kh3ph1",
+    "mb32g576ic576ih14oc576kh3ph1",
+    "mb32g960ic960ih7oc960kh3ph1",
+    "mb32g672ic672ih14oc672kh5ph2",
+    "mb32g144ic144ih56oc144kh5sh2ph2",
+    "mb32g96ic96ih56oc96kh7ph3",
+    "mb32g768ic768ih7oc768kh7ph3",
+)
+# Bytes in flight per multiprocessor by twice Little's law, and what a multiprocessor gives to its blocks.
+IN_FLIGHT = {"sm_80": (24 << 10, 164 << 10), "sm_90": (36 << 10, 228 << 10)}
+
+
+@needs_cuobjdump
+@pytest.mark.parametrize("row", [row for row in ROWS if row["name"].startswith("depthwise_wgrad")], ids=device.row_id)
+@pytest.mark.parametrize("architecture", IN_FLIGHT)
+def test_depthwise_wgrad_keeps_enough_bytes_in_flight(row: dict[str, Any], architecture: str):
+    if architecture not in architectures():
+        pytest.skip(f"the library is not built for {architecture}")
+    wanted, shared_of_all = IN_FLIGHT[architecture]
+    for text in DEPTHWISE_WGRAD_LAYERS:
+        problem = ConvProblem.parse(text)
+        found = device.select(problem, row, architecture)
+        if found is None or found["index"] != row["index"]:
+            continue
+        kernel = next(k for k in launches(row) if "add_kernel" not in k["kernel"])["kernel"]
+        registers = (kernels()[kernel, architecture].registers + 7) // 8 * 8
+        threads = found["block"][0]
+        blocks = min(
+            2048 // threads,
+            REGISTERS_PER_BLOCK // (registers * threads),
+            shared_of_all // (found["shared_bytes"] + 1024),
+        )
+        # Of two stages one is in flight, of three two.
+        assert blocks * found["shared_bytes"] // 2 >= wanted, text

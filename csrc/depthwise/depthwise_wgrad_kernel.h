@@ -440,7 +440,6 @@ struct WgradSums {
 template <typename T, Layout kLayout, typename Tile>
 __global__ void __launch_bounds__(WgradTraits<T, kLayout, Tile>::kThreads, WgradTraits<T, kLayout, Tile>::kBlocks)
     depthwise_wgrad_kernel(const __grid_constant__ WgradParams<T> params) {
-  constexpr int kStages = WgradTraits<T, kLayout, Tile>::kStages;
   const WgradBlock<T, kLayout, Tile> block(params);
   const WgradPlan& plan = params.plan;
   const Place place = Place::of(block);
@@ -464,21 +463,25 @@ __global__ void __launch_bounds__(WgradTraits<T, kLayout, Tile>::kThreads, Wgrad
     ptx::cp_async_commit();
     if (++copy_chunk == plan.chunks) copy_chunk = 0, copy_unit += plan.slots;
   };
-#pragma unroll
-  for (int stage = 0; stage < kStages - 1; stage++) copy_stage(stage);
+  const int ahead = plan.stages - 1;
+  for (int stage = 0; stage < ahead; stage++) copy_stage(stage);
 
   WgradSums<T, kLayout, Tile> sums;
   int stage = 0, chunk = 0, slot_unit = first_unit;
   for (int left = rounds * plan.chunks; left > 0; left--) {
-    ptx::cp_async_wait<kStages - 2>();
+    if (ahead == 1) {
+      ptx::cp_async_wait<0>();
+    } else {
+      ptx::cp_async_wait<1>();
+    }
     __syncthreads();  // the stage is there for all, and the one before it is read by all
-    copy_stage(stage == 0 ? kStages - 1 : stage - 1);
+    copy_stage(stage == 0 ? ahead : stage - 1);
     const Unit unit = unit_at(plan, slot_unit + place.slot, place.active ? end_unit : 0);
     if (chunk == 0) sums.start(block, place, unit);
     const unsigned char* const at = shared + stage * plan.stage_bytes;
     sums.walk(block, place, unit, chunk, at + place.slot * plan.x_slot_bytes,
               at + dy_offset + place.slot * plan.dy_slot_bytes);
-    stage = stage + 1 == kStages ? 0 : stage + 1;
+    stage = stage == ahead ? 0 : stage + 1;
     if (++chunk == plan.chunks) chunk = 0, slot_unit += plan.slots;
   }
   ptx::cp_async_wait_all();

@@ -62,8 +62,7 @@ struct WgradTraits {
   static constexpr int kRegisters = round_up(kValues + kDepth * kColumns + kSpan + 56, 8);
   static constexpr int kBlocks = std::clamp(65536 / (kThreads * kRegisters), 1, 2048 / kThreads / 2);
 
-  // A block of 128 threads at 3x3 has 8 of these in an sm_80: 2 stages of about 6 KB in flight each, 96 KB an SM.
-  static constexpr int kStages = kSliding && kTaps < 50 ? 3 : 2;
+  // What a stage should have, in bytes.
   static constexpr int kStageBytes = kSliding && kTaps < 50 ? (kChannelsLast ? 12 : 7) * 1024 : 16 * 1024;
   static constexpr int kBatch = kValues < 16 ? kValues : 16;  // values that the block adds up at a time
   static constexpr int kResults = kValues | 1;                // odd, for 32 channels to be on 32 banks
@@ -81,7 +80,7 @@ struct WgradPlan {
   int tile_columns, tiles, block_tiles, tile_groups;
   int groups, warp_slots, tile_warps, slots, block_channels;  // groups: threads across a slot; slots: per block
   int columns, column_tiles, strip_rows, strips, units, block_units, splits;
-  int steps, chunk_steps, chunks;
+  int steps, chunk_steps, chunks, stages;
   int x_columns, x_pitch, dy_pitch, x_slot_bytes, dy_slot_bytes, stage_bytes;  // pitches in bytes
   unsigned x_reciprocal, dy_reciprocal;                                        // 2^32 / columns of a tile
   bool whole_rows;  // of the input, so that consecutive rows are one run of memory (channels first)
@@ -91,13 +90,14 @@ struct WgradPlan {
   int64_t outputs;  // filter and bias
 };
 
-// The plan, or one with no threads where the tile cannot serve the problem.
+// The plan for blocks of at most that many warps, or one with no threads where it does not fit into shared memory or
+// has threads for twice the work that there is.
 template <typename T, Layout kLayout, typename Tile>
-WgradPlan make_wgrad_plan(const ConvProblem& problem) {
+WgradPlan plan_wgrad(const ConvProblem& problem, int warps) {
   using Traits = WgradTraits<T, kLayout, Tile>;
-  constexpr int kSize = sizeof(T), kWarps = Tile::kWarps, kDepth = Traits::kDepth, kColumns = Traits::kColumns;
+  constexpr int kSize = sizeof(T), kDepth = Traits::kDepth, kColumns = Traits::kColumns;
   constexpr bool kChannelsLast = Traits::kChannelsLast, kFolded = Traits::kFolded;
-  constexpr int kLargestShared = 96 * 1024;
+  constexpr int kLargestShared = 96 * 1024, kThreeStages = 36 * 1024;
 
   // In NHWC rows and columns are alike, and a walk has to be along the longer one.
   const bool swap = kChannelsLast && problem.input[1] == 1 && problem.filter[1] == 1;
@@ -127,10 +127,10 @@ WgradPlan make_wgrad_plan(const ConvProblem& problem) {
   // Filter: all tiles of taps in one block where its warps suffice, since then x and dy are read once.
   plan.tile_columns = divide_up(plan.s, Tile::kCols);
   plan.tiles = divide_up(plan.r, Tile::kRows) * plan.tile_columns;
-  const int most_tiles = kChannelsLast ? 1 : std::min(plan.tiles, kWarps);
+  const int most_tiles = kChannelsLast ? 1 : std::min(plan.tiles, warps);
 
   // Columns: as many as the threads of a tile reach.
-  const int most_groups = (kWarps / most_tiles) * (kChannelsLast ? 1 : 32);
+  const int most_groups = (warps / most_tiles) * (kChannelsLast ? 1 : 32);
   if (kFolded) {
     plan.columns = std::min(most_groups, plan.q);
     plan.p = divide_up(plan.q, plan.columns);
@@ -143,10 +143,10 @@ WgradPlan make_wgrad_plan(const ConvProblem& problem) {
   }
   plan.groups = divide_up(plan.columns, kColumns);
   const int slot_warps = kChannelsLast ? plan.groups : divide_up(plan.groups, 32);
-  plan.block_tiles = std::min(most_tiles, kWarps / slot_warps);
+  plan.block_tiles = std::min(most_tiles, warps / slot_warps);
   plan.tile_groups = divide_up(plan.tiles, plan.block_tiles);
   plan.block_tiles = divide_up(plan.tiles, plan.tile_groups);
-  plan.tile_warps = kWarps / plan.block_tiles / slot_warps * slot_warps;
+  plan.tile_warps = warps / plan.block_tiles / slot_warps * slot_warps;
   plan.threads = 32 * plan.tile_warps * plan.block_tiles;
   plan.warp_slots = kChannelsLast || plan.groups > 32 ? 1 : 32 / plan.groups;
   plan.slots = plan.tile_warps / slot_warps * plan.warp_slots;
@@ -209,9 +209,10 @@ WgradPlan make_wgrad_plan(const ConvProblem& problem) {
     int64_t bytes = (whole_planes ? plan.block_channels : 1) * rows * (of_x ? plan.x_pitch : plan.dy_pitch);
     if (kChannelsLast) return bytes;
     bytes = round_up(bytes + 32, 16);
-    // The slots of a warp on banks that follow each other.
+    // The slots of a warp on banks that follow each other, forward or backward.
     const int across = round_up(plan.groups * kColumns * (of_x ? plan.stride_w : 1) * kSize, 16) % 128;
-    return plan.warp_slots == 1 || whole_planes ? bytes : bytes + (across - bytes % 128 + 128) % 128;
+    const auto to = [&](int64_t bank) { return (bank - bytes % 128 + 128) % 128; };
+    return plan.warp_slots == 1 || whole_planes ? bytes : bytes + std::min(to(across), to(128 - across));
   };
   const auto stage_bytes = [&](int steps) { return plan.slots * (slot_bytes(steps, true) + slot_bytes(steps, false)); };
   plan.steps = plan.strip_rows + kDepth - 1;
@@ -222,7 +223,7 @@ WgradPlan make_wgrad_plan(const ConvProblem& problem) {
                         : kDepth;
   // A chunk reads `beyond` rows of x that the next one reads again: where these are many, larger stages are better.
   plan.chunk_steps = all;
-  for (const int64_t most_bytes : {Traits::kStageBytes, kLargestShared / Traits::kStages}) {
+  for (const int64_t most_bytes : {int64_t{Traits::kStageBytes}, int64_t{kLargestShared / 2}}) {
     if (whole_planes) break;
     plan.chunk_steps = std::min(all, least);
     for (int windows = all / kDepth; windows > 0; windows--) {
@@ -243,11 +244,14 @@ WgradPlan make_wgrad_plan(const ConvProblem& problem) {
   plan.x_reciprocal = reciprocal(plan.x_columns), plan.dy_reciprocal = reciprocal(plan.columns);
   const int64_t reduced =
       int64_t{Traits::kBatch} * plan.threads + plan.block_tiles * plan.block_channels * Traits::kResults;
-  plan.shared_bytes = static_cast<size_t>(std::max<int64_t>(Traits::kStages * stage, reduced * 4));
-  if (stage * Traits::kStages > kLargestShared || units > (1 << 30)) return {};
+  // Large stages come in twos, for the sake of more blocks.
+  plan.stages = 3 * stage < kThreeStages ? 3 : 2;
+  plan.shared_bytes = static_cast<size_t>(std::max<int64_t>(plan.stages * stage, reduced * 4));
+  const bool idle = plan.tile_warps > slot_warps && plan.slots >= 2 * units;
+  if (idle || plan.shared_bytes > kLargestShared || units > (1 << 30)) return {};
 
   // Blocks: enough to fill the GPU several times, as long as writing and reading their sums is 1/50 of what they read.
-  constexpr int64_t kManyBlocks = 1056 * 4 / kWarps;
+  constexpr int64_t kManyBlocks = 1056 * 4 / Tile::kWarps;
   const int64_t read_bytes = plan.images * (plan.x_image + plan.dy_image) * kSize;
   const int64_t cheap = std::max<int64_t>(kLeastBlocks / parallel, read_bytes / (50 * 8 * plan.outputs));
   const int64_t workspace = std::max<int64_t>(plan.images * plan.x_image * kSize / 8, 4 << 20);
@@ -256,6 +260,16 @@ WgradPlan make_wgrad_plan(const ConvProblem& problem) {
   splits = std::clamp<int64_t>(workspace / (plan.outputs * 4), 1, splits);
   plan.block_units = divide_up(divide_up(units, splits), plan.slots) * plan.slots;
   plan.splits = divide_up(units, plan.block_units);
+  return plan;
+}
+
+// The plan with the largest blocks, or one with no threads where the tile cannot serve the problem.
+template <typename T, Layout kLayout, typename Tile>
+WgradPlan make_wgrad_plan(const ConvProblem& problem) {
+  WgradPlan plan{};
+  for (int warps = Tile::kWarps; warps > 0; warps /= 2) {
+    if (plan.threads == 0) plan = plan_wgrad<T, kLayout, Tile>(problem, warps);
+  }
   return plan;
 }
 

@@ -106,6 +106,54 @@ DEPTHWISE_NCHW = tuple(
     )
 )
 
+# Around the tiles of depthwise wgrad (csrc/depthwise/depthwise_wgrad_plan.h): every kind of walk, one and several
+# slots, channels, strips, column tiles and stages per block, whole 16-byte granules and odd ones.
+DEPTHWISE_WGRAD = tuple(
+    map(
+        ConvProblem.parse,
+        """
+        ic1ih1iw1oc1kh3ph1 one pixel
+        g6ic6ih2iw2oc6kh7ph3 a filter larger than the input
+        g3ic3ih3iw56oc3kh3ph1 a slot per warp
+        mb9g3ic3ih14iw14oc3kh3ph1 four slots per warp and a rest of images
+        mb5g11ic11ih7iw7oc11kh3ph1 several channels per block and a rest
+        mb5g9ic9ih7iw7oc9kh5ph2 several channels per block
+        mb300g3ic3ih4iw4oc3kh3ph1 many small images
+        mb2g2ic2ih58iw57oc2kh3ph1 odd columns
+        g2ic2ih200iw20oc2kh3ph1 strips
+        mb3g2ic2ih14iw15oc2kh3sh2ph1 stride 2
+        mb3g2ic2ih13iw112oc2kh5sh2ph2 stride 2, two warps per slot
+        mb2g3ic3ih14iw12oc3kh7ph3 7x7
+        g2ic2ih3iw600oc2kh3ph1 column tiles
+        g2ic2ih5iw643oc2kh5ph2 column tiles of rows at odd offsets
+        mb2g6ic6ih9iw11oc6kh3ph4 padding wider than the filter
+        g6ic6ih12iw13oc18kh3ph1 multiplier
+        mb5g40ic40ih9iw8oc40kh3sh2ph1 channels beyond a warp
+        g64ic64ih6iw18oc64kh5ph2 granules of 16 bytes in NHWC
+        g32ic32ih9iw17oc32kh7ph3 one column more than a tile in NHWC
+        g36ic36ih8iw9oc72kh3ph1 multiplier, channels beyond a warp
+        g2ic2ih20iw22oc2kh9ph4 four tiles of 5x5
+        g2ic2ih18iw20oc2kh31ph15 sixteen tiles of 8x8
+        g2ic2ih60iw20oc2kh51kw5ph25pw2 eleven tiles of 5x5
+        g2ic2ih20iw22oc2kh13kw11ph6pw5 four tiles
+        g2ic2ih9iw40oc2kh1kw9pw4 one row of taps
+        g2ic2ih40iw9oc2kh9kw1ph4pw0 one column of taps
+        g2ic2ih9iw21oc2kh4ph2 an even filter
+        mb2g4ic4ih20iw21oc4kh3ph4dh4 dilation
+        mb2g4ic4ih33iw33oc4kh3ph12dh12 dilation 12
+        g6ic6ih20iw21oc6kh7ph9dh3 dilation, nine tiles
+        g6ic6ih20iw21oc6kh5sh3ph2 stride 3
+        mb3g5ic5iw300oc5kw4pw3ew0 causal 1-D
+        g5ic5iw5000oc5kw8pw7ew0 causal 1-D, strips
+        g5ic5iw700oc10kw15pw7 1-D, two tiles and a multiplier
+        g5ic5iw301oc5kw4dw3pw9ew0 1-D, dilation
+        g5ic5iw301oc5kw3sw2pw1 1-D, stride 2
+        g40ic40iw700oc40kw4pw3ew0 1-D, channels beyond a warp
+        g40ic40iw300oc40kw15pw7 1-D, two tiles, channels beyond a warp
+        """.strip().splitlines(),
+    )
+)
+
 
 @contextmanager
 def instruction_set(isa: str) -> Iterator[None]:
