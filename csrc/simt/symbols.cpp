@@ -94,6 +94,8 @@ void replace_all(std::string& text, std::string_view from, std::string_view to) 
 std::string short_name(std::string name) {
   replace_all(name, "convbound::simt::Narrow<convbound::simt::Binary16>", "__half");
   replace_all(name, "convbound::simt::Narrow<convbound::simt::Brain16>", "__nv_bfloat16");
+  replace_all(name, "__half >", "__half>");  // the space that the demangler set between two closing brackets
+  replace_all(name, "__nv_bfloat16 >", "__nv_bfloat16>");
   replace_all(name, "(anonymous namespace)::", "");
   if (name.starts_with("void ")) name.erase(0, 5);
   if (!name.ends_with(')')) return name;
