@@ -133,6 +133,16 @@ def test_nothing_spills():
 
 
 @needs_cuobjdump
+@pytest.mark.parametrize("row", [r for r in ROWS if r["family"] in ("transposed", "dilated")], ids=device.row_id)
+def test_gather_kernels_access_sixteen_bytes(row: dict[str, Any]):
+    # Through shared memory in NCHW, directly in NHWC; narrower accesses are for odd ends and the filter.
+    for architecture in architectures():
+        found = [kernels()[launch["kernel"], architecture].accesses for launch in launches(row)]
+        loads = ("LDGSTS", 16) if row["layout"].name == "NCHW" else ("LDG", 16)
+        assert any(accesses[loads] and accesses["STG", 16] for accesses in found)
+
+
+@needs_cuobjdump
 @pytest.mark.parametrize("row", [row for row in ROWS if row["family"] == "naive"], ids=device.row_id)
 def test_naive_kernels_access_one_element_at_a_time(row: dict[str, Any]):
     element = device.dtype_of(row).itemsize

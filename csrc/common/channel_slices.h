@@ -41,7 +41,7 @@ __device__ __forceinline__ int filter_index(const ChannelSlices& s, int slot, in
 template <typename T, int kElements, int kThreads>
 __device__ __forceinline__ void load_filter(const ChannelSlices& s, int first_channel, const T* filter, const T* bias,
                                             float* shared, int thread, int turned) {
-  constexpr int kPart = kElements < 4 ? kElements : 4;
+  constexpr int kPart = kElements < 4 ? kElements : 4, kLoaded = kVectorElements<T>;
   const int channels = min(s.lanes * kElements, s.channels - first_channel), count = channels * s.taps;
   const T* const run = filter + static_cast<int64_t>(first_channel) * s.taps;
   const auto put = [&](int index, float value) {
@@ -54,10 +54,10 @@ __device__ __forceinline__ void load_filter(const ChannelSlices& s, int first_ch
   for_each_in_run<T, kThreads>(
       run, count, thread,
       [&](int i) {
-        float values[kVectorElements<T>];
+        float values[kLoaded];
         load_widened(run + (i - begin), values);
 #pragma unroll
-        for (int e = 0; e < kVectorElements<T>; e++) put(i - begin + e, values[e]);
+        for (int e = 0; e < kLoaded; e++) put(i - begin + e, values[e]);
       },
       [&](int i) { put(i, widen(run[i])); });
   for (int channel = thread; channel < channels; channel += kThreads) {
@@ -67,15 +67,16 @@ __device__ __forceinline__ void load_filter(const ChannelSlices& s, int first_ch
   }
 }
 
-// sum = slot, or sum += slot * values.
+// The slot of the thread's channels.
 template <int kElements>
 __device__ __forceinline__ void read_slot(const ChannelSlices& s, const float* shared, int slot, int lane,
                                           float (&to)[kElements]) {
   if constexpr (kElements == 1) {
     to[0] = shared[filter_index<1>(s, slot, 0, lane)];
   } else {
+    constexpr int kParts = kElements / 4;
 #pragma unroll
-    for (int part = 0; part < kElements / 4; part++) {
+    for (int part = 0; part < kParts; part++) {
       const float4 four = *reinterpret_cast<const float4*>(shared + filter_index<kElements>(s, slot, part, lane));
       to[4 * part] = four.x;
       to[4 * part + 1] = four.y;

@@ -248,10 +248,11 @@ Tile choose_tile(const Correlation& c, int element_bytes) {
     tile.columns = static_cast<int>((c.w.output + tiles - 1) / tiles + 31) / 32 * 32;
     fill_cut(tile, c, element_bytes);
   } else {
-    fill_cut(tile, c, element_bytes);
-    for (int tiles = 2; tile.shared_bytes(element_bytes) > 2 * kTargetBytes && tile.rows > 1; tiles++) {
+    const int most = class_rows + 1;
+    for (int tiles = 1; tiles < most; tiles++) {
       tile.rows = (class_rows + tiles - 1) / tiles;
       fill_cut(tile, c, element_bytes);
+      if (tile.shared_bytes(element_bytes) <= 2 * kTargetBytes) break;
     }
   }
   tile.row_tiles = (class_rows + tile.rows - 1) / tile.rows;

@@ -157,7 +157,9 @@ void part_of_class(Tile& tile, const Correlation& c, int64_t slice_bytes) {
   const int rows = class_count(c.h.output, c.h.dilation), columns = class_count(c.w.output, c.w.dilation);
   const int64_t cells = kCacheBytes / slice_bytes;
   int64_t square = 1;
-  while ((square + 1) * (square + 1) <= cells) square++;
+  for (int64_t side = 1; side < cells; side++) {
+    if (side * side <= cells) square = side;
+  }
   const int64_t most_rows = std::max<int64_t>(square - (c.h.filter - 1), 2);
   cut(rows, rows <= most_rows ? rows : most_rows, tile.rows, tile.row_tiles);
   const int64_t most_columns = cells / (tile.rows + c.h.filter - 1) - (c.w.filter - 1);
@@ -171,7 +173,7 @@ Params make_params(Pass pass, const ConvProblem& p, const Tensors& t, int vector
   const Correlation& c = params.c;
   constexpr int64_t kFilterTarget = 8 * 1024;
   const int64_t channels = int64_t{c.channels} * c.outputs, taps = int64_t{c.inputs} * c.h.filter * c.w.filter;
-  for (int bytes = 128; bytes >= 32; bytes /= 2) {
+  for (const int bytes : {128, 64, 32}) {
     params.slices = make_slices(channels, taps, vector, sizeof(T), bytes);
     const int64_t slice_bytes = int64_t{params.slices.lanes} * vector * static_cast<int64_t>(sizeof(T));
     const bool fits = whole_classes(params.tile, c, slice_bytes);

@@ -5,6 +5,8 @@
 // For phase f these are the taps r = first + t * step, t < count, and the rows i + offset - t * move.
 #pragma once
 
+#include <numeric>
+
 #include "csrc/conv_problem.h"
 
 namespace convbound::transposed {
@@ -19,8 +21,7 @@ struct Phases {
 inline Phases make_phases(const ConvProblem& p, int axis) {
   const int stride = static_cast<int>(p.stride[axis]), dilation = static_cast<int>(p.dilation[axis]);
   const int filter = static_cast<int>(p.filter[axis]);
-  int divisor = stride;
-  while (stride % divisor != 0 || dilation % divisor != 0) divisor--;
+  const int divisor = std::gcd(stride, dilation);
   Phases phases{};
   phases.step = stride / divisor;
   phases.move = dilation / divisor;

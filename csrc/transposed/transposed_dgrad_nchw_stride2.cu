@@ -22,7 +22,7 @@ namespace {
 template <typename T, int kFilter>
 __global__ void __launch_bounds__(kThreads, kFilter < 7 ? 8 : 5)
     dgrad_nchw_stride2_kernel(const __grid_constant__ Params<T> params) {
-  constexpr int kWindow = (kFilter + 1) / 2, kTaps = kFilter * kFilter;
+  constexpr int kWindow = (kFilter + 1) / 2, kAbove = kWindow - 1, kTaps = kFilter * kFilter;
   run_tile(params, [&](const Range& range, int planes, T* dx_stage, const Staged<T>& dy_stage, const float* weights) {
     const Tile& tile = params.tile;
     const Axis &h = tile.h, &w = tile.w;
@@ -58,12 +58,12 @@ __global__ void __launch_bounds__(kThreads, kFilter < 7 ? 8 : 5)
 
       float window[kWindow][kWindow];  // of rows i - t
 #pragma unroll
-      for (int t = 0; t < kWindow - 1; t++) row(first - 1 - t, window[t]);
+      for (int t = 0; t < kAbove; t++) row(first - 1 - t, window[t]);
 #pragma unroll 1
       for (int step = 0; step < steps; step++) {
         const int i = first + step;
 #pragma unroll
-        for (int t = kWindow - 1; t > 0; t--) {
+        for (int t = kAbove; t > 0; t--) {
 #pragma unroll
           for (int u = 0; u < kWindow; u++) window[t][u] = window[t - 1][u];
         }

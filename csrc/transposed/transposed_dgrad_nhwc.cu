@@ -30,7 +30,6 @@ namespace {
 
 constexpr int kNhwcThreads = 256;
 constexpr int kTileHeight = 8, kTileBlocks = 128;
-constexpr int kSliceBytes = 128, kFewestSliceBytes = 32;
 
 template <typename T>
 struct NhwcParams {
@@ -202,7 +201,7 @@ NhwcParams<T> make_nhwc_params(const ConvProblem& p, const Tensors& t, int vecto
   params.dx = static_cast<T*>(t.x);
   constexpr int64_t kFilterTarget = 24 * 1024;
   const int64_t taps = p.k_per_group() * p.filter_size();
-  for (int bytes = kSliceBytes; bytes >= kFewestSliceBytes; bytes /= 2) {
+  for (const int bytes : {128, 64, 32}) {
     params.slices = make_slices(p.c, taps, vector, sizeof(T), bytes);
     if (filter_bytes(params.slices, vector) <= kFilterTarget) break;
   }

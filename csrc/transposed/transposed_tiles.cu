@@ -46,7 +46,8 @@ int64_t fill_stages(Tile& tile, int element_bytes) {
 // The fewest tiles of an axis that keep to the target, all of nearly one size.
 bool cut_axis(Tile& tile, Axis& axis, int element_bytes) {
   const int64_t whole = fill_stages(tile, element_bytes);
-  for (int64_t tiles = std::max<int64_t>(2, whole / kTargetBytes); axis.tile > 1; tiles++) {
+  const int64_t most = int64_t{axis.blocks} + 1;
+  for (int64_t tiles = std::clamp<int64_t>(whole / kTargetBytes, 1, axis.blocks); tiles < most; tiles++) {
     axis.tile = static_cast<int>((axis.blocks + tiles - 1) / tiles);
     if (fill_stages(tile, element_bytes) <= kTargetBytes) break;
   }
@@ -58,7 +59,8 @@ bool cut_axis(Tile& tile, Axis& axis, int element_bytes) {
 void cut_columns(Tile& tile) {
   int64_t least = INT64_MAX;
   const int halo = (tile.h.filter + tile.h.stride - 1) / tile.h.stride - 1;
-  for (int segments = 1; segments <= tile.h.tile; segments++) {
+  const int most = tile.h.tile + 1;
+  for (int segments = 1; segments < most; segments++) {
     const int steps = (tile.h.tile + segments - 1) / segments;
     const int64_t rounds = (int64_t{tile.planes} * tile.w.tile * segments + kThreads - 1) / kThreads;
     const int64_t cost = rounds * (2 + halo + 2 * steps);
