@@ -13,7 +13,8 @@ import torch
 from support import device
 from support.check import assert_exact, expected, run
 from support.data import integers
-from support.problems import DEPTHWISE_NCHW, PROBLEMS
+from support.edges import EDGES, walk
+from support.problems import PROBLEMS
 
 import convbound
 from convbound.problem import DTYPES, LAYOUTS, PASSES, ConvProblem, Pass
@@ -21,60 +22,6 @@ from convbound.problem import DTYPES, LAYOUTS, PASSES, ConvProblem, Pass
 pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")
 
 ROWS = device.rows()
-
-# Sizes around the tiles of the kernels, and around what 16 bits count.
-EDGES = tuple(
-    map(
-        ConvProblem.parse,
-        """
-        ic1iw1oc1kw1 one element
-        ic1iw255oc1kw1 naive:one less than a block
-        ic1iw256oc1kw1 naive:one block
-        ic1iw257oc1kw1 naive:one more
-        mb3g43ic43iw2oc43kw2pw1ew0 naive:a block and two threads
-        mb65537ic1iw1oc1kw1 batch beyond 65535
-        g65537ic65537iw2oc65537kw2 channels beyond 65535
-        ic2ih1iw9oc2kh3kw4ph4pw7 padding wider than the input
-        g2ic2ih5iw6oc2kh5kw6 a filter as large as the input
-        ic2iw40oc2kw2dw39 a dilation as wide as the input
-        g8ic8ih1oc8kh3ph1 depthwise:one pixel
-        mb9g17ic17ih2iw7oc17kh3ph1 depthwise_nhwc:one patch, a slice and a half, more images than a block takes
-        g72ic72ih3iw8oc72kh3ph1 depthwise_nhwc:one row and one column more
-        g16ic16ih16iw28oc16kh7ph3 depthwise_nhwc:whole tiles
-        g16ic16ih29iw57oc16kh5ph2 depthwise_nhwc:whole tiles and one more
-        g8ic8ih6iw13oc8kh5sh2ph3pw1 depthwise_nhwc:stride 2, one column less
-        g8ic8ih3iw5oc8kh3ph7pw9 depthwise_nhwc:padding wider than the input
-        g8ic8ih9iw20oc8kh7ph0 depthwise_nhwc:no padding
-        g16ic16ih20iw23oc16kh31ph15 depthwise_nhwc_general:filter in several groups of rows
-        g8ic8ih30iw9oc8kh51kw5ph25pw2 depthwise_nhwc_general:51x5
-        mb2g10ic10ih13iw11oc20kh3ph1 depthwise_nhwc_general:multiplier 2
-        g16ic16ih9iw21oc16kh3kw5sh3sw2ph1pw3dh2dw3 depthwise_nhwc_general:stride and dilation
-        g24ic24iw97oc24kw9sw2pw4 depthwise_nhwc_general:1-D stride 2
-        mb2g24ic24iw230oc24kw4pw3ew0 depthwise_nhwc_general:several 1-D tiles
-        g5ic5iw4104oc5kw3pw1 depthwise_ncl:one vector more than a tile
-        g3ic3iw4097oc3kw4pw3ew0 depthwise_ncl:one element more
-        mb2g4ic4iw100oc4kw33pw16 depthwise_ncl:more taps than a vector has elements
-        mb2g24ic24iw64oc48kw2pw1ew0 depthwise_ncl:multiplier 2
-        mb2g24ic24iw40oc24kw8pw9 depthwise_ncl:padding wider than the filter
-        mb2g4ic4ih6iw16oc4kh1kw3ph0pw1 depthwise_ncl:rows of images
-        mb2g3ic3ih130iw128oc3kh3sh2ph1 transposed:bands of rows
-        g2ic2ih150iw137oc4kh6sh3ph2 transposed:bands of rows, multiplier
-        g2ic2iw20000oc2kw5sw2pw2 transposed:parts of a row
-        mb2g3ic3iw9001oc6kw3sw3pw7dw4 transposed:parts of a row, multiplier and dilation
-        g2ic2ih33iw17oc2kh3sh2ph0pw2 transposed:no block at the first row
-        g24ic24ih1iw1oc24kh3sh2ph1 transposed:one element
-        g2ic2ih16iw37oc2kh4sh16ph3 transposed:a stride larger than the filter
-        g16ic16ih20iw40oc16kh3sh2ph1 transposed:more blocks than a tile
-        g8ic8ih33iw33oc8kh3ph12dh12 dilated:DeepLab's
-        g8ic8ih20iw21oc8kh3ph36dh36 dilated:all but the middle in the padding
-        g2ic2ih150iw140oc2kh3ph7dh7 dilated:classes of rows
-        g1ic1ih130iw150oc2kh5kw3ph2eh0dh1dw4 dilated:bands of a class, multiplier
-        g16ic16ih61iw75oc16kh3ph1dh2 dilated:classes of both axes
-        g2ic2iw20000oc2kw2pw512ew0dw512 dilated:WaveNet's
-        g4ic4ih7iw8oc4kh3dh2ph9pw0 dilated:rows of padding alone
-        """.strip().splitlines(),
-    )
-)
 
 
 @pytest.fixture(autouse=True)
@@ -92,42 +39,31 @@ def check_row(
     assert_exact(results, expected(pass_, operands, problem), dtype)
 
 
+def served(row: dict[str, Any], profile: str = "sm_90") -> list[ConvProblem]:
+    return [problem for problem in walk(row["name"]) if device.serves(row, problem, profile)]
+
+
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)
 def test_row_on_every_problem(row: dict[str, Any]):
-    served = [problem for problem in PROBLEMS if device.serves(row, problem, "sm_80")]
-    assert served, "no problem of tests/support/problems.py reaches this row"
-    for problem in served:
+    problems = served(row, "sm_80")
+    assert problems, "no problem of tests/support reaches this row"
+    for problem in problems:
         check_row(row, problem, "check profile=sm_80 order=reverse")
-
-
-@pytest.mark.parametrize("row", ROWS, ids=device.row_id)
-def test_shared_memory_is_seen(row: dict[str, Any]):
-    problem = next(problem for problem in PROBLEMS if device.serves(row, problem))
-    _, traces = device.run_row(row, integers(problem, row["pass"].name, device.dtype_of(row)), problem, "trace")
-    for trace in traces:
-        assert any(" shared " in line for line in trace["report"].splitlines()[1:]) == (trace["shared_bytes"] > 0)
-
-
-@pytest.mark.parametrize("row", ROWS, ids=device.row_id)
-def test_row_at_the_edges(row: dict[str, Any]):
-    for problem in EDGES:
-        if device.serves(row, problem):
-            check_row(row, problem, "check order=random seed=5 cp_async=late")
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row["family"] != "naive"], ids=device.row_id)
 def test_row_on_aligned_tensors(row: dict[str, Any]):
     # Tensors at odd offsets, as everywhere else in this file, never take the path of vector accesses.
-    for problem in (*PROBLEMS, *EDGES):
-        if device.serves(row, problem):
-            check_row(row, problem, "check profile=sm_80 order=reverse cp_async=late", aligned=True)
-@pytest.mark.parametrize("aligned", [False, True], ids=["odd", "aligned"])
-@pytest.mark.parametrize("row", [row for row in ROWS if "_nchw_" in row["name"]], ids=device.row_id)
-def test_depthwise_row_around_its_tile(row: dict[str, Any], aligned: bool):
-    # Aligned tensors take kernels that others cannot.
-    for problem in (*DEPTHWISE_NCHW, *(PROBLEMS if aligned else ())):
-        if device.serves(row, problem):
-            check_row(row, problem, "check order=random seed=3 cp_async=late", aligned=aligned)
+    for problem in served(row):
+        check_row(row, problem, "check order=random seed=5 cp_async=late", aligned=True)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=device.row_id)
+def test_shared_memory_is_seen(row: dict[str, Any]):
+    problem = served(row)[0]
+    _, traces = device.run_row(row, integers(problem, row["pass"].name, device.dtype_of(row)), problem, "trace")
+    for trace in traces:
+        assert any(" shared " in line for line in trace["report"].splitlines()[1:]) == (trace["shared_bytes"] > 0)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)

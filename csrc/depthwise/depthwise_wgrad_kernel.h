@@ -169,9 +169,10 @@ struct WgradBlock {
     const Range r = range(unit, chunk);
     const int64_t x_begin = x_origin(unit, r), dy_begin = dy_origin(unit, r);
     if (kFolded || plan.whole_rows) {
-      const int planes = min(plan.block_channels, plan.channels - channel);  // more than one: whole planes
-      const int x_count = (r.x_end - r.x_first) * (kFolded ? 1 : plan.w) * planes;
-      const int dy_count = (r.dy_end - r.dy_first) * (kFolded ? 1 : plan.q) * planes;
+      // From the first row of the first plane to the last row of the last one.
+      const int more_planes = min(plan.block_channels, plan.channels - channel) - 1;
+      const int x_count = (r.x_end - r.x_first + more_planes * plan.h) * (kFolded ? 1 : plan.w);
+      const int dy_count = (r.dy_end - r.dy_first + more_planes * plan.p) * (kFolded ? 1 : plan.q);
       copy_run(x_slot + params.x.misalignment(x_begin), params.x, x_begin, x_count, lane, lanes);
       copy_run(dy_slot + params.dy.misalignment(dy_begin), params.dy, dy_begin, dy_count, lane, lanes);
     } else {

@@ -10,8 +10,8 @@ import torch
 from support import device as registry
 from support.check import Results, assert_exact, expected, run
 from support.data import Operands, Sign, amid_nan, integers
+from support.edges import EDGES, walk
 from support.problems import PROBLEMS
-from test_simt_exact import EDGES
 
 from convbound import fakes
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
@@ -45,7 +45,7 @@ def served(row: dict[str, Any], target: Target) -> list[ConvProblem]:
     """The problems that the row computes there."""
     limits = (target.arch, target.shared_per_block)
     serves = registry.introspect.device_serves
-    return [p for p in (*PROBLEMS, *EDGES) if serves(row["index"], registry.native(p), *limits)]
+    return [p for p in walk(row["name"]) if serves(row["index"], registry.native(p), *limits)]
 
 
 def row_checks(target: Target) -> Iterator[Check]:
