@@ -41,8 +41,6 @@ LAYERS = {
     "mb2g512ic512iw2048oc512kw8pw7ew0 causal, eight taps": ("NCHW", 1.05),
 }
 GRADIENTS = ("mobilenet_v2:block8.dw", "efficientnet_b0:block9.dw", "convnext_t:stage3.dwconv", "mamba:conv1d")
-# What an SM has to have in flight, and how many registers and bytes of shared memory it has.
-IN_FLIGHT = {"sm_80": (24, 65536, 164), "sm_90": (36, 65536, 228)}
 
 
 def serving(problem: ConvProblem, layout: str, pass_: str, dtype: str) -> dict[str, Any]:
@@ -94,13 +92,7 @@ def test_traffic(problem: ConvProblem, layout: str, most: float, pass_: str, dty
 @pytest.mark.skipif(cubins.cuobjdump() is None, reason="neither a CUDA toolkit nor triton is here")
 def test_bytes_in_flight(problem: ConvProblem, layout: str, most: float, pass_: str, dtype: str):
     found = trace(serving(problem, layout, pass_, dtype), problem)
-    per_block = found["load_bytes"] / found["grid"][0]
-    for architecture, (least, registers, shared) in IN_FLIGHT.items():
+    for architecture, (_, _, least) in cubins.MULTIPROCESSORS.items():
         kernel = cubins.read_kernels(LIBRARY)[found["kernel"], architecture]
-        threads = found["block"][0]
-        resident = min(
-            registers // ((kernel.registers + 7) // 8 * 8 * threads),
-            shared * 1024 // (found["shared_bytes"] + 1024),
-            2048 // threads,
-        )
-        assert resident * per_block >= least * 1024
+        resident = cubins.resident_blocks(kernel, found["block"][0], found["shared_bytes"])
+        assert resident * found["load_bytes"] / found["grid"][0] >= least

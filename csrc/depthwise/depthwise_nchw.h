@@ -11,11 +11,11 @@ namespace convbound::depthwise {
 constexpr const char* kBandsTile =
     "whole planes or a band of one; 14 rows of 1 or 2 columns a thread, more on known planes";
 
-template <Pass kPass, typename T, int kFilter, int kStride>
+template <Pass kPass, typename T, int kFilter>
 bool nchw_bands_supports(const ConvProblem&);
-template <Pass kPass, typename T, int kFilter, int kStride>
+template <Pass kPass, typename T, int kFilter>
 LaunchShape nchw_bands_shape(const ConvProblem&);
-template <Pass kPass, typename T, int kFilter, int kStride>
+template <Pass kPass, typename T, int kFilter>
 void nchw_bands(const ConvProblem&, const Tensors&, cudaStream_t);
 
 constexpr const char* kTiledTile = "128 threads: 4 rows of 16 bytes each at stride 1, of one column at others";

@@ -415,7 +415,8 @@ struct WgradSums {
     }
     __syncthreads();
     const int taps = plan.r * plan.s, channels = min(plan.block_channels, plan.channels - block.channel);
-    for (int i = thread; i < channels * taps; i += threads) {
+    const int outputs = channels * taps;
+    for (int i = thread; i < outputs; i += threads) {
       const int channel = i / taps, r = (i - channel * taps) / plan.s, s = i - channel * taps - r * plan.s;
       const int at = r / Tile::kRows * plan.tile_columns + s / Tile::kCols;
       if (at < block.tile || at > block.last_tile) continue;

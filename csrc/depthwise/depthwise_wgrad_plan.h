@@ -167,14 +167,19 @@ WgradPlan plan_wgrad(const ConvProblem& problem, int warps) {
   plan.channel_blocks = divide_up(plan.channels, plan.block_channels);
   const bool whole_planes = !kChannelsLast && plan.block_channels > 1;
 
-  // Strips of rows, where images and channels give too few blocks for a GPU of 132 multiprocessors.
+  // Strips of rows, where images and channels give too few blocks for a GPU.
   const int64_t columns_of_work = static_cast<int64_t>(plan.images) * plan.column_tiles;
   const int64_t parallel = static_cast<int64_t>(plan.channel_blocks) * plan.tile_groups;
-  constexpr int kLeastBlocks = 2 * 132;
+  constexpr int kMultiprocessors = 132, kLeastBlocks = 2 * kMultiprocessors;
   const int64_t blocks = parallel * divide_up(columns_of_work, plan.slots);
-  int64_t strips = blocks < kLeastBlocks ? divide_up(kLeastBlocks * plan.slots, parallel * columns_of_work) : 1;
-  const int least_rows = std::max(4 * kDepth, kFolded || plan.w == 1 ? 32 : 8);
-  strips = std::min<int64_t>(strips, std::max(1, plan.p / least_rows));
+  const auto strips_for = [&](int least_blocks, int least_rows) -> int64_t {
+    const int64_t wanted = divide_up(least_blocks * plan.slots, parallel * columns_of_work);
+    return blocks < least_blocks ? std::min<int64_t>(wanted, std::max(1, plan.p / least_rows)) : 1;
+  };
+  const int long_rows = kFolded || plan.w == 1 ? 32 : 0;
+  int64_t strips = strips_for(kLeastBlocks, std::max({4 * kDepth, 8, long_rows}));
+  // Half of the GPU idle is worse than reading half of x twice.
+  if (blocks * strips < kMultiprocessors) strips = strips_for(kMultiprocessors, std::max({kDepth + 2, 4, long_rows}));
   // One row of threads of a long sequence is a unit of at most this many rows, so that there are units for all slots.
   constexpr int kMostRows = 512;
   strips = whole_planes ? 1 : std::max<int64_t>(strips, divide_up(plan.p, kMostRows));

@@ -61,6 +61,7 @@ const char* name_of(simt::AccessKind kind) {
 py::dict describe(const simt::SiteTrace& site) {
   const bool global = site.space == simt::Space::kGlobal;
   py::dict text;
+  text["pc"] = site.pc;
   text["location"] = site.location;
   text["space"] = global ? "global" : "shared";
   text["kind"] = name_of(site.kind);
