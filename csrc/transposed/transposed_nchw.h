@@ -122,8 +122,8 @@ __device__ __forceinline__ void run_tile(const Params<T>& params, const Compute&
   const int rows = range.p_end - range.p, joined = tile.dy_stages == 1 ? planes * tile.multiplier - 1 : 0;
   const int dy_count = rows == 0 ? 0 : joined * plane_elements + (rows - 1) * tile.w.output + range.q_end - range.q;
   for (int stage = 0; stage < tile.dy_stages; stage++) {
-    load_run<T, kThreads>(dy_stage + stage * tile.dy_elements, dy + static_cast<int64_t>(stage) * plane_elements,
-                          dy_count, thread);
+    load_run(dy_stage + stage * tile.dy_elements, dy + static_cast<int64_t>(stage) * plane_elements,
+                          dy_count, thread, kThreads);
   }
   ptx::cp_async_commit();
 
@@ -151,7 +151,7 @@ __device__ __forceinline__ void run_tile(const Params<T>& params, const Compute&
   __syncthreads();
   const int dx_count =
       (planes - 1) * tile.h.input * tile.w.input + (range.h_end - range.h - 1) * tile.w.input + range.w_end - range.w;
-  store_run<T, kThreads>(dx, dx_stage, dx_count, thread);
+  store_run(dx, dx_stage, dx_count, thread, kThreads);
 }
 
 template <typename T>

@@ -1,0 +1,48 @@
+// What the kernel for dilated NCHW and its choice of tiles share: see dilated_nchw.cu for the algorithm.
+#pragma once
+
+#include "csrc/common/divisor.h"
+#include "csrc/common/index_divisor.h"
+#include "csrc/dilated/dilated.h"
+
+namespace convbound::dilated {
+
+constexpr int kMostThreads = 256;
+constexpr int kBatch = 4;  // outputs that a thread of the general kernel makes at a time
+
+// A stage is addressed linearly: row k of a class, of plane i, begins at offset + i * plane + k * step. Whole planes
+// lie there as in global memory. The rows of a class, which are copied one by one, have a pitch that is congruent to
+// their distance in global memory modulo 16 bytes, so that every row keeps its alignment.
+struct Stage {
+  int plane, step, row;  // from one row of the plane to the next; 0 where the stage has one class only
+  int elements;
+};
+
+struct Tile {
+  bool whole;    // planes of `groups` groups; else rows and columns of one group
+  bool one_row;  // 1-D
+  int groups;
+  int classes, rows, row_tiles;  // rows of a class in a tile, tiles of a class
+  int columns, column_tiles;
+  int segments, steps;              // threads that share the walk down a column, and their part
+  int item_columns;                 // columns of one row that have an item of their own: in 1-D a batch shares one
+  int threads, team, teams, items;  // threads of a block; of one plane's team; teams; items of a plane
+  int row_threads;                  // that copy one row, where the plane is cut
+  Stage in, out;
+  int filter_elements, biases;  // and a zero after them
+
+  int64_t shared_bytes(int64_t element_bytes) const {
+    return (int64_t{in.elements} + out.elements + filter_elements) * element_bytes + (int64_t{biases} + 1) * 4;
+  }
+};
+
+Tile choose_tile(const Correlation&, int element_bytes);
+
+struct NchwParams {
+  Correlation c;
+  Tile tile;
+  Divisor channels;
+  IndexDivisor wrap, team, columns, classes, column_tiles, row_tiles, cut_classes;
+};
+
+}  // namespace convbound::dilated
