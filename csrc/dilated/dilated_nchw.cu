@@ -63,7 +63,12 @@ __device__ __forceinline__ Block find_block(const NchwParams& params) {
   const QuotientRemainder columns = divide(index, params.column_tiles),
                           rows = divide(columns.quotient, params.row_tiles);
   const QuotientRemainder classes = divide(rows.quotient, params.cut_classes);
-  Block block{classes.quotient, 1, classes.remainder, rows.remainder * tile.rows, 0, columns.remainder * tile.columns};
+  Block block{};
+  block.first_group = classes.quotient;
+  block.groups = 1;
+  block.row_class = classes.remainder;
+  block.first_k = rows.remainder * tile.rows;
+  block.first_x = columns.remainder * tile.columns;
   block.rows = min(tile.rows, (c.h.output - block.row_class + c.h.dilation - 1) / c.h.dilation - block.first_k);
   block.columns = min(tile.columns, w.output - block.first_x);
   block.first_in = min(max(block.first_x - w.padding, 0), w.input);
@@ -89,13 +94,15 @@ __device__ __forceinline__ void for_each_row(const Tile& tile, const Stage& stag
   }
 }
 
-// One thread's part of one plane.
+// One thread's part of one plane: a column of some classes of rows. `in` is where the first tap meets the first output
+// (it may lie in the padding), `y` and `y_end` are rows of class 0.
 template <typename T>
 struct Walk {
-  const T* in;  // where the first tap meets the first output; it may lie in the padding
+  const T* in;
   T* out;
-  int y, y_end;  // rows of output, by the dilation
-  int x;
+  int row_class, class_end, class_step;
+  int y, y_end;
+  int x, x_end;
 };
 
 // 3x3: down the column of input. A row adds to three outputs, whose sums take turns; one in the padding is passed over.
@@ -104,99 +111,120 @@ template <typename T>
 __device__ __forceinline__ void walk_3x3(const NchwParams& params, const Walk<T>& walk, const float (&tap)[9],
                                          float bias, const T* zero) {
   const Axis &h = params.c.h, &w = params.c.w;
-  const int in_step = params.tile.in.step, out_step = params.tile.out.step;
-  const T* at[3];
-  int step[3];
+  const Stage &in = params.tile.in, &out = params.tile.out;
+  const T* first[3];
+  int step[3], class_step[3];
 #pragma unroll
   for (int s = 0; s < 3; s++) {
     const bool inside = within(walk.x - w.padding + s * w.dilation, w.input);
-    at[s] = inside ? walk.in + s * w.dilation : zero;
-    step[s] = inside ? in_step : 0;
+    first[s] = inside ? walk.in + s * w.dilation : zero;
+    step[s] = inside ? in.step : 0;
+    class_step[s] = inside ? walk.class_step * in.row : 0;
   }
-  T* out = walk.out;
-  int y = walk.y - h.padding;
-  const int y_end = walk.y_end - h.padding + 2 * h.dilation;
-  float sum[3] = {};
-  const auto add_row = [&](int turn) {
-    sum[turn % 3] = bias;
-    if (within(y, h.input)) {
+  T* first_out = walk.out;
+#pragma unroll 1
+  for (int row_class = walk.row_class; row_class < walk.class_end; row_class += walk.class_step) {
+    const T* at[3] = {first[0], first[1], first[2]};
+    T* to = first_out;
+    int y = walk.y + row_class - h.padding;
+    const int y_end = min(walk.y_end + row_class, h.output) - h.padding + 2 * h.dilation;
+    float sum[3] = {};
+    const auto add_row = [&](int turn) {
+      sum[turn % 3] = bias;
+      if (within(y, h.input)) {
 #pragma unroll
-      for (int s = 0; s < 3; s++) {
-        const float value = widen(*at[s]);
+        for (int s = 0; s < 3; s++) {
+          const float value = widen(*at[s]);
 #pragma unroll
-        for (int r = 0; r < 3; r++) sum[(turn - r + 3) % 3] = fmaf(value, tap[3 * r + s], sum[(turn - r + 3) % 3]);
+          for (int r = 0; r < 3; r++) sum[(turn - r + 3) % 3] = fmaf(value, tap[3 * r + s], sum[(turn - r + 3) % 3]);
+        }
+      }
+#pragma unroll
+      for (int s = 0; s < 3; s++) at[s] += step[s];
+      y += h.dilation;
+    };
+    add_row(0);
+    add_row(1);
+#pragma unroll 1
+    while (y < y_end) {
+#pragma unroll
+      for (int turn = 2; turn < 5; turn++) {
+        if (turn > 2 && y >= y_end) break;
+        add_row(turn);
+        *to = narrow<T>(sum[(turn + 1) % 3]);
+        to += out.step;
       }
     }
 #pragma unroll
-    for (int s = 0; s < 3; s++) at[s] += step[s];
-    y += h.dilation;
-  };
-  add_row(0);
-  add_row(1);
-#pragma unroll 1
-  while (y < y_end) {
-#pragma unroll
-    for (int turn = 2; turn < 5; turn++) {
-      if (turn > 2 && y >= y_end) break;
-      add_row(turn);
-      *out = narrow<T>(sum[(turn + 1) % 3]);
-      out += out_step;
-    }
+    for (int s = 0; s < 3; s++) first[s] += class_step[s];
+    first_out += walk.class_step * out.row;
   }
 }
 
 // Any filter: kBatch outputs for each tap that is loaded, a step of the class apart, or in 1-D a part of the row.
 template <typename T>
-__device__ __forceinline__ void walk_any(const NchwParams& params, Walk<T> walk, int x_end, const T* filter,
-                                         int direction, float bias) {
+__device__ __forceinline__ void walk_any(const NchwParams& params, const Walk<T>& walk, const T* filter, int direction,
+                                         float bias) {
   const Correlation& c = params.c;
   const Tile& tile = params.tile;
   const Axis &h = c.h, &w = c.w;
   const int by_x = tile.one_row ? tile.item_columns : 0, by_y = tile.one_row ? 0 : h.dilation;
   const int in_batch = tile.one_row ? by_x : tile.in.step, out_batch = tile.one_row ? by_x : tile.out.step;
-  const int taps = h.filter * w.filter, x_in = walk.x - w.padding;
+  const int x_in = walk.x - w.padding;
+  const T* first_in = walk.in;
+  T* first_out = walk.out;
 #pragma unroll 1
-  for (int y = walk.y; y < walk.y_end; y += kBatch * h.dilation) {
-    bool wanted[kBatch];
-    float sum[kBatch];
+  for (int row_class = walk.row_class; row_class < walk.class_end; row_class += walk.class_step) {
+    const int y_end = min(walk.y_end + row_class, h.output);
+    const T* in = first_in;
+    T* out = first_out;
+#pragma unroll 1
+    for (int y = walk.y + row_class; y < y_end; y += kBatch * h.dilation) {
+      bool wanted[kBatch];
+      float sum[kBatch];
 #pragma unroll
-    for (int b = 0; b < kBatch; b++) {
-      wanted[b] = y + b * by_y < walk.y_end && walk.x + b * by_x < x_end;
-      sum[b] = bias;
-    }
-    const int y_in = y - h.padding;
-    const bool inner = wanted[kBatch - 1] && y_in >= 0 && x_in >= 0 &&
-                       y_in + (h.filter - 1) * h.dilation + (kBatch - 1) * by_y < h.input &&
-                       x_in + (w.filter - 1) * w.dilation + (kBatch - 1) * by_x < w.input;
-    for (int input = 0; input < c.inputs; input++) {
-      const T* tap = filter + input * taps;
-      for (int r = 0; r < h.filter; r++) {
-        const T* value = walk.in + input * tile.in.plane + r * tile.in.step;
-        if (inner) {
-          for (int s = 0; s < w.filter; s++, tap += direction, value += w.dilation) {
-            const float factor = widen(*tap);
+      for (int b = 0; b < kBatch; b++) {
+        wanted[b] = y + b * by_y < y_end && walk.x + b * by_x < walk.x_end;
+        sum[b] = bias;
+      }
+      const int y_in = y - h.padding;
+      const bool inner = wanted[kBatch - 1] && y_in >= 0 && x_in >= 0 &&
+                         y_in + (h.filter - 1) * h.dilation + (kBatch - 1) * by_y < h.input &&
+                         x_in + (w.filter - 1) * w.dilation + (kBatch - 1) * by_x < w.input;
+      for (int input = 0; input < c.inputs; input++) {
+        for (int r = 0; r < h.filter; r++) {
+          const T* tap = filter + input * c.taps + direction * r * c.tap_row;
+          const T* value = in + input * tile.in.plane + r * tile.in.step;
+          if (inner) {
+#pragma unroll 1
+            for (int s = 0; s < w.filter; s++, tap += direction, value += w.dilation) {
+              const float factor = widen(*tap);
 #pragma unroll
-            for (int b = 0; b < kBatch; b++) sum[b] = fmaf(widen(value[b * in_batch]), factor, sum[b]);
-          }
-        } else {
-          for (int s = 0; s < w.filter; s++, tap += direction, value += w.dilation) {
-            const float factor = widen(*tap);
+              for (int b = 0; b < kBatch; b++) sum[b] = fmaf(widen(value[b * in_batch]), factor, sum[b]);
+            }
+          } else {
+#pragma unroll 1
+            for (int s = 0; s < w.filter; s++, tap += direction, value += w.dilation) {
+              const float factor = widen(*tap);
 #pragma unroll
-            for (int b = 0; b < kBatch; b++) {
-              const bool there = wanted[b] && within(y_in + r * h.dilation + b * by_y, h.input) &&
-                                 within(x_in + s * w.dilation + b * by_x, w.input);
-              if (there) sum[b] = fmaf(widen(value[b * in_batch]), factor, sum[b]);
+              for (int b = 0; b < kBatch; b++) {
+                const bool there = wanted[b] && within(y_in + r * h.dilation + b * by_y, h.input) &&
+                                   within(x_in + s * w.dilation + b * by_x, w.input);
+                if (there) sum[b] = fmaf(widen(value[b * in_batch]), factor, sum[b]);
+              }
             }
           }
         }
       }
-    }
 #pragma unroll
-    for (int b = 0; b < kBatch; b++) {
-      if (wanted[b]) walk.out[b * out_batch] = narrow<T>(sum[b]);
+      for (int b = 0; b < kBatch; b++) {
+        if (wanted[b]) out[b * out_batch] = narrow<T>(sum[b]);
+      }
+      in += kBatch * tile.in.step;
+      out += kBatch * tile.out.step;
     }
-    walk.in += kBatch * tile.in.step;
-    walk.out += kBatch * tile.out.step;
+    first_in += walk.class_step * tile.in.row;
+    first_out += walk.class_step * tile.out.row;
   }
 }
 
@@ -233,9 +261,8 @@ __global__ void __launch_bounds__(kMostThreads, 4) nchw_kernel(const __grid_cons
   }
   int64_t image = block.first_group;
   const int first_channel = take(image, params.channels);
-  const int taps = h.filter * w.filter;
   const auto filters = load_filters(filter_stage, static_cast<const T*>(c.filter), first_channel, block.groups,
-                                    c.channels, c.inputs * c.outputs * taps, thread, threads);
+                                    c.channels, c.inputs * c.outputs * c.taps, thread, threads);
   ptx::cp_async_commit();
   const int planes = block.groups * c.outputs;
   const auto channel_of = [&](int group) { return divide(first_channel + group, params.wrap).remainder; };
@@ -256,7 +283,8 @@ __global__ void __launch_bounds__(kMostThreads, 4) nchw_kernel(const __grid_cons
   for (int plane = team.quotient; plane < plane_end; plane += tile.teams) {
     const int group = c.outputs == 1 ? plane : plane / c.outputs;
     const int direction = c.turned ? -1 : 1;
-    const T* const filter = filters(channel_of(group)) + (plane - group * c.outputs) * taps + (c.turned ? taps - 1 : 0);
+    const T* const filter = filters(channel_of(group)) + (plane - group * c.outputs) * c.taps +
+                            (c.turned ? c.taps - 1 - c.first_tap : c.first_tap);
     const float bias = c.bias != nullptr ? biases[plane] : 0.0f;
     float tap[9];
     if constexpr (kFilter == 3) {
@@ -268,21 +296,24 @@ __global__ void __launch_bounds__(kMostThreads, 4) nchw_kernel(const __grid_cons
     T* const plane_out = out_stage + out_begin + plane * tile.out.plane - block.first_x;
 #pragma unroll 1
     for (int item = team.remainder; item < tile.items; item += tile.team) {
-      const QuotientRemainder column = divide(item, params.columns), part = divide(column.quotient, params.classes);
-      const int row_class = tile.whole ? part.remainder : block.row_class, k = part.quotient * tile.steps;
-      const int k_end = block.first_k + min(k + tile.steps, tile.rows);
+      const QuotientRemainder column = divide(item, params.columns),
+                              part = divide(column.quotient, params.class_groups);
+      const int k = part.quotient * tile.steps, k_end = min(k + tile.steps, tile.rows);
       Walk<T> walk;
       walk.x = block.first_x + column.remainder;
-      walk.y = row_class + (block.first_k + k) * h.dilation;
-      walk.y_end = min(row_class + k_end * h.dilation, h.output);
-      walk.in = plane_in + row_class * tile.in.row + k * tile.in.step + walk.x;
-      walk.out = plane_out + row_class * tile.out.row + k * tile.out.step + walk.x;
-      const int x_end = block.first_x + block.columns;
-      if (walk.x >= x_end) continue;
+      walk.x_end = block.first_x + block.columns;
+      if (walk.x >= walk.x_end) continue;
+      walk.row_class = block.row_class + part.remainder;
+      walk.class_end = tile.whole ? tile.classes : block.row_class + 1;
+      walk.class_step = tile.class_groups;
+      walk.y = (block.first_k + k) * h.dilation;
+      walk.y_end = (block.first_k + k_end) * h.dilation;
+      walk.in = plane_in + walk.row_class * tile.in.row + k * tile.in.step + walk.x;
+      walk.out = plane_out + walk.row_class * tile.out.row + k * tile.out.step + walk.x;
       if constexpr (kFilter == 3) {
         walk_3x3(params, walk, tap, bias, zero);
       } else {
-        walk_any(params, walk, x_end, filter, direction, bias);
+        walk_any(params, walk, filter, direction, bias);
       }
     }
   }
@@ -311,7 +342,7 @@ LaunchShape shape_of(const Correlation& c, const Tile& tile) {
 
 template <typename T>
 LaunchShape shape_of(Pass pass, const ConvProblem& p) {
-  const Correlation c = make_correlation(pass, p, {});
+  const Correlation c = without_idle_taps(make_correlation(pass, p, {}));
   return shape_of<T>(c, choose_tile(c, sizeof(T)));
 }
 
@@ -329,7 +360,7 @@ LaunchShape nchw_shape(const ConvProblem& p) {
 
 template <Pass kPass, typename T>
 void nchw(const ConvProblem& p, const Tensors& t, cudaStream_t stream) {
-  const Correlation c = make_correlation(kPass, p, t);
+  const Correlation c = without_idle_taps(make_correlation(kPass, p, t));
   const Tile tile = choose_tile(c, sizeof(T));
   const NchwParams params{c,
                           tile,
@@ -337,7 +368,7 @@ void nchw(const ConvProblem& p, const Tensors& t, cudaStream_t stream) {
                           IndexDivisor(p.c),
                           IndexDivisor(tile.team),
                           IndexDivisor(tile.item_columns),
-                          IndexDivisor(tile.whole ? tile.classes : 1),
+                          IndexDivisor(tile.class_groups),
                           IndexDivisor(tile.column_tiles),
                           IndexDivisor(tile.row_tiles),
                           IndexDivisor(tile.classes)};

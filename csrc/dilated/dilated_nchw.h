@@ -24,7 +24,8 @@ struct Tile {
   int groups;
   int classes, rows, row_tiles;  // rows of a class in a tile, tiles of a class
   int columns, column_tiles;
-  int segments, steps;              // threads that share the walk down a column, and their part
+  int segments, steps;              // threads that share the walk down a column of a class, and their part
+  int class_groups;                 // threads that share the classes of a column
   int item_columns;                 // columns of one row that have an item of their own: in 1-D a batch shares one
   int threads, team, teams, items;  // threads of a block; of one plane's team; teams; items of a plane
   int row_threads;                  // that copy one row, where the plane is cut
@@ -36,13 +37,16 @@ struct Tile {
   }
 };
 
+// The same correlation without the taps that meet padding alone.
+Correlation without_idle_taps(Correlation);
+
 Tile choose_tile(const Correlation&, int element_bytes);
 
 struct NchwParams {
   Correlation c;
   Tile tile;
   Divisor channels;
-  IndexDivisor wrap, team, columns, classes, column_tiles, row_tiles, cut_classes;
+  IndexDivisor wrap, team, columns, class_groups, column_tiles, row_tiles, cut_classes;
 };
 
 }  // namespace convbound::dilated

@@ -41,38 +41,66 @@ void fill_cut(Tile& tile, const Correlation& c, int element_bytes) {
   tile.out = cut_stage(c.h, c.h.output, c.w.output, c.outputs, tile.rows, tile.columns, element_bytes);
 }
 
-// Threads for each plane, and threads for each column of it, so that the fewest instructions pass: about 45 to begin a
-// walk, 25 for each of its steps, 60 to begin a plane.
+// Threads of a block, of a plane, of a column and of a class of it, so that the fewest instructions pass: about 60 to
+// begin a plane, 70 an item, 40 the walk through a class of it, 30 for each step, and 200 in every thread.
 void share_out(Tile& tile, const Correlation& c, int64_t stage_bytes) {
-  tile.threads = stage_bytes > kTargetBytes + kTargetBytes / 2 ? kMostThreads : kMostThreads / 2;
   tile.item_columns = tile.one_row ? (tile.columns + kBatch - 1) / kBatch : tile.columns;
+  const bool large = stage_bytes > kTargetBytes + kTargetBytes / 2;
   const int64_t planes = int64_t{tile.groups} * c.outputs;
+  const int classes = tile.whole ? tile.classes : 1;
   int64_t least = INT64_MAX;
-  const int most = 2 * tile.rows;
-  for (int segments = 1; segments < most; segments *= 2) {
+  const auto consider = [&](int threads, int segments, int groups, int64_t wanted) {
+    const int64_t items = int64_t{segments} * groups * tile.item_columns;
+    const int team = static_cast<int>(std::min<int64_t>(wanted == 0 ? items : wanted, threads)), teams = threads / team;
+    const int64_t passes = (items + team - 1) / team, walks = (classes + groups - 1) / groups;
     const int steps = (tile.rows + segments - 1) / segments;
-    const int64_t items = int64_t{segments} * (tile.whole ? tile.classes : 1) * tile.item_columns;
-    for (const int64_t wanted : {items, int64_t{32}, int64_t{64}, int64_t{128}, int64_t{256}}) {
-      const int team = static_cast<int>(std::min<int64_t>(wanted, tile.threads)), teams = tile.threads / team;
-      const int64_t passes = (items + team - 1) / team;
-      const int64_t cost = (planes + teams - 1) / teams * (60 + passes * (45 + 25 * int64_t{steps}));
-      if (cost >= least) continue;
-      least = cost;
-      tile.segments = segments;
-      tile.steps = steps;
-      tile.team = team;
-      tile.teams = teams;
-      tile.items = static_cast<int>(items);
+    const int64_t of_plane = 60 + passes * (70 + walks * (40 + 30 * int64_t{steps}));
+    const int64_t cost = threads * (200 + (planes + teams - 1) / teams * of_plane);
+    if (cost >= least) return;
+    least = cost;
+    tile.threads = threads;
+    tile.segments = segments;
+    tile.steps = steps;
+    tile.class_groups = groups;
+    tile.team = team;
+    tile.teams = teams;
+    tile.items = static_cast<int>(items);
+  };
+  const int most_segments = 2 * tile.rows, most_groups = 2 * classes, most_threads = large ? 257 : 193;
+  for (int threads = large ? 256 : 128; threads < most_threads; threads += 32) {
+    for (int segments = 1; segments < most_segments; segments *= 2) {
+      for (int groups = 1; groups < most_groups; groups *= 2) {
+        const int few = std::min(groups, classes), even = (classes + (classes / few) - 1) / (classes / few);
+        for (const int64_t wanted : {0, 32, 64, 96, 128}) consider(threads, segments, even, wanted);
+      }
     }
   }
 }
 
+int ceiling(int a, int b) { return a <= 0 ? 0 : (a + b - 1) / b; }
+
+// Tap r meets an element of the input for some output if -padding + r * dilation lies above -output and below input.
+int drop_idle_taps(Axis& axis) {
+  const int first = std::min(ceiling(axis.padding - (axis.output - 1), axis.dilation), axis.filter - 1);
+  const int end = std::min(ceiling(axis.input + axis.padding, axis.dilation), axis.filter);
+  axis.filter = std::max(end - first, 1);
+  axis.padding -= first * axis.dilation;
+  if (axis.filter == 1) axis.dilation = 1;
+  return first;
+}
+
 }  // namespace
+
+Correlation without_idle_taps(Correlation c) {
+  c.first_tap = drop_idle_taps(c.h) * c.tap_row;
+  c.first_tap += drop_idle_taps(c.w);
+  return c;
+}
 
 Tile choose_tile(const Correlation& c, int element_bytes) {
   Tile tile{};
   const int64_t in = int64_t{c.inputs} * c.h.input * c.w.input, out = int64_t{c.outputs} * c.h.output * c.w.output;
-  const int64_t filter = int64_t{c.inputs} * c.outputs * c.h.filter * c.w.filter;
+  const int64_t filter = int64_t{c.inputs} * c.outputs * c.taps;
   const int64_t group_bytes = (in + out + filter) * element_bytes + 4 * int64_t{c.outputs};
   tile.one_row = c.h.input == 1 && c.h.output == 1 && c.h.filter == 1;
   tile.whole = group_bytes + 64 <= (tile.one_row ? kTargetBytes : kWholeBytes);
