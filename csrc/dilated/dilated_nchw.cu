@@ -105,42 +105,49 @@ struct Walk {
   int x, x_end;
 };
 
-// 3x3: down the column of input. A row adds to three outputs, whose sums take turns; one in the padding is passed over.
-// A column in the padding is read from a zero, again and again.
+// 3x3: down two columns of input, half a row apart, which share the tests for rows and the loop. A row adds to three
+// outputs of each, whose sums take turns; one in the padding is passed over. A column in the padding is read from a
+// zero, again and again.
 template <typename T>
 __device__ __forceinline__ void walk_3x3(const NchwParams& params, const Walk<T>& walk, const float (&tap)[9],
                                          float bias, const T* zero) {
   const Axis &h = params.c.h, &w = params.c.w;
-  const Stage &in = params.tile.in, &out = params.tile.out;
-  const T* first[3];
-  int step[3], class_step[3];
-#pragma unroll
-  for (int s = 0; s < 3; s++) {
-    const bool inside = within(walk.x - w.padding + s * w.dilation, w.input);
-    first[s] = inside ? walk.in + s * w.dilation : zero;
-    step[s] = inside ? in.step : 0;
-    class_step[s] = inside ? walk.class_step * in.row : 0;
-  }
-  T* first_out = walk.out;
+  const Tile& tile = params.tile;
+  const int apart = tile.item_columns;
+  const bool second = walk.x + apart < walk.x_end;
 #pragma unroll 1
   for (int row_class = walk.row_class; row_class < walk.class_end; row_class += walk.class_step) {
-    const T* at[3] = {first[0], first[1], first[2]};
-    T* to = first_out;
+    const int skipped = row_class - walk.row_class;
+    const T* const in = walk.in + skipped * tile.in.row;
+    T* out = walk.out + skipped * tile.out.row;
+    const T* at[2][3];
+    int step[2][3];
+#pragma unroll
+    for (int i = 0; i < 6; i++) {
+      const int column = i / 3, s = i % 3, offset = column * apart + s * w.dilation;
+      const bool inside = (column == 0 || second) && within(walk.x - w.padding + offset, w.input);
+      at[column][s] = inside ? in + offset : zero;
+      step[column][s] = inside ? tile.in.step : 0;
+    }
     int y = walk.y + row_class - h.padding;
     const int y_end = min(walk.y_end + row_class, h.output) - h.padding + 2 * h.dilation;
-    float sum[3] = {};
+    float sum[2][3] = {};
     const auto add_row = [&](int turn) {
-      sum[turn % 3] = bias;
+      sum[0][turn % 3] = sum[1][turn % 3] = bias;
       if (within(y, h.input)) {
 #pragma unroll
-        for (int s = 0; s < 3; s++) {
-          const float value = widen(*at[s]);
+        for (int i = 0; i < 6; i++) {
+          const int column = i / 3, s = i % 3;
+          const float value = widen(*at[column][s]);
 #pragma unroll
-          for (int r = 0; r < 3; r++) sum[(turn - r + 3) % 3] = fmaf(value, tap[3 * r + s], sum[(turn - r + 3) % 3]);
+          for (int r = 0; r < 3; r++) {
+            float& to = sum[column][(turn - r + 3) % 3];
+            to = fmaf(value, tap[3 * r + s], to);
+          }
         }
       }
 #pragma unroll
-      for (int s = 0; s < 3; s++) at[s] += step[s];
+      for (int i = 0; i < 6; i++) at[i / 3][i % 3] += step[i / 3][i % 3];
       y += h.dilation;
     };
     add_row(0);
@@ -151,13 +158,11 @@ __device__ __forceinline__ void walk_3x3(const NchwParams& params, const Walk<T>
       for (int turn = 2; turn < 5; turn++) {
         if (turn > 2 && y >= y_end) break;
         add_row(turn);
-        *to = narrow<T>(sum[(turn + 1) % 3]);
-        to += out.step;
+        out[0] = narrow<T>(sum[0][(turn + 1) % 3]);
+        if (second) out[apart] = narrow<T>(sum[1][(turn + 1) % 3]);
+        out += tile.out.step;
       }
     }
-#pragma unroll
-    for (int s = 0; s < 3; s++) first[s] += class_step[s];
-    first_out += walk.class_step * out.row;
   }
 }
 
@@ -372,8 +377,7 @@ void nchw(const ConvProblem& p, const Tensors& t, cudaStream_t stream) {
                           IndexDivisor(tile.column_tiles),
                           IndexDivisor(tile.row_tiles),
                           IndexDivisor(tile.classes)};
-  const bool small = c.h.filter == 3 && c.w.filter == 3 && c.inputs == 1;
-  launch("dilated_nchw", small ? nchw_kernel<T, 3> : nchw_kernel<T, 0>, shape_of<T>(c, tile), stream, params);
+  launch("dilated_nchw", is_3x3(c) ? nchw_kernel<T, 3> : nchw_kernel<T, 0>, shape_of<T>(c, tile), stream, params);
 }
 
 #define CONVBOUND_DILATED(pass, T)                              \

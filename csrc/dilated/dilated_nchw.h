@@ -24,9 +24,9 @@ struct Tile {
   int groups;
   int classes, rows, row_tiles;  // rows of a class in a tile, tiles of a class
   int columns, column_tiles;
-  int segments, steps;              // threads that share the walk down a column of a class, and their part
-  int class_groups;                 // threads that share the classes of a column
-  int item_columns;                 // columns of one row that have an item of their own: in 1-D a batch shares one
+  int segments, steps;  // threads that share the walk down a column of a class, and their part
+  int class_groups;     // threads that share the classes of a column
+  int item_columns;     // of a row that have an item of their own: at 3x3 two columns share one, in 1-D kBatch
   int threads, team, teams, items;  // threads of a block; of one plane's team; teams; items of a plane
   int row_threads;                  // that copy one row, where the plane is cut
   Stage in, out;
@@ -39,6 +39,8 @@ struct Tile {
 
 // The same correlation without the taps that meet padding alone.
 Correlation without_idle_taps(Correlation);
+
+inline bool is_3x3(const Correlation& c) { return c.h.filter == 3 && c.w.filter == 3 && c.inputs == 1; }
 
 Tile choose_tile(const Correlation&, int element_bytes);
 

@@ -44,7 +44,8 @@ void fill_cut(Tile& tile, const Correlation& c, int element_bytes) {
 // Threads of a block, of a plane, of a column and of a class of it, so that the fewest instructions pass: about 60 to
 // begin a plane, 70 an item, 40 the walk through a class of it, 30 for each step, and 200 in every thread.
 void share_out(Tile& tile, const Correlation& c, int64_t stage_bytes) {
-  tile.item_columns = tile.one_row ? (tile.columns + kBatch - 1) / kBatch : tile.columns;
+  const int shared_by = tile.one_row ? kBatch : is_3x3(c) ? 2 : 1;
+  tile.item_columns = (tile.columns + shared_by - 1) / shared_by;
   const bool large = stage_bytes > kTargetBytes + kTargetBytes / 2;
   const int64_t planes = int64_t{tile.groups} * c.outputs;
   const int classes = tile.whole ? tile.classes : 1;
@@ -66,7 +67,7 @@ void share_out(Tile& tile, const Correlation& c, int64_t stage_bytes) {
     tile.teams = teams;
     tile.items = static_cast<int>(items);
   };
-  const int most_segments = 2 * tile.rows, most_groups = 2 * classes, most_threads = large ? 257 : 193;
+  const int most_segments = 2 * tile.rows, most_groups = 2 * classes, most_threads = large ? 257 : 225;
   for (int threads = large ? 256 : 128; threads < most_threads; threads += 32) {
     for (int segments = 1; segments < most_segments; segments *= 2) {
       for (int groups = 1; groups < most_groups; groups *= 2) {
