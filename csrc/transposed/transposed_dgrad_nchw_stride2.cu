@@ -102,42 +102,58 @@ __global__ void __launch_bounds__(kThreads, kFilter < 5    ? 8
           float sum[kFilter][kGroup];  // of rows 2p + r
 #pragma unroll
           for (int i = 0; i < kFilter * kGroup; i++) sum[i / kGroup][i % kGroup] = bias;
-          const auto add_row = [&](int p) {
-            if (p >= 0 && p < h.output) {
-              float window[C::kWindow];
+          const auto add_row = [&] {
+            float window[C::kWindow];
 #pragma unroll
-              for (int u = 0; u < C::kWindow; u++) window[u] = inside[u] ? widen(dy[-u]) : 0.0f;
+            for (int u = 0; u < C::kWindow; u++) window[u] = inside[u] ? widen(dy[-u]) : 0.0f;
 #pragma unroll
-              for (int i = 0; i < kFilter * kGroup; i++) {
-                const int r = i / kGroup, x = i % kGroup;
-                float added = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
+            for (int i = 0; i < kFilter * kGroup; i++) {
+              const int r = i / kGroup, x = i % kGroup;
+              float added = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
 #pragma unroll
-                for (int s = 0; s < kFilter; s++) {
-                  if (C::takes(x, s)) added = fmaf(window[C::element(x, s)], tap[r][s], added);
-                }
-                sum[r][x] = added;
+              for (int s = 0; s < kFilter; s++) {
+                if (C::takes(x, s)) added = fmaf(window[C::element(x, s)], tap[r][s], added);
               }
-            } else {
-#pragma unroll
-              for (int i = 0; i < kFilter * kGroup; i++) {
-                const int r = i / kGroup, x = i % kGroup;
-                sum[r][x] = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
-              }
+              sum[r][x] = added;
             }
             dy += w.output;
           };
+          const auto pass_row = [&] {
 #pragma unroll
-          for (int above = kAbove; above > 0; above--) add_row(first - above);
+            for (int i = 0; i < kFilter * kGroup; i++) {
+              const int r = i / kGroup, x = i % kGroup;
+              sum[r][x] = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
+            }
+            dy += w.output;
+          };
           int at = 2 * first - h.padding - range.h;
-#pragma unroll 1
-          for (int p = first; p < end; p++) {
-            add_row(p);
+          const auto store = [&] {
             const bool upper = static_cast<unsigned>(at) < static_cast<unsigned>(height);
             const bool lower = static_cast<unsigned>(at + 1) < static_cast<unsigned>(height);
             if (upper) store_group<kVector>(dx, sum[0], range.w - column, columns);
             if (lower) store_group<kVector>(dx + w.input, sum[1], range.w - column, columns);
             dx += 2 * w.input;
             at += 2;
+          };
+#pragma unroll
+          for (int above = kAbove; above > 0; above--) {
+            const int p = first - above;
+            if (p >= 0 && p < h.output) {
+              add_row();
+            } else {
+              pass_row();
+            }
+          }
+          const int inner_end = min(end, h.output);
+#pragma unroll 1
+          for (int p = first; p < inner_end; p++) {
+            add_row();
+            store();
+          }
+#pragma unroll 1
+          for (int p = max(first, inner_end); p < end; p++) {
+            pass_row();
+            store();
           }
         };
         if (fourfold) {
