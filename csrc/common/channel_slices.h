@@ -51,8 +51,8 @@ __device__ __forceinline__ void load_filter(const ChannelSlices& s, int first_ch
     shared[filter_index<kElements>(s, slot, element / kPart, lane) + element % kPart] = value;
   };
   const int begin = stage_offset(run);
-  for_each_in_run<T, kThreads>(
-      run, count, thread,
+  for_each_in_run(
+      run, count, thread, kThreads,
       [&](int i) {
         float values[kLoaded];
         load_widened(run + (i - begin), values);

@@ -29,32 +29,32 @@ __device__ __forceinline__ int stage_offset(const T* global) {
 }
 
 // Calls vector(offset) for every whole 16 bytes of the run, element(index) for every other element.
-template <typename T, int kThreads, typename Vector, typename Element>
-__device__ __forceinline__ void for_each_in_run(const T* global, int count, int thread, const Vector& vector,
-                                                const Element& element) {
+template <typename T, typename Vector, typename Element>
+__device__ __forceinline__ void for_each_in_run(const T* global, int count, int thread, int threads,
+                                                const Vector& vector, const Element& element) {
   constexpr int kElements = kVectorElements<T>;
   const int begin = stage_offset(global), end = begin + count;
   const int first = (begin + kElements - 1) / kElements, last = end / kElements;
-  for (int i = first + thread; i < last; i += kThreads) vector(i * kElements);
+  for (int i = first + thread; i < last; i += threads) vector(i * kElements);
   const int head = first * kElements - begin, tail = max(first, last) * kElements - begin;
   if (thread < head && thread < count) element(thread);
   if (thread < kElements && tail + thread < count) element(tail + thread);
 }
 
 // Starts the copy of a run into its stage. The elements are there after cp_async_wait_all and a barrier.
-template <typename T, int kThreads>
-__device__ __forceinline__ void load_run(T* stage, const T* global, int count, int thread) {
+template <typename T>
+__device__ __forceinline__ void load_run(T* stage, const T* global, int count, int thread, int threads) {
   const int begin = stage_offset(global);
-  for_each_in_run<T, kThreads>(
-      global, count, thread, [&](int i) { ptx::cp_async<16>(stage + i, global + (i - begin)); },
+  for_each_in_run(
+      global, count, thread, threads, [&](int i) { ptx::cp_async<16>(stage + i, global + (i - begin)); },
       [&](int i) { stage[begin + i] = global[i]; });
 }
 
-template <typename T, int kThreads>
-__device__ __forceinline__ void store_run(T* global, const T* stage, int count, int thread) {
+template <typename T>
+__device__ __forceinline__ void store_run(T* global, const T* stage, int count, int thread, int threads) {
   const int begin = stage_offset(global);
-  for_each_in_run<T, kThreads>(
-      global, count, thread,
+  for_each_in_run(
+      global, count, thread, threads,
       [&](int i) { *reinterpret_cast<uint4*>(global + (i - begin)) = *reinterpret_cast<const uint4*>(stage + i); },
       [&](int i) { global[i] = stage[begin + i]; });
 }

@@ -23,6 +23,7 @@ struct Correlation {
   int channels;                    // of x
   int inputs, outputs;             // planes of a group
   bool turned;                     // filter
+  int taps, tap_row, first_tap;    // of a channel's filter in memory, of a row of it; and the first that is used
   const void *in, *filter, *bias;  // bias may be null
   void* out;
 };

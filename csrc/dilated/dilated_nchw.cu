@@ -10,270 +10,347 @@
 //   - where rows do not depend on each other (1-D), a long tile of one row with (S - 1) * dilation of halo.
 //
 //   global memory   input and output once, but for halos; all by 16-byte accesses (csrc/common/staging.h)
-//   per output      3x3: 9 FMA, 3 shared loads, 1 shared store; others: R * S FMA and 2 R * S shared loads
-//   in flight       stages of input: 8 KB x 11 blocks on sm_90, x 8 on sm_80
-#include "csrc/dilated/dilated.h"
+//   per output      3x3: 9 FMA, 3 shared loads, 1 shared store; others: R * S FMA and shared loads, and a load of the
+//                   filter for every four of them
+//   instructions    3x3: 29 for an output of the inner loop on sm_80, and about 90 to begin a class of two columns,
+//                   which at DeepLab's rates has few rows: 12 at 33 x 33 takes 45 for an output, 2 at 128 x 128 32
+//   in flight       stages of input, 9 KB of a block's 20, of which at least 4 share an SM (224 threads of 64
+//   registers)
+//
+// A team of threads takes one plane after the other, its filter in registers at 3x3, and in it one item after the
+// other: columns of some classes. Neighbouring lanes have neighbouring columns, so that a warp's access is a few runs
+// of shared memory.
+#include "csrc/dilated/dilated_nchw.h"
 
-#include <algorithm>
-
-#include "csrc/common/divisor.h"
+#include "csrc/common/filter_stage.h"
 #include "csrc/common/numeric.h"
 #include "csrc/common/shared.h"
-#include "csrc/common/staging.h"
 
 namespace convbound::dilated {
 
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int64_t kTargetBytes = 20 * 1024;  // of both stages
-constexpr int64_t kWholeBytes = 72 * 1024;   // the largest plane that is not cut: two blocks an SM on sm_80
 constexpr int64_t kMostBytes = 96 * 1024;
-constexpr int64_t kFewestBlocks = 1024;  // several waves on any GPU, where the tensor is large enough
 
-struct Tile {
-  bool whole;  // whole planes of `groups` groups; else rows and columns of one group
-  int groups;
-  int classes, rows, row_tiles;  // rows of a class in a tile, tiles of a class
-  int columns, column_tiles;
-  int segments, steps;      // threads that share the walk down a column, and their part
-  int in_pitch, out_pitch;  // elements of the stage of a row, where cut
-  int in_elements, out_elements, weights;
-
-  int64_t shared_bytes(int64_t element_bytes) const {
-    return (int64_t{in_elements} + out_elements) * element_bytes + int64_t{weights} * 4;
-  }
-};
-
+// Elements by which base[offset] lies beyond a 16-byte boundary; the offset may lie outside of the tensor.
 template <typename T>
-struct Params {
-  Correlation c;
-  Divisor channels;
-  Tile tile;
+__device__ __forceinline__ int alignment(const T* base, int64_t offset) {
+  return static_cast<int>((static_cast<int64_t>(reinterpret_cast<uintptr_t>(base) / sizeof(T)) + offset) &
+                          (kVectorElements<T> - 1));
+}
+
+__device__ __forceinline__ bool within(int index, int size) {
+  return static_cast<unsigned>(index) < static_cast<unsigned>(size);
+}
+
+// What a block works on. Where planes are whole, class, k and x are 0.
+struct Block {
+  int64_t first_group;
+  int groups;
+  int row_class, first_k, rows;  // rows k of the class
+  int first_x, columns;
+  int first_in, in_columns;  // columns of input
 };
 
-template <typename T, int kFilter>
-__global__ void __launch_bounds__(kThreads, 4) nchw_kernel(const __grid_constant__ Params<T> params) {
+__device__ __forceinline__ Block find_block(const NchwParams& params) {
+  const Correlation& c = params.c;
+  const Tile& tile = params.tile;
+  const Axis& w = c.w;
+  const int index = static_cast<int>(blockIdx.x);
+  if (tile.whole) {
+    const int64_t first = static_cast<int64_t>(index) * tile.groups;
+    const int groups = static_cast<int>(min(static_cast<int64_t>(tile.groups), c.groups - first));
+    return {first, groups, 0, 0, tile.rows, 0, w.output, 0, w.input};
+  }
+  const QuotientRemainder columns = divide(index, params.column_tiles),
+                          rows = divide(columns.quotient, params.row_tiles);
+  const QuotientRemainder classes = divide(rows.quotient, params.cut_classes);
+  Block block{};
+  block.first_group = classes.quotient;
+  block.groups = 1;
+  block.row_class = classes.remainder;
+  block.first_k = rows.remainder * tile.rows;
+  block.first_x = columns.remainder * tile.columns;
+  block.rows = min(tile.rows, (c.h.output - block.row_class + c.h.dilation - 1) / c.h.dilation - block.first_k);
+  block.columns = min(tile.columns, w.output - block.first_x);
+  block.first_in = min(max(block.first_x - w.padding, 0), w.input);
+  const int end = block.first_x + block.columns + (w.filter - 1) * w.dilation - w.padding;
+  block.in_columns = max(min(end, w.input) - block.first_in, 0);
+  return block;
+}
+
+// Calls copy(stage + at, offset in global memory, lane) for the rows y = first + k * dilation of each plane that exist,
+// as many threads at once as a row is worth.
+template <typename Copy>
+__device__ __forceinline__ void for_each_row(const Tile& tile, const Stage& stage, const Axis& h, int planes,
+                                             int height, int width, int first, int rows, const Copy& copy) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & (tile.row_threads - 1);
+  const int begin = thread / tile.row_threads, step = tile.threads / tile.row_threads;
+  for (int plane = 0; plane < planes; plane++) {
+    const int64_t base = static_cast<int64_t>(plane) * height * width;
+#pragma unroll 1
+    for (int k = begin; k < rows; k += step) {
+      const int y = first + k * h.dilation;
+      if (within(y, height)) copy(plane * stage.plane + k * stage.step, base + static_cast<int64_t>(y) * width, lane);
+    }
+  }
+}
+
+// One thread's part of one plane: a column of some classes of rows. `in` is where the first tap meets the first output
+// (it may lie in the padding), `y` and `y_end` are rows of class 0.
+template <typename T>
+struct Walk {
+  const T* in;
+  T* out;
+  int row_class, class_end, class_step;
+  int y, y_end;
+  int x, x_end;
+};
+
+// 3x3: down two columns of input, half a row apart, which share the tests for rows and the loop. A row adds to three
+// outputs of each, whose sums take turns; one in the padding is passed over. A column in the padding is read from a
+// zero, again and again.
+template <typename T>
+__device__ __forceinline__ void walk_3x3(const NchwParams& params, const Walk<T>& walk, const float (&tap)[9],
+                                         float bias, const T* zero) {
+  const Axis &h = params.c.h, &w = params.c.w;
+  const Tile& tile = params.tile;
+  const int apart = tile.item_columns;
+  const bool second = walk.x + apart < walk.x_end;
+#pragma unroll 1
+  for (int row_class = walk.row_class; row_class < walk.class_end; row_class += walk.class_step) {
+    const int skipped = row_class - walk.row_class;
+    const T* const in = walk.in + skipped * tile.in.row;
+    T* out = walk.out + skipped * tile.out.row;
+    const T* at[2][3];
+    int step[2][3];
+#pragma unroll
+    for (int i = 0; i < 6; i++) {
+      const int column = i / 3, s = i % 3, offset = column * apart + s * w.dilation;
+      const bool inside = (column == 0 || second) && within(walk.x - w.padding + offset, w.input);
+      at[column][s] = inside ? in + offset : zero;
+      step[column][s] = inside ? tile.in.step : 0;
+    }
+    int y = walk.y + row_class - h.padding;
+    const int y_end = min(walk.y_end + row_class, h.output) - h.padding + 2 * h.dilation;
+    float sum[2][3] = {};
+    const auto add_row = [&](int turn) {
+      sum[0][turn % 3] = sum[1][turn % 3] = bias;
+      if (within(y, h.input)) {
+#pragma unroll
+        for (int i = 0; i < 6; i++) {
+          const int column = i / 3, s = i % 3;
+          const float value = widen(*at[column][s]);
+#pragma unroll
+          for (int r = 0; r < 3; r++) {
+            float& to = sum[column][(turn - r + 3) % 3];
+            to = fmaf(value, tap[3 * r + s], to);
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 6; i++) at[i / 3][i % 3] += step[i / 3][i % 3];
+      y += h.dilation;
+    };
+    add_row(0);
+    add_row(1);
+#pragma unroll 1
+    while (y < y_end) {
+#pragma unroll
+      for (int turn = 2; turn < 5; turn++) {
+        if (turn > 2 && y >= y_end) break;
+        add_row(turn);
+        out[0] = narrow<T>(sum[0][(turn + 1) % 3]);
+        if (second) out[apart] = narrow<T>(sum[1][(turn + 1) % 3]);
+        out += tile.out.step;
+      }
+    }
+  }
+}
+
+// Any filter: kBatch outputs for each tap that is loaded, a step of the class apart, or in 1-D a part of the row.
+template <typename T>
+__device__ __forceinline__ void walk_any(const NchwParams& params, const Walk<T>& walk, const T* filter, int direction,
+                                         float bias) {
   const Correlation& c = params.c;
   const Tile& tile = params.tile;
   const Axis &h = c.h, &w = c.w;
-  const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
-  const int tiles = tile.whole ? 1 : tile.classes * tile.row_tiles * tile.column_tiles;
-  const int part = block % tiles, column_tile = part % tile.column_tiles, rest = part / tile.column_tiles;
-  const int64_t first_group = static_cast<int64_t>(block / tiles) * tile.groups;
-  const int groups = static_cast<int>(min(static_cast<int64_t>(tile.groups), c.groups - first_group));
-  // Where cut: this block's class, rows k of it and columns x; and the columns of input that they need.
-  const int cut_class = rest / tile.row_tiles, first_k = rest % tile.row_tiles * tile.rows;
-  const int class_rows = (h.output - cut_class + h.dilation - 1) / h.dilation;
-  const int rows = min(tile.rows, class_rows - first_k);
-  const int first_x = column_tile * tile.columns, columns = min(tile.columns, w.output - first_x);
-  const int first_in = min(max(first_x - w.padding, 0), w.input);
-  const int reach = first_x + columns - 1 + (w.filter - 1) * w.dilation - w.padding + 1;
-  const int in_columns = max(min(reach, w.input) - first_in, 0);
-  const int in_rows = rows + h.filter - 1, first_y = cut_class - h.padding + first_k * h.dilation;
-
-  const int in_plane = h.input * w.input, out_plane = h.output * w.output;
-  const T* const in = static_cast<const T*>(c.in) + first_group * c.inputs * in_plane;
-  T* const out = static_cast<T*>(c.out) + first_group * c.outputs * out_plane;
-  T* const in_stage = dynamic_shared<T>();
-  T* const out_stage = in_stage + tile.in_elements;
-  float* const weights = reinterpret_cast<float*>(out_stage + tile.out_elements);
-
-  if (tile.whole) {
-    load_run<T, kThreads>(in_stage, in, groups * c.inputs * in_plane, thread);
-  } else {
-    const int warp = thread / 32, runs = c.inputs * in_rows;
-    for (int run = warp; run < runs; run += kThreads / 32) {
-      const int y = first_y + run % in_rows * h.dilation;
-      if (y < 0 || y >= h.input) continue;
-      load_run<T, 32>(
-          in_stage + run * tile.in_pitch,
-          in + static_cast<int64_t>(run / in_rows) * in_plane + static_cast<int64_t>(y) * w.input + first_in,
-          in_columns, thread % 32);
+  const int by_x = tile.one_row ? tile.item_columns : 0, by_y = tile.one_row ? 0 : h.dilation;
+  const int in_batch = tile.one_row ? by_x : tile.in.step, out_batch = tile.one_row ? by_x : tile.out.step;
+  const int x_in = walk.x - w.padding;
+  const T* first_in = walk.in;
+  T* first_out = walk.out;
+#pragma unroll 1
+  for (int row_class = walk.row_class; row_class < walk.class_end; row_class += walk.class_step) {
+    const int y_end = min(walk.y_end + row_class, h.output);
+    const T* in = first_in;
+    T* out = first_out;
+#pragma unroll 1
+    for (int y = walk.y + row_class; y < y_end; y += kBatch * h.dilation) {
+      bool wanted[kBatch];
+      float sum[kBatch];
+#pragma unroll
+      for (int b = 0; b < kBatch; b++) {
+        wanted[b] = y + b * by_y < y_end && walk.x + b * by_x < walk.x_end;
+        sum[b] = bias;
+      }
+      const int y_in = y - h.padding;
+      const bool inner = wanted[kBatch - 1] && y_in >= 0 && x_in >= 0 &&
+                         y_in + (h.filter - 1) * h.dilation + (kBatch - 1) * by_y < h.input &&
+                         x_in + (w.filter - 1) * w.dilation + (kBatch - 1) * by_x < w.input;
+      for (int input = 0; input < c.inputs; input++) {
+        for (int r = 0; r < h.filter; r++) {
+          const T* tap = filter + input * c.taps + direction * r * c.tap_row;
+          const T* value = in + input * tile.in.plane + r * tile.in.step;
+          if (inner) {
+#pragma unroll 1
+            for (int s = 0; s < w.filter; s++, tap += direction, value += w.dilation) {
+              const float factor = widen(*tap);
+#pragma unroll
+              for (int b = 0; b < kBatch; b++) sum[b] = fmaf(widen(value[b * in_batch]), factor, sum[b]);
+            }
+          } else {
+#pragma unroll 1
+            for (int s = 0; s < w.filter; s++, tap += direction, value += w.dilation) {
+              const float factor = widen(*tap);
+#pragma unroll
+              for (int b = 0; b < kBatch; b++) {
+                const bool there = wanted[b] && within(y_in + r * h.dilation + b * by_y, h.input) &&
+                                   within(x_in + s * w.dilation + b * by_x, w.input);
+                if (there) sum[b] = fmaf(widen(value[b * in_batch]), factor, sum[b]);
+              }
+            }
+          }
+        }
+      }
+#pragma unroll
+      for (int b = 0; b < kBatch; b++) {
+        if (wanted[b]) out[b * out_batch] = narrow<T>(sum[b]);
+      }
+      in += kBatch * tile.in.step;
+      out += kBatch * tile.out.step;
     }
+    first_in += walk.class_step * tile.in.row;
+    first_out += walk.class_step * tile.out.row;
   }
-  ptx::cp_async_commit();
+}
 
-  // For each group inputs x outputs x R x S weights, turned round for dgrad, and a bias for each output.
-  const int taps = h.filter * w.filter, of_group = c.inputs * c.outputs * taps, slots = of_group + c.outputs;
-  const int all_slots = groups * slots;
-  int64_t image = first_group;
+template <typename T, int kFilter>
+__global__ void __launch_bounds__(kMostThreads, 4) nchw_kernel(const __grid_constant__ NchwParams params) {
+  const Correlation& c = params.c;
+  const Tile& tile = params.tile;
+  const Axis &h = c.h, &w = c.w;
+  const int thread = static_cast<int>(threadIdx.x), threads = tile.threads;
+  const Block block = find_block(params);
+  const int in_plane = h.input * w.input, out_plane = h.output * w.output;
+  const T* const in = static_cast<const T*>(c.in) + block.first_group * c.inputs * in_plane;
+  T* const out = static_cast<T*>(c.out) + block.first_group * c.outputs * out_plane;
+  T* const in_stage = dynamic_shared<T>();
+  T* const out_stage = in_stage + tile.in.elements;
+  T* const filter_stage = out_stage + tile.out.elements;
+  float* const biases = reinterpret_cast<float*>(filter_stage + tile.filter_elements);
+  T* const zero = reinterpret_cast<T*>(biases + tile.biases);
+
+  // Where the first rows of input and output lie in global memory, and in their stages.
+  const int first_y = block.row_class + block.first_k * h.dilation, first_y_in = first_y - h.padding;
+  const int64_t in_first = tile.whole ? 0 : static_cast<int64_t>(first_y_in) * w.input + block.first_in;
+  const int64_t out_first = tile.whole ? 0 : static_cast<int64_t>(first_y) * w.output + block.first_x;
+  const int in_begin = alignment(in, in_first), out_begin = alignment(out, out_first);
+  if (tile.whole) {
+    load_run(in_stage, in, block.groups * c.inputs * in_plane, thread, threads);
+  } else {
+    for_each_row(tile, tile.in, h, c.inputs, h.input, w.input, first_y_in, block.rows + h.filter - 1,
+                 [&](int at, int64_t offset, int lane) {
+                   const T* const from = in + offset + block.first_in;
+                   load_run(in_stage + (in_begin + at - stage_offset(from)), from, block.in_columns, lane,
+                            tile.row_threads);
+                 });
+  }
+  int64_t image = block.first_group;
   const int first_channel = take(image, params.channels);
-  for (int i = thread; i < all_slots; i += kThreads) {
-    const int group = i / slots, slot = i - group * slots, channel = (first_channel + group) % c.channels;
-    float value = 0;
-    if (slot < of_group) {
-      const int from = c.turned ? slot / taps * taps + (taps - 1 - slot % taps) : slot;
-      value = widen(static_cast<const T*>(c.filter)[static_cast<int64_t>(channel) * of_group + from]);
-    } else if (c.bias != nullptr) {
-      value = widen(static_cast<const T*>(c.bias)[static_cast<int64_t>(channel) * c.outputs + slot - of_group]);
+  const auto filters = load_filters(filter_stage, static_cast<const T*>(c.filter), first_channel, block.groups,
+                                    c.channels, c.inputs * c.outputs * c.taps, thread, threads);
+  ptx::cp_async_commit();
+  const int planes = block.groups * c.outputs;
+  const auto channel_of = [&](int group) { return divide(first_channel + group, params.wrap).remainder; };
+  if (thread == 0) *zero = narrow<T>(0);
+  if (c.bias != nullptr) {
+    for (int plane = thread; plane < planes; plane += threads) {
+      const int group = plane / c.outputs;
+      const int64_t at = static_cast<int64_t>(channel_of(group)) * c.outputs + plane - group * c.outputs;
+      biases[plane] = widen(static_cast<const T*>(c.bias)[at]);
     }
-    weights[i] = value;
   }
   ptx::cp_async_wait_all();
   __syncthreads();
 
-  const int classes = tile.whole ? tile.classes : 1;
-  const int items = groups * c.outputs * tile.segments * classes * columns;
-  for (int item = thread; item < items; item += kThreads) {
-    const int x = first_x + item % columns;
-    int index = item / columns;
-    const int row_class = tile.whole ? index % classes : cut_class;
-    index /= classes;
-    const int k_begin = first_k + index % tile.segments * tile.steps, plane = index / tile.segments;
-    const int group = plane / c.outputs, output = plane - group * c.outputs;
-    const int rows_of_class = (h.output - row_class + h.dilation - 1) / h.dilation;
-    const int k_end = min(min(k_begin + tile.steps, first_k + tile.rows), rows_of_class);
-    const int steps = k_end - k_begin;
-    if (steps <= 0) continue;
-    // Row `k` of the class, r taps down, of one of the group's inputs: a pointer to column 0, or null.
-    const auto in_row = [&](int input, int k) -> const T* {
-      const int y = row_class - h.padding + k * h.dilation;
-      if (y < 0 || y >= h.input) return nullptr;
-      if (tile.whole) return in_stage + stage_offset(in) + (group * c.inputs + input) * in_plane + y * w.input;
-      const T* const global =
-          in + static_cast<int64_t>(input) * in_plane + static_cast<int64_t>(y) * w.input + first_in;
-      return in_stage + (input * in_rows + k - first_k) * tile.in_pitch + stage_offset(global) - first_in;
-    };
-    const auto store = [&](int k, float value) {
-      const int y = row_class + k * h.dilation;
-      if (tile.whole) {
-        out_stage[stage_offset(out) + plane * out_plane + y * w.output + x] = narrow<T>(value);
-      } else {
-        const T* const global =
-            out + static_cast<int64_t>(output) * out_plane + static_cast<int64_t>(y) * w.output + first_x;
-        out_stage[(output * tile.rows + k - first_k) * tile.out_pitch + stage_offset(global) + x - first_x] =
-            narrow<T>(value);
-      }
-    };
-    const float bias = weights[group * slots + of_group + output];
-    const float* const filter = weights + group * slots + output * taps;
-    if constexpr (kFilter == 3) {
-      float tap[3][3], window[3][3];
-#pragma unroll
-      for (int t = 0; t < 9; t++) tap[t / 3][t % 3] = filter[t];
-      const auto load = [&](int k, float (&to)[3]) {
-        const T* const row = in_row(0, k);
-#pragma unroll
-        for (int s = 0; s < 3; s++) {
-          const int at = x + s * w.dilation - w.padding;
-          to[s] = row != nullptr && at >= 0 && at < w.input ? widen(row[at]) : 0.0f;
-        }
-      };
-      load(k_begin, window[1]);
-      load(k_begin + 1, window[2]);
+  const QuotientRemainder team = divide(thread, params.team);
+  const int plane_end = team.quotient < tile.teams ? planes : 0;
 #pragma unroll 1
-      for (int step = 0; step < steps; step++) {
-        float sum = bias;
+  for (int plane = team.quotient; plane < plane_end; plane += tile.teams) {
+    const int group = c.outputs == 1 ? plane : plane / c.outputs;
+    const int direction = c.turned ? -1 : 1;
+    const T* const filter = filters(channel_of(group)) + (plane - group * c.outputs) * c.taps +
+                            (c.turned ? c.taps - 1 - c.first_tap : c.first_tap);
+    const float bias = c.bias != nullptr ? biases[plane] : 0.0f;
+    float tap[9];
+    if constexpr (kFilter == 3) {
 #pragma unroll
-        for (int s = 0; s < 3; s++) {
-          window[0][s] = window[1][s];
-          window[1][s] = window[2][s];
-        }
-        load(k_begin + step + 2, window[2]);
-#pragma unroll
-        for (int t = 0; t < 9; t++) sum = fmaf(window[t / 3][t % 3], tap[t / 3][t % 3], sum);
-        store(k_begin + step, sum);
-      }
-    } else {
-      for (int step = 0; step < steps; step++) {
-        const int k = k_begin + step;
-        float sum = bias;
-        for (int input = 0; input < c.inputs; input++) {
-          for (int r = 0; r < h.filter; r++) {
-            const T* const row = in_row(input, k + r);
-            if (row == nullptr) continue;
-            const float* const filter_row = filter + input * taps + r * w.filter;
-            for (int s = 0; s < w.filter; s++) {
-              const int at = x + s * w.dilation - w.padding;
-              if (at >= 0 && at < w.input) sum = fmaf(widen(row[at]), filter_row[s], sum);
-            }
-          }
-        }
-        store(k, sum);
+      for (int t = 0; t < 9; t++) tap[t] = widen(filter[t * direction]);
+    }
+    const T* const plane_in = in_stage + in_begin + group * c.inputs * tile.in.plane -
+                              (tile.whole ? h.padding * w.input : block.first_in) - w.padding;
+    T* const plane_out = out_stage + out_begin + plane * tile.out.plane - block.first_x;
+#pragma unroll 1
+    for (int item = team.remainder; item < tile.items; item += tile.team) {
+      const QuotientRemainder column = divide(item, params.columns),
+                              part = divide(column.quotient, params.class_groups);
+      const int k = part.quotient * tile.steps, k_end = min(k + tile.steps, tile.rows);
+      Walk<T> walk;
+      walk.x = block.first_x + column.remainder;
+      walk.x_end = block.first_x + block.columns;
+      if (walk.x >= walk.x_end) continue;
+      walk.row_class = block.row_class + part.remainder;
+      walk.class_end = tile.whole ? tile.classes : block.row_class + 1;
+      walk.class_step = tile.class_groups;
+      walk.y = (block.first_k + k) * h.dilation;
+      walk.y_end = (block.first_k + k_end) * h.dilation;
+      walk.in = plane_in + walk.row_class * tile.in.row + k * tile.in.step + walk.x;
+      walk.out = plane_out + walk.row_class * tile.out.row + k * tile.out.step + walk.x;
+      if constexpr (kFilter == 3) {
+        walk_3x3(params, walk, tap, bias, zero);
+      } else {
+        walk_any(params, walk, filter, direction, bias);
       }
     }
   }
   __syncthreads();
 
   if (tile.whole) {
-    store_run<T, kThreads>(out, out_stage, groups * c.outputs * out_plane, thread);
+    store_run(out, out_stage, planes * out_plane, thread, threads);
   } else {
-    const int warp = thread / 32, runs = c.outputs * rows;
-    for (int run = warp; run < runs; run += kThreads / 32) {
-      const int output = run / rows, k = run % rows;
-      const int y = cut_class + (first_k + k) * h.dilation;
-      store_run<T, 32>(out + static_cast<int64_t>(output) * out_plane + static_cast<int64_t>(y) * w.output + first_x,
-                       out_stage + (output * tile.rows + k) * tile.out_pitch, columns, thread % 32);
-    }
+    for_each_row(
+        tile, tile.out, h, c.outputs, h.output, w.output, first_y, block.rows, [&](int at, int64_t offset, int lane) {
+          T* const to = out + offset + block.first_x;
+          store_run(to, out_stage + (out_begin + at - stage_offset(to)), block.columns, lane, tile.row_threads);
+        });
   }
 }
 
-void fill_cut(Tile& tile, const Correlation& c, int element_bytes) {
-  const int64_t in_columns = std::min<int64_t>(c.w.input, tile.columns + int64_t{c.w.filter - 1} * c.w.dilation);
-  const int64_t in_pitch = stage_elements(in_columns, element_bytes);
-  tile.in_pitch = static_cast<int>(in_pitch);
-  tile.out_pitch = static_cast<int>(stage_elements(tile.columns, element_bytes));
-  constexpr int64_t kMost = 1 << 24;
-  tile.in_elements = static_cast<int>(std::min(kMost, c.inputs * (tile.rows + int64_t{c.h.filter} - 1) * in_pitch));
-  tile.out_elements = static_cast<int>(std::min(kMost, c.outputs * int64_t{tile.rows} * tile.out_pitch));
-}
-
-Tile choose_tile(const Correlation& c, int element_bytes) {
-  Tile tile{};
-  const int64_t in = int64_t{c.inputs} * c.h.input * c.w.input, out = int64_t{c.outputs} * c.h.output * c.w.output;
-  const int64_t slots = int64_t{c.inputs} * c.outputs * c.h.filter * c.w.filter + c.outputs;
-  const int64_t group_bytes = (in + out) * element_bytes + slots * 4;
-  const bool one_row = c.h.input == 1 && c.h.output == 1 && c.h.filter == 1;
-  tile.whole = group_bytes + 64 <= (one_row ? kTargetBytes : kWholeBytes);
-  tile.groups = 1;
-  tile.classes = std::min(c.h.dilation, c.h.output);
-  tile.rows = (c.h.output + c.h.dilation - 1) / c.h.dilation;
-  tile.columns = c.w.output;
-  const int class_rows = tile.rows;
-  if (tile.whole) {
-    tile.groups =
-        static_cast<int>(std::clamp<int64_t>(std::min(kTargetBytes / group_bytes, c.groups / kFewestBlocks), 1, 4096));
-    if (tile.groups > 16) tile.groups -= tile.groups % 16;  // a tile ends on a sector
-    tile.in_elements = static_cast<int>(stage_elements(tile.groups * in, element_bytes));
-    tile.out_elements = static_cast<int>(stage_elements(tile.groups * out, element_bytes));
-  } else if (one_row) {
-    // Columns: halos of at most a sixteenth, in 64 KB at most.
-    const int64_t halo = int64_t{c.w.filter - 1} * c.w.dilation;
-    const int64_t column_bytes = int64_t{c.inputs + c.outputs} * element_bytes;
-    const int64_t wanted = std::max(kTargetBytes / column_bytes, 16 * halo);
-    const int64_t most = 64 * 1024 / column_bytes - halo;
-    const int64_t columns = std::clamp<int64_t>(std::min(wanted, most), 256, c.w.output);
-    const int64_t tiles = (c.w.output + columns - 1) / columns;
-    tile.columns = static_cast<int>((c.w.output + tiles - 1) / tiles + 31) / 32 * 32;
-    fill_cut(tile, c, element_bytes);
-  } else {
-    const int most = class_rows + 1;
-    for (int tiles = 1; tiles < most; tiles++) {
-      tile.rows = (class_rows + tiles - 1) / tiles;
-      fill_cut(tile, c, element_bytes);
-      if (tile.shared_bytes(element_bytes) <= 2 * kTargetBytes) break;
-    }
-  }
-  tile.row_tiles = (class_rows + tile.rows - 1) / tile.rows;
-  tile.column_tiles = (c.w.output + tile.columns - 1) / tile.columns;
-  tile.weights = static_cast<int>(std::min<int64_t>(tile.groups * slots, 1 << 24));
-  const int64_t walks = int64_t{tile.groups} * c.outputs * (tile.whole ? tile.classes : 1) * tile.columns;
-  tile.segments = static_cast<int>(std::clamp<int64_t>(kThreads / walks, 1, tile.rows));
-  tile.steps = (tile.rows + tile.segments - 1) / tile.segments;
-  return tile;
+template <typename T>
+LaunchShape shape_of(const Correlation& c, const Tile& tile) {
+  LaunchShape shape;
+  const int64_t parts = tile.whole ? 1 : int64_t{tile.classes} * tile.row_tiles * tile.column_tiles;
+  shape.grid_x = (c.groups + tile.groups - 1) / tile.groups * parts;
+  shape.block_x = tile.threads;
+  shape.shared_bytes = static_cast<size_t>(tile.shared_bytes(sizeof(T)));
+  return shape;
 }
 
 template <typename T>
 LaunchShape shape_of(Pass pass, const ConvProblem& p) {
-  const Correlation c = make_correlation(pass, p, {});
-  const Tile tile = choose_tile(c, sizeof(T));
-  LaunchShape shape;
-  const int64_t parts = tile.whole ? 1 : int64_t{tile.classes} * tile.row_tiles * tile.column_tiles;
-  shape.grid_x = (c.groups + tile.groups - 1) / tile.groups * parts;
-  shape.block_x = kThreads;
-  shape.shared_bytes = static_cast<size_t>(tile.shared_bytes(sizeof(T)));
-  return shape;
+  const Correlation c = without_idle_taps(make_correlation(pass, p, {}));
+  return shape_of<T>(c, choose_tile(c, sizeof(T)));
 }
 
 }  // namespace
@@ -290,10 +367,19 @@ LaunchShape nchw_shape(const ConvProblem& p) {
 
 template <Pass kPass, typename T>
 void nchw(const ConvProblem& p, const Tensors& t, cudaStream_t stream) {
-  const Correlation c = make_correlation(kPass, p, t);
-  const Params<T> params{c, Divisor(p.c), choose_tile(c, sizeof(T))};
-  const bool small = c.h.filter == 3 && c.w.filter == 3 && c.inputs == 1;
-  launch("dilated_nchw", small ? nchw_kernel<T, 3> : nchw_kernel<T, 0>, nchw_shape<kPass, T>(p), stream, params);
+  const Correlation c = without_idle_taps(make_correlation(kPass, p, t));
+  const Tile tile = choose_tile(c, sizeof(T));
+  const NchwParams params{c,
+                          tile,
+                          Divisor(p.c),
+                          IndexDivisor(p.c),
+                          IndexDivisor(tile.team),
+                          IndexDivisor(tile.item_columns),
+                          IndexDivisor(tile.class_groups),
+                          IndexDivisor(tile.column_tiles),
+                          IndexDivisor(tile.row_tiles),
+                          IndexDivisor(tile.classes)};
+  launch("dilated_nchw", is_3x3(c) ? nchw_kernel<T, 3> : nchw_kernel<T, 0>, shape_of<T>(c, tile), stream, params);
 }
 
 #define CONVBOUND_DILATED(pass, T)                              \

@@ -22,42 +22,42 @@ struct AnyParams : Params<T> {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 8) dgrad_nchw_any_kernel(const __grid_constant__ AnyParams<T> params) {
-  run_tile<T>(
-      params, [&](const Range& range, int planes, T* dx_stage, const Staged<T>& dy_stage, const float* weights) {
-        const Tile& tile = params.tile;
-        const Axis &h = tile.h, &w = tile.w;
-        const Phases &rows = params.rows, &columns = params.columns;
-        const int width = range.j_end - range.j, height = range.i_end - range.i, items = planes * height * width;
-        const int taps = h.filter * w.filter, slots = tile.multiplier * taps + 1;
-        for (int item = static_cast<int>(threadIdx.x); item < items; item += kThreads) {
-          const int j = range.j + item % width, rest = item / width;
-          const int i = range.i + rest % height, plane = rest / height;
-          const float* const taps_of_plane = weights + plane * slots;
-          for (int fh = 0; fh < h.stride; fh++) {
-            const int at_h = i * h.stride + fh - h.padding, row_taps = rows.count[fh];
-            for (int fw = 0; fw < w.stride; fw++) {
-              const int at_w = j * w.stride + fw - w.padding, column_taps = columns.count[fw];
-              if (at_h < range.h || at_h >= range.h_end || at_w < range.w || at_w >= range.w_end) continue;
-              float sum = taps_of_plane[slots - 1];
-              for (int m = 0; m < tile.multiplier; m++) {
-                const T* const dy = dy_stage(plane * tile.multiplier + m) - range.q;
-                for (int t = 0; t < row_taps; t++) {
-                  const int p = i + rows.offset[fh] - t * rows.move;
-                  if (p < 0 || p >= h.output) continue;
-                  const T* const row = dy + (p - range.p) * w.output;
-                  const float* const filter_row =
-                      taps_of_plane + m * taps + (rows.first[fh] + t * rows.step) * w.filter + columns.first[fw];
-                  for (int u = 0; u < column_taps; u++) {
-                    const int q = j + columns.offset[fw] - u * columns.move;
-                    if (q >= 0 && q < w.output) sum = fmaf(widen(row[q]), filter_row[u * columns.step], sum);
-                  }
-                }
+  run_tile<T>(params, [&](const Range& range, int planes, T* dx_stage, const Staged<T>& dy_stage,
+                          const StagedFilters<T>& filters) {
+    const Tile& tile = params.tile;
+    const Axis &h = tile.h, &w = tile.w;
+    const Phases &rows = params.rows, &columns = params.columns;
+    const int width = range.j_end - range.j, height = range.i_end - range.i, items = planes * height * width;
+    const int taps = h.filter * w.filter;
+    for (int item = static_cast<int>(threadIdx.x); item < items; item += kThreads) {
+      const int j = range.j + item % width, rest = item / width;
+      const int i = range.i + rest % height, plane = rest / height;
+      const T* const taps_of_plane = filters.taps(params, plane);
+      for (int fh = 0; fh < h.stride; fh++) {
+        const int at_h = i * h.stride + fh - h.padding, row_taps = rows.count[fh];
+        for (int fw = 0; fw < w.stride; fw++) {
+          const int at_w = j * w.stride + fw - w.padding, column_taps = columns.count[fw];
+          if (at_h < range.h || at_h >= range.h_end || at_w < range.w || at_w >= range.w_end) continue;
+          float sum = filters.biases[plane];
+          for (int m = 0; m < tile.multiplier; m++) {
+            const T* const dy = dy_stage(plane * tile.multiplier + m) - range.q;
+            for (int t = 0; t < row_taps; t++) {
+              const int p = i + rows.offset[fh] - t * rows.move;
+              if (p < 0 || p >= h.output) continue;
+              const T* const row = dy + (p - range.p) * w.output;
+              const T* const filter_row =
+                  taps_of_plane + m * taps + (rows.first[fh] + t * rows.step) * w.filter + columns.first[fw];
+              for (int u = 0; u < column_taps; u++) {
+                const int q = j + columns.offset[fw] - u * columns.move;
+                if (q >= 0 && q < w.output) sum = fmaf(widen(row[q]), widen(filter_row[u * columns.step]), sum);
               }
-              dx_stage[(plane * h.input + at_h - range.h) * w.input + at_w - range.w] = narrow<T>(sum);
             }
           }
+          dx_stage[(plane * h.input + at_h - range.h) * w.input + at_w - range.w] = narrow<T>(sum);
         }
-      });
+      }
+    }
+  });
 }
 
 }  // namespace

@@ -1,83 +1,169 @@
 // transposed_dgrad, NCHW, depthwise, stride 2: dx[n,c,h,w] = bias[c] + sum over r,s of dy[n,c,p,q] * w[c,r,s] with
 // h + padding = 2p + r (and w alike). See transposed_nchw.h for blocks and tiles.
 //
-// Each thread walks down a column of 2x2 blocks of dx. Block (i, j) needs dy's rows i ... i - ceil(R/2) + 1 and as many
-// columns: that window stays in registers, so that a step loads one row of it, makes four elements with each of the R *
-// S taps once, and stores them.
+// Each thread walks down dy, in a group of two or four columns of dx. A row p of dy adds to the rows 2p ... 2p + R - 1
+// of dx + padding; the first two of them are complete then and stored, and the sums of the others move up by two. So
+// every element of dy is loaded once for each group, every tap is used once for every block of 2x2, and a row in the
+// padding is passed over. Groups begin at even columns of dx, whatever the padding, so that where rows have an even
+// length two or four elements are one store.
 //
-//   per 2x2 block   R*S FMA, ceil(S/2) shared loads, 4 shared stores
+//   per 2x2 block   R*S FMA, at most ceil(S/2) + 1 shared loads, 2 shared stores
 //   global memory   dy once, but for ceil(R/2) - 1 rows above each band where a plane is cut (1/18 of dy, 1/90 of all
 //                   traffic, for 3x3 at 112 x 112 in fp16); dx once, all of both by 16-byte accesses
-//   in flight       loads are a fifth of the traffic: a stage of dy, about 4 KB, x 11 blocks on sm_90, where a fifth of
-//                   36 KB is asked for; stores wait for nothing
-//
-// Lanes take neighbouring columns, whose elements lie 2 apart in dx. In fp32 that would be two wavefronts a store, so
-// the upper half of the warp stores its two elements in the other order and each store meets all 32 banks once.
+//   in flight       loads are a fifth of the traffic: a stage of dy, about 4 KB, x 5 blocks at the least (7x7), where a
+//                   fifth of 24 (sm_80) and 36 KB (sm_90) is asked for; stores wait for nothing
+//   instructions    of the inner loop for an output, on sm_80: 8 at 3x3, 10 at 4x4 and 5x5, 19 at 7x7
+#include <cstring>
+#include <type_traits>
+
+#include "csrc/common/pair.h"
 #include "csrc/transposed/transposed_nchw.h"
 
 namespace convbound::transposed {
 
 namespace {
 
-template <typename T, int kFilter>
-__global__ void __launch_bounds__(kThreads, kFilter < 7 ? 8 : 5)
+// Columns 2c and 2c + 1 of a group, of the parity of the padding: which element of the window meets tap s, if the
+// window's element u is dy's column q - u. Even columns of dx take the even taps where the padding is even.
+template <int kFilter, int kGroup, bool kOdd>
+struct Columns {
+  static constexpr int kPairs = kGroup / 2;
+  static constexpr int kOfPair = kOdd ? kFilter / 2 + 1 : (kFilter + 1) / 2;
+  static constexpr int kWindow = kOfPair + kPairs - 1;
+  static constexpr bool takes(int column, int s) { return (column + s + (kOdd ? 1 : 0)) % 2 == 0; }
+  static constexpr int element(int column, int s) {
+    const int of_pair = kOdd && column % 2 == 0 ? 1 + s / 2 : s / 2;
+    return of_pair + kPairs - 1 - column / 2;
+  }
+};
+
+// A row of the group by stores of kVector elements. Of the group's columns those from `first` to `end` are the tile's.
+template <int kVector, typename T, int kGroup>
+__device__ __forceinline__ void store_group(T* to, const float (&values)[kGroup], int first, int end) {
+  using Pair = typename PairOf<T>::Word;
+  if constexpr (kVector == 4) {
+    const Pair pairs[2] = {PairOf<T>::narrow(values[0], values[1]), PairOf<T>::narrow(values[2], values[3])};
+    uint2 word;
+    memcpy(&word, pairs, sizeof(word));
+    *reinterpret_cast<uint2*>(to) = word;
+  } else if constexpr (kVector == 2) {
+#pragma unroll
+    for (int i = 0; i < kGroup; i += 2) {
+      if (i < end) *reinterpret_cast<Pair*>(to + i) = PairOf<T>::narrow(values[i], values[i + 1]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kGroup; i++) {
+      if (i >= first && i < end) to[i] = narrow<T>(values[i]);
+    }
+  }
+}
+
+template <typename T, int kFilter, bool kOdd>
+__global__ void __launch_bounds__(kThreads, kFilter < 5    ? 8
+                                            : kFilter == 5 ? 6
+                                                           : 5)
     dgrad_nchw_stride2_kernel(const __grid_constant__ Params<T> params) {
-  constexpr int kWindow = (kFilter + 1) / 2, kAbove = kWindow - 1, kTaps = kFilter * kFilter;
-  run_tile(params, [&](const Range& range, int planes, T* dx_stage, const Staged<T>& dy_stage, const float* weights) {
+  constexpr int kGroup = column_group(kFilter), kAbove = (kFilter + 1) / 2 - 1;
+  using C = Columns<kFilter, kGroup, kOdd>;
+  run_tile(params, [&](const Range& range, int planes, T* dx_stage, const Staged<T>& dy_stage,
+                       const StagedFilters<T>& filters) {
     const Tile& tile = params.tile;
     const Axis &h = tile.h, &w = tile.w;
-    const int columns = range.j_end - range.j, items = planes * tile.segments * columns;
-    const bool swap = sizeof(T) == 4 && threadIdx.x % 32 >= 16;
-    for (int item = static_cast<int>(threadIdx.x); item < items; item += kThreads) {
-      const int j = range.j + item % columns, rest = item / columns;
-      const int plane = rest / tile.segments, first = range.i + rest % tile.segments * tile.steps;
-      const int steps = min(tile.steps, range.i_end - first);
-
-      float tap[kFilter][kFilter];
-#pragma unroll
-      for (int t = 0; t < kTaps; t++) tap[t / kFilter][t % kFilter] = weights[plane * (kTaps + 1) + t];
-      const float bias = weights[plane * (kTaps + 1) + kTaps];
-
-      const T* const dy = dy_stage(plane) + (j - range.q);
-      T* const dx = dx_stage + plane * h.input * w.input + (2 * j - w.padding - range.w);
-      const auto row = [&](int p, float (&values)[kWindow]) {
-        const bool inside = p >= 0 && p < h.output;
-#pragma unroll
-        for (int t = 0; t < kWindow; t++) {
-          const bool there = inside && j - t >= 0 && j - t < w.output;
-          values[t] = there ? widen(dy[(p - range.p) * w.output - t]) : 0.0f;
-        }
-      };
-      const bool left = 2 * j >= w.padding, right = 2 * j + 1 - w.padding < w.input;
-      const auto store = [&](int at, const float (&values)[2]) {
-        if (at < range.h || at >= range.h_end) return;
-        T* const to = dx + (at - range.h) * w.input;
-        if (swap ? right : left) to[swap] = narrow<T>(swap ? values[1] : values[0]);
-        if (swap ? left : right) to[!swap] = narrow<T>(swap ? values[0] : values[1]);
-      };
-
-      float window[kWindow][kWindow];  // of rows i - t
-#pragma unroll
-      for (int t = 0; t < kAbove; t++) row(first - 1 - t, window[t]);
+    const int items = tile.segments * tile.columns;
+    const QuotientRemainder team = divide(static_cast<int>(threadIdx.x), params.team);
+    const int plane_end = team.quotient < tile.teams ? planes : 0;
+    // Where a tile is a part of a row, its first group may begin one column before it.
+    const int first_column = range.w / 2 * 2, height = range.h_end - range.h, dx_offset = stage_offset(dx_stage);
+    const bool even = w.input % 2 == 0 && tile.w.tiles == 1 && dx_offset % 2 == 0;
+    const bool fourfold = even && kGroup == 4 && sizeof(T) == 2 && w.input % 4 == 0 && dx_offset % 4 == 0;
 #pragma unroll 1
-      for (int step = 0; step < steps; step++) {
-        const int i = first + step;
+    for (int plane = team.quotient; plane < plane_end; plane += tile.teams) {
+      float tap[kFilter][kFilter];
+      const T* const taps = filters.taps(params, plane);
 #pragma unroll
-        for (int t = kAbove; t > 0; t--) {
+      for (int t = 0; t < kFilter * kFilter; t++) tap[t / kFilter][t % kFilter] = widen(taps[t]);
+      const float bias = filters.biases[plane];
+#pragma unroll 1
+      for (int item = team.remainder; item < items; item += tile.team) {
+        const QuotientRemainder part = divide(item, params.columns);
+        const int first = range.i + part.quotient * tile.steps, end = min(first + tile.steps, range.i_end);
+        const int column = first_column + part.remainder * kGroup, columns = range.w_end - column;
+        if (columns <= 0) continue;
+
+        const int q = column / 2 + (w.padding + 1) / 2 + C::kPairs - 1;
+        bool inside[C::kWindow];
 #pragma unroll
-          for (int u = 0; u < kWindow; u++) window[t][u] = window[t - 1][u];
-        }
-        row(i, window[0]);
-        float sum[2][2] = {{bias, bias}, {bias, bias}};
+        for (int u = 0; u < C::kWindow; u++) inside[u] = q - u >= 0 && q - u < w.output;
+        const T* dy = dy_stage(plane) + (first - kAbove - range.p) * w.output + q - range.q;
+        T* dx = dx_stage + (plane * h.input + 2 * first - h.padding - range.h) * w.input + column - range.w;
+
+        const auto walk = [&](auto vector) {
+          constexpr int kVector = decltype(vector)::value;
+          float sum[kFilter][kGroup];  // of rows 2p + r
 #pragma unroll
-        for (int r = 0; r < kFilter; r++) {
+          for (int i = 0; i < kFilter * kGroup; i++) sum[i / kGroup][i % kGroup] = bias;
+          const auto add_row = [&] {
+            float window[C::kWindow];
 #pragma unroll
-          for (int s = 0; s < kFilter; s++) {
-            sum[r % 2][s % 2] = fmaf(window[r / 2][s / 2], tap[r][s], sum[r % 2][s % 2]);
+            for (int u = 0; u < C::kWindow; u++) window[u] = inside[u] ? widen(dy[-u]) : 0.0f;
+#pragma unroll
+            for (int i = 0; i < kFilter * kGroup; i++) {
+              const int r = i / kGroup, x = i % kGroup;
+              float added = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
+#pragma unroll
+              for (int s = 0; s < kFilter; s++) {
+                if (C::takes(x, s)) added = fmaf(window[C::element(x, s)], tap[r][s], added);
+              }
+              sum[r][x] = added;
+            }
+            dy += w.output;
+          };
+          const auto pass_row = [&] {
+#pragma unroll
+            for (int i = 0; i < kFilter * kGroup; i++) {
+              const int r = i / kGroup, x = i % kGroup;
+              sum[r][x] = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
+            }
+            dy += w.output;
+          };
+          int at = 2 * first - h.padding - range.h;
+          const auto store = [&] {
+            const bool upper = static_cast<unsigned>(at) < static_cast<unsigned>(height);
+            const bool lower = static_cast<unsigned>(at + 1) < static_cast<unsigned>(height);
+            if (upper) store_group<kVector>(dx, sum[0], range.w - column, columns);
+            if (lower) store_group<kVector>(dx + w.input, sum[1], range.w - column, columns);
+            dx += 2 * w.input;
+            at += 2;
+          };
+#pragma unroll
+          for (int above = kAbove; above > 0; above--) {
+            const int p = first - above;
+            if (p >= 0 && p < h.output) {
+              add_row();
+            } else {
+              pass_row();
+            }
           }
+          const int inner_end = min(end, h.output);
+#pragma unroll 1
+          for (int p = first; p < inner_end; p++) {
+            add_row();
+            store();
+          }
+#pragma unroll 1
+          for (int p = max(first, inner_end); p < end; p++) {
+            pass_row();
+            store();
+          }
+        };
+        if (fourfold) {
+          walk(std::integral_constant < int, kGroup == 4 && sizeof(T) == 2 ? 4 : 2 > {});
+        } else if (even) {
+          walk(std::integral_constant<int, 2>{});
+        } else {
+          walk(std::integral_constant<int, 1>{});
         }
-        store(2 * i - h.padding, sum[0]);
-        store(2 * i + 1 - h.padding, sum[1]);
       }
     }
   });
@@ -92,8 +178,10 @@ bool supports_stride2(const ConvProblem& p) {
 
 template <typename T, int kFilter>
 void dgrad_nchw_stride2(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
-  launch("transposed_dgrad_nchw_stride2", dgrad_nchw_stride2_kernel<T, kFilter>, nchw_shape<T>(problem), stream,
-         make_params<T>(problem, tensors));
+  const bool odd = problem.padding[2] % 2 != 0;
+  launch("transposed_dgrad_nchw_stride2",
+         odd ? dgrad_nchw_stride2_kernel<T, kFilter, true> : dgrad_nchw_stride2_kernel<T, kFilter, false>,
+         nchw_shape<T>(problem), stream, make_params<T>(problem, tensors));
 }
 
 #define CONVBOUND_STRIDE2(T, filter) \

@@ -1,5 +1,6 @@
 // How the strided dgrad kernels for NCHW cut dx into tiles: host code, see transposed_nchw.h.
 #include <algorithm>
+#include <limits>
 
 #include "csrc/transposed/transposed_nchw.h"
 
@@ -35,11 +36,12 @@ int64_t fill_stages(Tile& tile, int element_bytes) {
   tile.dy_stages = is_cut ? tile.multiplier : 1;
   const int64_t rows = outputs(tile.h), columns = tile.w.tile < tile.w.blocks ? outputs(tile.w) : tile.w.output;
   const int64_t dy = (is_cut ? 1 : int64_t{tile.planes} * tile.multiplier) * rows * columns;
-  const int64_t weights = tile.planes * (int64_t{tile.multiplier} * tile.h.filter * tile.w.filter + 1);
   constexpr int64_t kMost = 1 << 20;
   tile.dx_elements = static_cast<int>(std::min(stage_elements(dx, element_bytes), kMost));
   tile.dy_elements = static_cast<int>(std::min(stage_elements(dy, element_bytes), kMost));
-  tile.weights = static_cast<int>(std::min(weights, kMost));
+  const int64_t taps = int64_t{tile.multiplier} * tile.h.filter * tile.w.filter;
+  tile.filter_elements = static_cast<int>(std::min(
+      filter_stage_elements(tile.planes, std::numeric_limits<int64_t>::max() / taps, taps, element_bytes), kMost));
   return tile.shared_bytes(element_bytes);
 }
 
@@ -55,19 +57,29 @@ bool cut_axis(Tile& tile, Axis& axis, int element_bytes) {
   return tile.shared_bytes(element_bytes) <= kTargetBytes;
 }
 
-// As many threads to a column as keep the block busy with the fewest steps, each of them first loading what lies above.
-void cut_columns(Tile& tile) {
+// Threads to a plane, and to a group of its columns, so that the fewest instructions pass: about 40 and one for each
+// tap to begin a plane, 40 an item, and per step the FMA and 20, of which the rows above an item are half.
+void share_out(Tile& tile) {
+  const int group = column_group(tile.h.filter), taps = tile.h.filter * tile.w.filter, halo = (tile.h.filter - 1) / 2;
+  tile.columns = static_cast<int>((inputs(tile.w) + group - 1) / group) + (tile.w.tiles > 1 ? 1 : 0);
+  const int64_t of_step = taps * group / 2 + 20;
   int64_t least = INT64_MAX;
-  const int halo = (tile.h.filter + tile.h.stride - 1) / tile.h.stride - 1;
   const int most = tile.h.tile + 1;
   for (int segments = 1; segments < most; segments++) {
     const int steps = (tile.h.tile + segments - 1) / segments;
-    const int64_t rounds = (int64_t{tile.planes} * tile.w.tile * segments + kThreads - 1) / kThreads;
-    const int64_t cost = rounds * (2 + halo + 2 * steps);
-    if (cost >= least) continue;
-    least = cost;
-    tile.segments = segments;
-    tile.steps = steps;
+    const int64_t items = int64_t{segments} * tile.columns;
+    for (const int64_t wanted : {items, int64_t{32}, int64_t{64}, int64_t{128}}) {
+      const int team = static_cast<int>(std::min<int64_t>(wanted, kThreads)), teams = kThreads / team;
+      const int64_t passes = (items + team - 1) / team;
+      const int64_t cost =
+          (tile.planes + teams - 1) / teams * (40 + taps + passes * (40 + steps * of_step + halo * of_step / 2));
+      if (cost >= least) continue;
+      least = cost;
+      tile.segments = segments;
+      tile.steps = steps;
+      tile.team = team;
+      tile.teams = teams;
+    }
   }
 }
 
@@ -99,7 +111,7 @@ Tile choose_tile(const ConvProblem& p, int element_bytes) {
   } else if (!cut_axis(tile, tile.h, element_bytes) && tile.h.input == 1) {
     cut_axis(tile, tile.w, element_bytes);
   }
-  cut_columns(tile);
+  share_out(tile);
   return tile;
 }
 

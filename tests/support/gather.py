@@ -1,0 +1,100 @@
+"""What the tests of the dilated and transposed kernels share: traces of layers, resident blocks, inner loops."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+
+from convbound import _library
+from convbound.problem import ConvProblem
+from support import cubins, device
+from support.data import Operands
+
+LIBRARY = _library.PACKAGE / "libconvbound_cuda.so"
+# Why nothing can be read from machine code, or None.
+NO_CODE: str | None = _library.LOADED["cuda"] or (None if cubins.cuobjdump() else "neither a CUDA toolkit nor triton")
+
+# Of a multiprocessor: shared memory, and the bytes in flight that keep its memory busy (twice Little's law).
+MULTIPROCESSORS = {"sm_80": (164 << 10, 24 << 10), "sm_90": (228 << 10, 36 << 10)}
+_REGISTERS, _THREADS, _RESERVED = 65536, 2048, 1024
+
+
+def trace(problem: ConvProblem, pass_: str, dtype: str, layout: str, options: str = "profile=sm_90") -> dict[str, Any]:
+    """What the row that serves does with aligned tensors; the row's family and name are added."""
+    profile = options.split()[0].removeprefix("profile=")
+    like = next(
+        row
+        for row in device.rows()
+        if (row["pass"].name, row["dtype"].name, row["layout"].name) == (pass_, dtype, layout)
+    )
+    selected = device.select(problem, like, profile)
+    assert selected is not None
+    row = next(row for row in device.rows() if row["index"] == selected["index"])
+    shapes = (problem.x_shape, problem.w_shape, problem.y_shape)
+    operands = Operands(*(torch.zeros(shape, dtype=device.dtype_of(row)) for shape in shapes), None)
+    (found,) = device.run_row(row, operands, problem, f"trace {options}", aligned=True)[1]
+    return cast(dict[str, Any], found | {"family": row["family"], "row": row["name"]})
+
+
+def wide_share(found: dict[str, Any]) -> float:
+    """The share of global bytes that went by accesses of 16 bytes."""
+    by_width = torch.tensor(found["loaded_bytes_by_width"]) + torch.tensor(found["stored_bytes_by_width"])
+    return float(by_width[4] / by_width.sum())
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> dict[tuple[str, str], tuple[str, int]]:
+    """Mangled name and registers of the library's kernels, by name and architecture."""
+    usage = cubins._dump("-res-usage", LIBRARY)
+    names = cubins._demangled(set(re.findall(r"Function (_Z\w+)", usage)))
+    return {
+        (names[mangled], architecture): (mangled, int(registers))
+        for architecture, text in cubins._by_architecture(usage)
+        for mangled, registers in re.findall(r"Function (\w+):\s+REG:(\d+)", text)
+    }
+
+
+def resident_blocks(found: dict[str, Any], architecture: str) -> int:
+    """How many of a traced launch's blocks share a multiprocessor, with the registers that nvcc gave them."""
+    _, registers = _kernels()[found["kernel"], architecture]
+    threads = found["block"][0]
+    return min(
+        MULTIPROCESSORS[architecture][0] // (found["shared_bytes"] + _RESERVED),
+        _THREADS // threads,
+        _REGISTERS // ((registers + 7) // 8 * 8 * threads),
+    )
+
+
+@dataclass(frozen=True)
+class Loop:
+    """An innermost loop of a kernel's machine code."""
+
+    instructions: int
+    fma: int
+
+
+@lru_cache
+def inner_loops(kernel: str, architecture: str) -> tuple[Loop, ...]:
+    """The loops without another loop in them."""
+    tool = cubins.cuobjdump()
+    assert tool is not None
+    mangled, _ = _kernels()[kernel, architecture]
+    command = [tool, "-sass", "-arch", architecture, "-fun", mangled, str(LIBRARY)]
+    # One library holds many cubins, and the tool fails for each that lacks the function.
+    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    (section,) = text.split("Function : ")[1:]
+    instructions = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+([^;]+);", section)]
+    jumps = [(int(to[1], 16), at) for at, text in instructions if (to := re.search(r"\bBRA\b.*0x([0-9a-f]+)", text))]
+    loops = [(begin, end) for begin, end in jumps if begin < end]
+    found = []
+    for begin, end in loops:
+        if any((begin, end) != other and begin <= other[0] and other[1] <= end for other in loops):
+            continue
+        body = [text for at, text in instructions if begin <= at <= end]
+        found.append(Loop(len(body), sum(bool(re.match(r"(@!?P\d\s+)?FFMA\b", text)) for text in body)))
+    return tuple(found)
