@@ -1,0 +1,116 @@
+// How the Toeplitz kernel (depthwise_nchw_toeplitz.h) shares planes out to blocks, warps and products. Host code.
+#pragma once
+
+#include <algorithm>
+
+#include "csrc/depthwise/depthwise_nchw_problem.h"
+
+namespace convbound::depthwise {
+
+constexpr int kToeplitzThreads = 128;
+// One product makes 16 rows of 8 columns of output from a window of 16 columns of input. Shared memory is read in
+// strips of 8 columns, 16 bytes of each row.
+constexpr int kProductRows = 16, kStrip = 8, kWindow = 2 * kStrip;
+// Shared memory of a block: while that lasts it takes more images of its filter; a plane larger than the second is cut
+// into bands; and what every device that runs sm_80 code can give.
+constexpr int kSeveralImagesBytes = 40 * 1024, kWholePlaneBytes = 72 * 1024, kMostToeplitzBytes = 96 * 1024;
+
+// The sums that a warp keeps: `tall` times 16 rows of `tiles` times 8 columns, over `windows` windows at a time.
+struct ToeplitzShape {
+  int windows, tiles, tall;
+};
+
+struct ToeplitzPlan {
+  ToeplitzShape shape;
+  int images;             // of one filter in a block; rows of theirs that have the same number lie beside each other
+  int bands, band_rows;   // of a plane's output
+  int lead;               // columns of the first tile that lie left of the plane
+  int shift;              // columns between the first one of a tile's first strip and the first one that it needs
+  int chunks;             // of shape.windows windows, which together hold a tile's columns of input
+  int column_groups;      // of shape.tiles tiles
+  int skip, left, width;  // columns of the input that are left out, of zeros before the first, of input
+  int columns, pitch;     // of a row in shared memory: those that are read, and to the next row, in elements
+  int filter_pitch, odd_copy;  // of a row of the filter, and from one copy of the filter to the other one, in elements
+  int x_bytes, w_bytes, raw_bytes, y_bytes;  // of shared memory; y for each image
+
+  int shared_bytes() const { return x_bytes + w_bytes + raw_bytes + images * y_bytes; }
+};
+
+inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) {
+  const auto divide_up = [](int value, int divisor) { return (value + divisor - 1) / divisor; };
+  constexpr int kElement = 2;
+  ToeplitzPlan plan{};
+
+  // Tiles may begin left of the plane, so that fewer windows hold what they need: a window begins at a strip. Odd leads
+  // would tear the pairs of outputs apart.
+  constexpr ToeplitzShape kShapes[] = {{0, 7, 1}, {0, 4, 2}, {0, 2, 2}};
+  constexpr int kMostWindows = 3;
+  int fewest = 0, windows = 0;
+  for (int lead = 0; lead < kStrip; lead += 2) {
+    const int shift = ((-lead - p.pad_w) % kStrip + kStrip) % kStrip;
+    const int needed = divide_up(kStrip - 1 + p.filter_w + shift, kWindow);
+    const int chunks = divide_up(needed, kMostWindows), all = chunks * divide_up(needed, chunks);
+    for (const ToeplitzShape& shape : kShapes) {
+      const int groups = divide_up(divide_up(p.out_w + lead, kStrip), shape.tiles);
+      const int products = groups * shape.tiles * all;
+      if (fewest > 0 && products >= fewest) continue;
+      fewest = products, windows = all;
+      plan.shape = {all / chunks, shape.tiles, shape.tall};
+      plan.lead = lead, plan.shift = shift, plan.chunks = chunks, plan.column_groups = groups;
+    }
+  }
+  const int before = plan.lead + p.pad_w + plan.shift;
+  plan.columns = (plan.column_groups * plan.shape.tiles + 2 * windows - 1) * kStrip;
+  plan.skip = std::max(-before, 0);
+  plan.left = std::min(std::max(before, 0), plan.columns);
+  plan.width = std::max(0, std::min(p.in_w - plan.skip, plan.columns - plan.left));
+  // Eight rows of a strip fall on different banks.
+  plan.pitch = plan.columns % 16 == 0 ? plan.columns + 8 : plan.columns;
+  plan.filter_pitch = windows * kWindow + kStrip;
+  plan.odd_copy = divide_up(p.filter_h * plan.filter_pitch, 64) * 64 + 32;
+  plan.w_bytes = 2 * plan.odd_copy * kElement;
+  plan.raw_bytes = divide_up(p.filter_h * p.filter_w * kElement, 16) * 16 + 16;
+
+  const auto size_up = [&](int band_rows, int images) {
+    plan.images = images;
+    plan.band_rows = band_rows;
+    plan.bands = divide_up(p.out_h, band_rows);
+    const int in_rows = std::min(p.in_h, band_rows + p.filter_h - 1);
+    plan.x_bytes = (in_rows * images + 1) * plan.pitch * kElement;
+    // Rows of an odd length wait where the output will lie until they are moved to their columns.
+    plan.y_bytes = divide_up(std::max(in_rows * p.in_w, band_rows * p.out_w) * kElement, 16) * 16 + 16;
+    return plan.shared_bytes();
+  };
+  int band_rows = p.out_h;
+  for (int bands = 2; bands < 64; bands++) {
+    if (size_up(band_rows, 1) > kWholePlaneBytes) band_rows = divide_up(divide_up(p.out_h, bands), 16) * 16;
+  }
+  int images = 1;
+  if (band_rows == p.out_h) {
+    // Of the numbers of images the first with the largest useful share of products and warps.
+    const auto use = [&](int count) {
+      const int rows = kProductRows * plan.shape.tall, units = divide_up(p.out_h * count, rows);
+      const int all = units * plan.column_groups, warps = kToeplitzThreads / 32;
+      return static_cast<double>(p.out_h * count) / (units * rows) * all / (divide_up(all, warps) * warps);
+    };
+    constexpr int kMostImages = 16;
+    constexpr double kBetter = 1.05;
+    const int most = static_cast<int>(std::min<int64_t>(kMostImages, images_of_all)) + 1;
+    for (int count = 2; count < most; count++) {
+      if (use(count) > kBetter * use(images) && size_up(p.out_h, count) <= kSeveralImagesBytes) images = count;
+    }
+  }
+  size_up(band_rows, images);
+  return plan;
+}
+
+inline LaunchShape toeplitz_shape(const PlaneProblem& p, const ToeplitzPlan& plan) {
+  LaunchShape shape;
+  const int64_t images = p.planes / p.filters;
+  shape.grid_x = (images + plan.images - 1) / plan.images * p.filters * plan.bands;
+  shape.block_x = kToeplitzThreads;
+  shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
+  return shape;
+}
+
+}  // namespace convbound::depthwise
