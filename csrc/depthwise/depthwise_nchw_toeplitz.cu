@@ -20,8 +20,10 @@ bool nchw_toeplitz_supports(const ConvProblem& problem) {
                        problem.padding[axis] < kMostSide && problem.padding[axis] > -kMostSide;
     if (problem.stride[axis] != 1 || !small) return false;
   }
-  const LaunchShape shape = nchw_toeplitz_shape<kPass>(problem);
-  return shape.shared_bytes <= kMostToeplitzBytes && shape.grid_x < kMostBlocks;
+  const PlaneProblem p = plane_problem<kPass>(problem);
+  const ToeplitzPlan plan = plan_toeplitz(p, problem.n);
+  return plan.shared_bytes() <= kMostToeplitzBytes && toeplitz_shape(p, plan).grid_x < kMostBlocks &&
+         toeplitz_halves(p, plan);
 }
 
 namespace {
@@ -30,10 +32,10 @@ template <typename T>
 using ToeplitzKernel = void (*)(ToeplitzParams<T>);
 
 template <typename T, int kTiles, int kTall>
-ToeplitzKernel<T> toeplitz_kernel_of(int windows) {
-  return windows == 1   ? toeplitz_kernel<T, 1, kTiles, kTall>
-         : windows == 2 ? toeplitz_kernel<T, 2, kTiles, kTall>
-                        : toeplitz_kernel<T, 3, kTiles, kTall>;
+ToeplitzKernel<T> toeplitz_kernel_of(int strips) {
+  constexpr ToeplitzKernel<T> kKernels[] = {toeplitz_kernel<T, 2, kTiles, kTall>, toeplitz_kernel<T, 3, kTiles, kTall>,
+                                            toeplitz_kernel<T, 4, kTiles, kTall>, toeplitz_kernel<T, 5, kTiles, kTall>};
+  return kKernels[strips - 2];
 }
 
 bool multiple(const void* pointer, uintptr_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
@@ -47,7 +49,11 @@ void nchw_toeplitz(const ConvProblem& problem, const Tensors& t, cudaStream_t st
   const ToeplitzPlan plan = plan_toeplitz(p, problem.n);
   const T* const in = static_cast<const T*>(kForward ? t.x : t.y);
   T* const out = static_cast<T*>(kForward ? t.y : t.x);
-  const int unit_log2 = p.in_w % 4 == 0 && multiple(in, 8) ? 2 : p.in_w % 2 == 0 && multiple(in, 4) ? 1 : 0;
+  const bool rows_aligned = p.in_w % kStrip == 0 && multiple(in, kVectorBytes);
+  const int unit_log2 = rows_aligned                         ? 3
+                        : p.in_w % 4 == 0 && multiple(in, 8) ? 2
+                        : p.in_w % 2 == 0 && multiple(in, 4) ? 1
+                                                             : 0;
   const ToeplitzParams<T> params{in,
                                  static_cast<const T*>(t.w),
                                  static_cast<const T*>(t.bias),
@@ -55,7 +61,7 @@ void nchw_toeplitz(const ConvProblem& problem, const Tensors& t, cudaStream_t st
                                  problem.n,
                                  p,
                                  plan,
-                                 p.in_w % kStrip == 0 && multiple(in, kVectorBytes),
+                                 rows_aligned,
                                  unit_log2,
                                  p.out_w % 2 == 0 && multiple(out, 4),
                                  Divisor(plan.bands),
@@ -63,13 +69,12 @@ void nchw_toeplitz(const ConvProblem& problem, const Tensors& t, cudaStream_t st
                                  IndexDivisor(p.multiplier),
                                  IndexDivisor(plan.images),
                                  IndexDivisor(plan.column_groups),
-                                 IndexDivisor(std::max(1, plan.width / kStrip)),
+                                 IndexDivisor(std::max(1, plan.width >> unit_log2)),
                                  IndexDivisor(std::max(1, (plan.columns - plan.width) / kStrip)),
-                                 IndexDivisor(plan.columns >> unit_log2),
                                  IndexDivisor(plan.filter_pitch / 2)};
-  const auto kernel = plan.shape.tiles == 7   ? toeplitz_kernel_of<T, 7, 1>(plan.shape.windows)
-                      : plan.shape.tiles == 4 ? toeplitz_kernel_of<T, 4, 2>(plan.shape.windows)
-                                              : toeplitz_kernel_of<T, 2, 2>(plan.shape.windows);
+  const auto kernel = plan.shape.tiles == 7   ? toeplitz_kernel_of<T, 7, 1>(plan.shape.strips)
+                      : plan.shape.tiles == 4 ? toeplitz_kernel_of<T, 4, 2>(plan.shape.strips)
+                                              : toeplitz_kernel_of<T, 2, 2>(plan.shape.strips);
   launch(kForward ? "depthwise_fprop_nchw_toeplitz" : "depthwise_dgrad_nchw_toeplitz", kernel, toeplitz_shape(p, plan),
          stream, params);
 }

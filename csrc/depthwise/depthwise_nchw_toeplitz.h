@@ -31,12 +31,12 @@
 
 namespace convbound::depthwise {
 
-template <int kWindows, int kTiles, int kTall>
+template <int kStrips, int kTiles, int kTall>
 struct ToeplitzTraits {
-  static constexpr int kStrips = kTiles + 2 * kWindows - 1;  // that one step of r reads per 16 rows
-  static constexpr int kBlocks = 4;                          // 16 warps on a multiprocessor, up to 128 registers
+  static constexpr int kAllStrips = kTiles + kStrips - 1;  // that one step of r reads per 16 rows
+  static constexpr int kBlocks = 4;                        // 16 warps on a multiprocessor, up to 128 registers
   static_assert(kTall * kTiles >= 4, "independent products");
-  static_assert(kTall * (kTiles * 4 + kStrips * 2) + 2 * kWindows < 96, "sums and fragments stay in registers");
+  static_assert(kTall * (kTiles * 4 + kAllStrips * 2) + 2 * kStrips < 96, "sums and fragments stay in registers");
 };
 
 template <typename T>
@@ -53,15 +53,16 @@ struct ToeplitzParams {
   bool pairs;         // neighbouring outputs can be stored as one word
   Divisor bands, filters;
   IndexDivisor multiplier, image, column_group;
-  IndexDivisor row_vectors, row_zeros, row_units, filter_words;
+  IndexDivisor row_words, row_zeros, filter_words;  // of a row: words of input that are copied, 16 bytes of zeros
 };
 
-// What a block owns: the output rows [first_row, first_row + rows) of `images` images of one filter.
+// What a block owns: the output rows [first_row, first_row + rows) of `images` images of one filter. Teams of threads
+// copy an image each.
 struct ToeplitzPart {
   int images;
   int rows, in_rows;
   int above;  // of the output's first row, counted from the first row of input that is in shared memory
-  int threads;
+  int team, teams, thread, threads;
 };
 
 // The rows of the input that begin at boundaries, straight to their columns, and zeros on both sides of them.
@@ -69,21 +70,19 @@ template <typename T>
 __device__ __forceinline__ void load_aligned_rows(T* xs, const T* in, int64_t in_image, const ToeplitzPart& part,
                                                   const ToeplitzParams<T>& params) {
   const ToeplitzPlan& plan = params.plan;
-  const int thread = static_cast<int>(threadIdx.x), vectors = part.in_rows * params.row_vectors.size;
-  for (int image = 0; image < plan.images; image++) {
-    const T* const from = in + image * in_image + plan.skip;
-    const int bytes = image < part.images ? kVectorBytes : 0;
-    if (plan.width > 0) {
-      for (int i = thread; i < vectors; i += part.threads) {
-        const auto [row, vector] = divide(i, params.row_vectors);
-        const T* const source = bytes > 0 ? from + row * params.problem.in_w + vector * kStrip : params.in;
-        ptx::cp_async<kVectorBytes>(xs + (row * plan.images + image) * plan.pitch + plan.left + vector * kStrip, source,
-                                    bytes);
-      }
+  const int vectors = plan.width > 0 ? part.in_rows * params.row_words.size : 0;
+  for (int image = part.team; image < plan.images; image += part.teams) {
+    // Rows of an image that does not exist are zeros.
+    const bool exists = image < part.images;
+    const T* const from = in + (exists ? image * in_image + plan.skip : 0);
+    for (int i = part.thread; i < vectors; i += part.threads) {
+      const auto [row, vector] = divide(i, params.row_words);
+      ptx::cp_async<kVectorBytes>(xs + (row * plan.images + image) * plan.pitch + plan.left + vector * kStrip,
+                                  from + row * params.problem.in_w + vector * kStrip, exists ? kVectorBytes : 0);
     }
   }
   const int zeros = part.in_rows * plan.images * params.row_zeros.size;
-  for (int i = thread; i < zeros; i += part.threads) {
+  for (int i = static_cast<int>(threadIdx.x); i < zeros; i += kToeplitzThreads) {
     const auto [row, vector] = divide(i, params.row_zeros);
     const int column = vector * kStrip + (vector * kStrip < plan.left ? 0 : plan.width);
     *reinterpret_cast<uint4*>(xs + row * plan.pitch + column) = make_uint4(0, 0, 0, 0);
@@ -96,17 +95,14 @@ __device__ __forceinline__ void move_rows(T* xs, const unsigned char* stage, con
                                           const ToeplitzPart& part, const ToeplitzParams<T>& params) {
   constexpr int kElements = sizeof(Word) / sizeof(T);
   const ToeplitzPlan& plan = params.plan;
-  const int words = part.in_rows * params.row_units.size;
-  for (int image = 0; image < plan.images; image++) {
+  const int words = plan.width > 0 ? part.in_rows * params.row_words.size : 0;
+  for (int image = part.team; image < part.images; image += part.teams) {
     const T* const from = reinterpret_cast<const T*>(stage + image * plan.y_bytes) +
-                          elements_after_boundary(in + image * in_image) + plan.skip - plan.left;
-    for (int i = static_cast<int>(threadIdx.x); i < words; i += part.threads) {
-      const auto [row, word] = divide(i, params.row_units);
-      const int column = word * kElements;
-      const bool inside = image < part.images && column >= plan.left && column < plan.left + plan.width;
-      Word value{};
-      if (inside) value = *reinterpret_cast<const Word*>(from + row * params.problem.in_w + column);
-      *reinterpret_cast<Word*>(xs + (row * plan.images + image) * plan.pitch + column) = value;
+                          elements_after_boundary(in + image * in_image) + plan.skip;
+    for (int i = part.thread; i < words; i += part.threads) {
+      const auto [row, word] = divide(i, params.row_words);
+      *reinterpret_cast<Word*>(xs + (row * plan.images + image) * plan.pitch + plan.left + word * kElements) =
+          *reinterpret_cast<const Word*>(from + row * params.problem.in_w + word * kElements);
     }
   }
 }
@@ -114,13 +110,12 @@ __device__ __forceinline__ void move_rows(T* xs, const unsigned char* stage, con
 // The two copies of the filter, rows with zeros on both sides: element i of the first is tap i - 8 - shift, of the
 // second tap i - 7 - shift. For dgrad it is turned round.
 template <typename T>
-__device__ __forceinline__ void spread_filter(T* ws, const T* raw, const ToeplitzPart& part,
-                                              const ToeplitzParams<T>& params) {
+__device__ __forceinline__ void spread_filter(T* ws, const T* raw, const ToeplitzParams<T>& params) {
   using Bits = unsigned short;
   const PlaneProblem& p = params.problem;
   const ToeplitzPlan& plan = params.plan;
   const int words = p.filter_h * params.filter_words.size;
-  for (int i = static_cast<int>(threadIdx.x); i < words; i += part.threads) {
+  for (int i = static_cast<int>(threadIdx.x); i < words; i += kToeplitzThreads) {
     const auto [r, word] = divide(i, params.filter_words);
     const int s = 2 * word - kStrip - plan.shift;
     const int row = r * p.filter_w, last = p.filter_h * p.filter_w - 1;
@@ -139,39 +134,41 @@ __device__ __forceinline__ void spread_filter(T* ws, const T* raw, const Toeplit
 
 // Adds to the sums what the filter rows [0, steps) give. `at` are the lane's rows of the first of them in shared
 // memory, as elements of xs; `limit` is the end of the rows that are there; a step goes `stride` elements on.
-template <int kWindows, int kTiles, int kTall, typename T>
+template <int kStrips, int kTiles, int kTall, typename T>
 __device__ __forceinline__ void add_products(float (&sum)[kTall][kTiles][4], const T* xs, int (&at)[kTall], int zeros,
                                              unsigned limit, int stride, const T* w, int filter_pitch, int steps) {
-  constexpr int kStrips = ToeplitzTraits<kWindows, kTiles, kTall>::kStrips;
+  constexpr int kAllStrips = ToeplitzTraits<kStrips, kTiles, kTall>::kAllStrips;
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
-    uint32_t b[2 * kWindows];
+    uint32_t band[kStrips];
 #pragma unroll
-    for (int i = 0; i < 2 * kWindows; i++) b[i] = *reinterpret_cast<const uint32_t*>(w + i * kStrip);
-    uint32_t a[kTall][kStrips][2];
+    for (int i = 0; i < kStrips; i++) band[i] = *reinterpret_cast<const uint32_t*>(w + i * kStrip);
 #pragma unroll
     for (int i = 0; i < kTall; i++) {
       const T* const row = xs + (static_cast<unsigned>(at[i]) < limit ? at[i] : zeros);
-#pragma unroll
-      for (int strip = 0; strip < kStrips - 1; strip += 2) {
-        uint32_t two[4];
-        ptx::ldmatrix<4>(two, row + strip * kStrip);
-        a[i][strip][0] = two[0], a[i][strip][1] = two[1], a[i][strip + 1][0] = two[2], a[i][strip + 1][1] = two[3];
-      }
-      if constexpr (kStrips % 2 == 1) ptx::ldmatrix<2>(a[i][kStrips - 1], row + (kStrips - 1) * kStrip);
       at[i] += stride;
-    }
+      // Strips 2n and 2n + 1 lie in the four registers that depth 16 takes.
+      uint32_t two[(kAllStrips + 1) / 2][4];
 #pragma unroll
-    for (int k = 0; k < kWindows; k++) {
-      const uint32_t band[2] = {b[2 * k], b[2 * k + 1]};
+      for (int n = 0; n < kAllStrips / 2; n++) ptx::ldmatrix<4>(two[n], row + n * kWindow);
+      if constexpr (kAllStrips % 2 == 1) {
+        uint32_t last[2];
+        ptx::ldmatrix<2>(last, row + (kAllStrips - 1) * kStrip);
+        two[kAllStrips / 2][0] = last[0], two[kAllStrips / 2][1] = last[1];
+      }
 #pragma unroll
-      for (int i = 0; i < kTall; i++) {
+      for (int k = 0; k < kStrips; k++) {
 #pragma unroll
         for (int j = 0; j < kTiles; j++) {
-          const auto& first = a[i][j + 2 * k];
-          const auto& second = a[i][j + 2 * k + 1];
-          const uint32_t window[4] = {first[0], first[1], second[0], second[1]};
-          ptx::mma_m16n8k16<T>(sum[i][j], window, band, sum[i][j]);
+          const int n = j + k;  // the strip at hand, the k-th of tile j
+          if (n % 2 == 0 && k + 1 < kStrips) {
+            const uint32_t both[2] = {band[k], band[k + 1]};
+            ptx::mma_m16n8k16<T>(sum[i][j], two[n / 2], both, sum[i][j]);
+          } else if (n % 2 == 0 || k == 0) {
+            const uint32_t one[2] = {two[n / 2][n % 2 * 2], two[n / 2][n % 2 * 2 + 1]};
+            const uint32_t half[1] = {band[k]};
+            ptx::mma_m16n8k8<T>(sum[i][j], one, half, sum[i][j]);
+          }
         }
       }
     }
@@ -179,8 +176,8 @@ __device__ __forceinline__ void add_products(float (&sum)[kTall][kTiles][4], con
   }
 }
 
-template <typename T, int kWindows, int kTiles, int kTall>
-__global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kWindows, kTiles, kTall>::kBlocks)
+template <typename T, int kStrips, int kTiles, int kTall>
+__global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kStrips, kTiles, kTall>::kBlocks)
     toeplitz_kernel(const __grid_constant__ ToeplitzParams<T> params) {
   const PlaneProblem& p = params.problem;
   const ToeplitzPlan& plan = params.plan;
@@ -195,7 +192,10 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kWindows, kTi
   const int in_first = min(max(above, 0), p.in_h);
   part.in_rows = min(max(above + part.rows - 1 + p.filter_h, in_first), p.in_h) - in_first;
   part.above = above - in_first;
-  part.threads = kToeplitzThreads;
+  part.threads = 1 << plan.team_log2;
+  part.teams = kToeplitzThreads >> plan.team_log2;
+  part.team = static_cast<int>(threadIdx.x) >> plan.team_log2;
+  part.thread = static_cast<int>(threadIdx.x) & (part.threads - 1);
 
   const int channels = divide(p.filters, params.multiplier).quotient;
   const int channel = divide(filter, params.multiplier).quotient;
@@ -214,17 +214,17 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kWindows, kTi
   T* const ws = reinterpret_cast<T*>(memory + plan.x_bytes);
   T* const raw = reinterpret_cast<T*>(memory + plan.x_bytes + plan.w_bytes) + elements_after_boundary(w);
   unsigned char* const ys = memory + plan.x_bytes + plan.w_bytes + plan.raw_bytes;
-  load_run(raw, w, taps, part.threads);
+  load_run(raw, w, taps, kToeplitzThreads);
   if (params.rows_aligned) {
     load_aligned_rows(xs, in, in_image, part, params);
   } else {
-    for (int image = 0; image < part.images; image++) {
+    for (int image = part.team; image < part.images; image += part.teams) {
       T* const stage = reinterpret_cast<T*>(ys + image * plan.y_bytes) + elements_after_boundary(in + image * in_image);
-      load_run(stage, in + image * in_image, part.in_rows * p.in_w, part.threads);
+      load_run(stage, in + image * in_image, part.in_rows * p.in_w, part.threads, part.thread);
     }
   }
-  const int zero_vectors = plan.pitch / kStrip;
-  for (int i = static_cast<int>(threadIdx.x); i < zero_vectors; i += part.threads) {
+  const int zeros = (params.rows_aligned ? plan.pitch * static_cast<int>(sizeof(T)) : plan.x_bytes) / kVectorBytes;
+  for (int i = static_cast<int>(threadIdx.x); i < zeros; i += kToeplitzThreads) {
     reinterpret_cast<uint4*>(memory)[i] = make_uint4(0, 0, 0, 0);
   }
   ptx::cp_async_wait_all();
@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kWindows, kTi
       move_rows<unsigned short>(xs, ys, in, in_image, part, params);
     }
   }
-  spread_filter(ws, raw, part, params);
+  spread_filter(ws, raw, params);
   __syncthreads();
 
   const float bias = params.bias != nullptr ? widen(params.bias[filter]) : 0.0f;
@@ -263,16 +263,16 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kWindows, kTi
       for (int j = 0; j < kTiles; j++) sum[i][j][0] = sum[i][j][1] = sum[i][j][2] = sum[i][j][3] = bias;
     }
     for (int chunk = 0; chunk < plan.chunks; chunk++) {
-      const int column = (tile + chunk * 2 * kWindows + lane / 16) * kStrip;
+      const int column = (tile + chunk * kStrips + lane / 16) * kStrip;
       int at[kTall];
 #pragma unroll
       for (int i = 0; i < kTall; i++) {
         const int row = first + i * kProductRows + lane % 16 + (part.above + r_first) * plan.images;
         at[i] = row * plan.pitch + column;
       }
-      add_products<kWindows, kTiles, kTall>(sum, xs, at, column - plan.pitch, limit, plan.images * plan.pitch,
-                                            w_lane + r_first * plan.filter_pitch + chunk * kWindows * kWindow,
-                                            plan.filter_pitch, r_end - r_first);
+      add_products<kStrips, kTiles, kTall>(sum, xs, at, column - plan.pitch, limit, plan.images * plan.pitch,
+                                           w_lane + r_first * plan.filter_pitch + chunk * kStrips * kStrip,
+                                           plan.filter_pitch, r_end - r_first);
     }
 
 #pragma unroll
@@ -282,25 +282,31 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kWindows, kTi
       T* const y = reinterpret_cast<T*>(ys + image * plan.y_bytes) + elements_after_boundary(out + image * out_image) +
                    y_row * p.out_w;
       const bool wanted = row < all_rows && image < part.images;
+      const int q = tile * kStrip - plan.lead + 2 * t;
+      const unsigned out_w = wanted ? static_cast<unsigned>(p.out_w) : 0;
+      if (params.pairs) {
 #pragma unroll
-      for (int j = 0; j < kTiles; j++) {
-        const int q = (tile + j) * kStrip - plan.lead + 2 * t;
-        const float* const two = sum[half / 2][j] + half % 2 * 2;
-        const bool left = wanted && static_cast<unsigned>(q) < static_cast<unsigned>(p.out_w);
-        if (params.pairs) {
-          if (left) *reinterpret_cast<typename PairOf<T>::Word*>(y + q) = PairOf<T>::narrow(two[0], two[1]);
-        } else {
-          if (left) y[q] = narrow<T>(two[0]);
-          if (wanted && static_cast<unsigned>(q + 1) < static_cast<unsigned>(p.out_w)) y[q + 1] = narrow<T>(two[1]);
+        for (int j = 0; j < kTiles; j++) {
+          const float* const two = sum[half / 2][j] + half % 2 * 2;
+          const int at = q + j * kStrip;
+          const auto word = PairOf<T>::narrow(two[0], two[1]);
+          if (static_cast<unsigned>(at) < out_w) *reinterpret_cast<typename PairOf<T>::Word*>(y + at) = word;
+        }
+      } else {
+#pragma unroll
+        for (int e = 0; e < 2 * kTiles; e++) {
+          const int at = q + e / 2 * kStrip + e % 2;
+          const T value = narrow<T>(sum[half / 2][e / 2][half % 2 * 2 + e % 2]);
+          if (static_cast<unsigned>(at) < out_w) y[at] = value;
         }
       }
     }
   }
   __syncthreads();
-  for (int image = 0; image < part.images; image++) {
+  for (int image = part.team; image < part.images; image += part.teams) {
     T* const to = out + image * out_image;
     const T* const y = reinterpret_cast<const T*>(ys + image * plan.y_bytes) + elements_after_boundary(to);
-    store_run(to, y, part.rows * p.out_w, part.threads);
+    store_run(to, y, part.rows * p.out_w, part.threads, part.thread);
   }
 }
 

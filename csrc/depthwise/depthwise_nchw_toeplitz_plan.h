@@ -8,21 +8,22 @@
 namespace convbound::depthwise {
 
 constexpr int kToeplitzThreads = 128;
-// One product makes 16 rows of 8 columns of output from a window of 16 columns of input. Shared memory is read in
-// strips of 8 columns, 16 bytes of each row.
+// One product makes a tile of 16 rows and 8 columns of output from a strip of 8 columns of input, 16 bytes of each row,
+// or from a window of two strips of which the first has an even number.
 constexpr int kProductRows = 16, kStrip = 8, kWindow = 2 * kStrip;
 // Shared memory of a block: while that lasts it takes more images of its filter; a plane larger than the second is cut
 // into bands; and what every device that runs sm_80 code can give.
 constexpr int kSeveralImagesBytes = 40 * 1024, kWholePlaneBytes = 72 * 1024, kMostToeplitzBytes = 96 * 1024;
 
-// The sums that a warp keeps: `tall` times 16 rows of `tiles` times 8 columns, over `windows` windows at a time.
+// The sums that a warp keeps: `tall` times 16 rows of `tiles` times 8 columns, each from `strips` strips at a time.
 struct ToeplitzShape {
-  int windows, tiles, tall;
+  int strips, tiles, tall;
 };
 
 struct ToeplitzPlan {
   ToeplitzShape shape;
   int images;             // of one filter in a block; rows of theirs that have the same number lie beside each other
+  int team_log2;          // threads that copy one image
   int bands, band_rows;   // of a plane's output
   int lead;               // columns of the first tile that lie left of the plane
   int shift;              // columns between the first one of a tile's first strip and the first one that it needs
@@ -36,37 +37,58 @@ struct ToeplitzPlan {
   int shared_bytes() const { return x_bytes + w_bytes + raw_bytes + images * y_bytes; }
 };
 
+// Instructions that a thread executes per image with `images` of them in a block, fitted to counts of machine code:
+// those of a block, of an image, of an output, and of the 16 or 32 rows that a warp takes at once and each filter row.
+inline double toeplitz_cost(const PlaneProblem& p, const ToeplitzPlan& plan, int images) {
+  constexpr double kOfBlock = 400, kOfImage = 41, kOfOutput = 0.122, kOfUnit = 170, kOfRow = 14, kOfProduct = 1.6;
+  constexpr int kWarps = kToeplitzThreads / 32;
+  const int rows = kProductRows * plan.shape.tall;
+  const int units = (std::min(p.out_h, plan.band_rows) * images + rows - 1) / rows * plan.column_groups;
+  const double products = plan.shape.tall * plan.shape.tiles * plan.chunks * (plan.shape.strips + 1) / 2.0;
+  const double of_unit = kOfUnit + p.filter_h * (kOfRow * plan.chunks + kOfProduct * products);
+  const double of_blocks = plan.bands * (kOfBlock + (units + kWarps - 1) / kWarps * of_unit) / images;
+  return of_blocks + kOfImage + kOfOutput * p.out_h * p.out_w;
+}
+
+// Whether it executes less than half of what the FMA kernel (depthwise_nchw_tiled.h) does for 4 rows of 8 columns: 1.75
+// or 2.5 instructions per tap, as counted.
+inline bool toeplitz_halves(const PlaneProblem& p, const ToeplitzPlan& plan) {
+  const double of_tap = p.filter_w > 8 ? 2.5 : 1.75;
+  const double columns = (p.out_w + 7) / 8 * 8, rows = (p.out_h + 3) / 4 * 4;
+  return 2 * kToeplitzThreads * toeplitz_cost(p, plan, plan.images) < of_tap * p.filter_h * p.filter_w * rows * columns;
+}
+
 inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) {
   const auto divide_up = [](int value, int divisor) { return (value + divisor - 1) / divisor; };
   constexpr int kElement = 2;
   ToeplitzPlan plan{};
 
-  // Tiles may begin left of the plane, so that fewer windows hold what they need: a window begins at a strip. Odd leads
-  // would tear the pairs of outputs apart.
+  // Tiles may begin left of the plane, so that fewer strips hold what they need. Odd leads would tear pairs of outputs
+  // apart.
   constexpr ToeplitzShape kShapes[] = {{0, 7, 1}, {0, 4, 2}, {0, 2, 2}};
-  constexpr int kMostWindows = 3;
-  int fewest = 0, windows = 0;
+  constexpr int kFewestStrips = 2, kMostStrips = 5;
+  int fewest = 0, strips = 0;
   for (int lead = 0; lead < kStrip; lead += 2) {
     const int shift = ((-lead - p.pad_w) % kStrip + kStrip) % kStrip;
-    const int needed = divide_up(kStrip - 1 + p.filter_w + shift, kWindow);
-    const int chunks = divide_up(needed, kMostWindows), all = chunks * divide_up(needed, chunks);
+    const int needed = std::max(divide_up(kStrip - 1 + p.filter_w + shift, kStrip), kFewestStrips);
+    const int chunks = divide_up(needed, kMostStrips), all = chunks * divide_up(needed, chunks);
     for (const ToeplitzShape& shape : kShapes) {
       const int groups = divide_up(divide_up(p.out_w + lead, kStrip), shape.tiles);
       const int products = groups * shape.tiles * all;
       if (fewest > 0 && products >= fewest) continue;
-      fewest = products, windows = all;
+      fewest = products, strips = all;
       plan.shape = {all / chunks, shape.tiles, shape.tall};
       plan.lead = lead, plan.shift = shift, plan.chunks = chunks, plan.column_groups = groups;
     }
   }
   const int before = plan.lead + p.pad_w + plan.shift;
-  plan.columns = (plan.column_groups * plan.shape.tiles + 2 * windows - 1) * kStrip;
+  plan.columns = (plan.column_groups * plan.shape.tiles + strips - 1) * kStrip;
   plan.skip = std::max(-before, 0);
   plan.left = std::min(std::max(before, 0), plan.columns);
   plan.width = std::max(0, std::min(p.in_w - plan.skip, plan.columns - plan.left));
   // Eight rows of a strip fall on different banks.
   plan.pitch = plan.columns % 16 == 0 ? plan.columns + 8 : plan.columns;
-  plan.filter_pitch = windows * kWindow + kStrip;
+  plan.filter_pitch = (strips + 1) * kStrip;
   plan.odd_copy = divide_up(p.filter_h * plan.filter_pitch, 64) * 64 + 32;
   plan.w_bytes = 2 * plan.odd_copy * kElement;
   plan.raw_bytes = divide_up(p.filter_h * p.filter_w * kElement, 16) * 16 + 16;
@@ -86,21 +108,21 @@ inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) 
     if (size_up(band_rows, 1) > kWholePlaneBytes) band_rows = divide_up(divide_up(p.out_h, bands), 16) * 16;
   }
   int images = 1;
+  size_up(band_rows, images);
   if (band_rows == p.out_h) {
-    // Of the numbers of images the first with the largest useful share of products and warps.
-    const auto use = [&](int count) {
-      const int rows = kProductRows * plan.shape.tall, units = divide_up(p.out_h * count, rows);
-      const int all = units * plan.column_groups, warps = kToeplitzThreads / 32;
-      return static_cast<double>(p.out_h * count) / (units * rows) * all / (divide_up(all, warps) * warps);
-    };
-    constexpr int kMostImages = 16;
-    constexpr double kBetter = 1.05;
-    const int most = static_cast<int>(std::min<int64_t>(kMostImages, images_of_all)) + 1;
-    for (int count = 2; count < most; count++) {
-      if (use(count) > kBetter * use(images) && size_up(p.out_h, count) <= kSeveralImagesBytes) images = count;
+    // More images only where they save a twentieth of the instructions and leave every multiprocessor two blocks.
+    constexpr int64_t kMostImages = 16, kBlocksWanted = 264;
+    constexpr double kBetter = 0.95;
+    const int64_t most = std::min({kMostImages, images_of_all, p.planes / kBlocksWanted});
+    for (int count = 2; count < most + 1; count++) {
+      if (toeplitz_cost(p, plan, count) < kBetter * toeplitz_cost(p, plan, images) &&
+          size_up(p.out_h, count) <= kSeveralImagesBytes) {
+        images = count;
+      }
     }
   }
   size_up(band_rows, images);
+  plan.team_log2 = images == 1 ? 7 : images == 2 ? 6 : 5;
   return plan;
 }
 

@@ -28,6 +28,7 @@ class Kernel:
     shared_bytes: int = 0  # static
     max_threads: int = 0  # of __launch_bounds__; 0 where there are none
     accesses: Counter[tuple[str, int]] = field(default_factory=Counter)  # instructions by (LDG, bytes of a lane)
+    products: int = 0  # instructions for tensor cores
 
 
 def cuobjdump() -> str | None:
@@ -66,6 +67,7 @@ def read_kernels(library: Path) -> dict[tuple[str, str], Kernel]:
     for architecture, text in _by_architecture(sass):
         for section in text.split("Function : ")[1:]:
             found = kernel(section.split("\n")[0].strip(), architecture)
+            found.products += len(re.findall(r"\bHMMA\.", section))
             for operation, modifiers in _ACCESS.findall(section):
                 width = next((_BYTES[m] for m in modifiers.split(".") if m in _BYTES), 4)
                 found.accesses[operation, width] += 1
