@@ -1,4 +1,4 @@
-"""Large depthwise filters on tensor cores: exact around their tiles, traffic, machine code, and where they are taken."""
+"""Large depthwise filters on tensor cores: exact around their tiles, traffic, machine code, where they are taken."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEPTHWISE_TOEPLITZ = tuple(
         mb2g3ic3ih28oc3kh29ph14 four tiles, rows of 8 bytes
         mb2g3ic3ih31iw30oc3kh13ph6 three strips, rows of 4 bytes
         mb2g3ic3ih32iw65oc3kh9ph4 two strips, nine tiles
-        g2ic2ih64iw48oc2kh7ph3 two strips, a lead
+        g2ic2ih64iw48oc2kh9ph4 two strips, a lead
         g2ic2ih40iw37oc2kh51kw5ph25pw2 lower than the filter
         g2ic2ih23iw56oc2kh5kw51ph2pw25 two chunks of four strips
         g2ic2ih17iw90oc2kh2kw90ph1pw45 three chunks
@@ -37,11 +37,11 @@ DEPTHWISE_TOEPLITZ = tuple(
         ic1ih130iw300oc1kh13kw20ph3pw9 bands, an even filter
         mb2g2ic2ih33iw40oc6kh11ph5 multiplier
         mb2g2ic2ih40iw48oc2kh11ph0 no padding
-        g2ic2ih24iw25oc2kh11ph11pw14 padding wider than the filter
+        g2ic2ih24iw25oc2kh15ph15pw19 padding wider than the filter
         g2ic2ih30iw60oc2kh17ph0pw0eh-3ew-9 cropped
-        mb33g130ic130ih3iw4oc130kh15ph7 sixteen images and one left
-        mb19g60ic60ih7oc60kh13ph6 four images, three left
-        mb5g160ic160ih16iw8oc160kh13kw9ph6pw4 three images in aligned rows, two left
+        mb33g130ic130ih3iw4oc130kh31ph15 sixteen images and one left
+        mb13g110ic110ih7oc110kh31ph15 five images, three left
+        mb5g160ic160ih16iw8oc160kh21kw17ph10pw8 three images in aligned rows, two left
         """.strip().splitlines(),
     )
 )

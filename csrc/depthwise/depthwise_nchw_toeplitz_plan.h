@@ -38,14 +38,16 @@ struct ToeplitzPlan {
 };
 
 // Instructions that a thread executes per image with `images` of them in a block, fitted to counts of machine code:
-// those of a block, of an image, of an output, and of the 16 or 32 rows that a warp takes at once and each filter row.
+// those of a block, of an image, of an output, and of the 16 or 32 rows that a warp takes at once and each filter row
+// that reaches the input from there.
 inline double toeplitz_cost(const PlaneProblem& p, const ToeplitzPlan& plan, int images) {
   constexpr double kOfBlock = 400, kOfImage = 41, kOfOutput = 0.122, kOfUnit = 170, kOfRow = 14, kOfProduct = 1.6;
   constexpr int kWarps = kToeplitzThreads / 32;
   const int rows = kProductRows * plan.shape.tall;
   const int units = (std::min(p.out_h, plan.band_rows) * images + rows - 1) / rows * plan.column_groups;
   const double products = plan.shape.tall * plan.shape.tiles * plan.chunks * (plan.shape.strips + 1) / 2.0;
-  const double of_unit = kOfUnit + p.filter_h * (kOfRow * plan.chunks + kOfProduct * products);
+  const int steps = std::min(p.filter_h, p.in_h + (rows - 1) / images);
+  const double of_unit = kOfUnit + steps * (kOfRow * plan.chunks + kOfProduct * products);
   const double of_blocks = plan.bands * (kOfBlock + (units + kWarps - 1) / kWarps * of_unit) / images;
   return of_blocks + kOfImage + kOfOutput * p.out_h * p.out_w;
 }
@@ -58,31 +60,19 @@ inline bool toeplitz_halves(const PlaneProblem& p, const ToeplitzPlan& plan) {
   return 2 * kToeplitzThreads * toeplitz_cost(p, plan, plan.images) < of_tap * p.filter_h * p.filter_w * rows * columns;
 }
 
-inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) {
+// Where columns lie, with tiles that begin `lead` columns left of the plane.
+inline ToeplitzPlan arrange_columns(const PlaneProblem& p, int lead, const ToeplitzShape& shape) {
   const auto divide_up = [](int value, int divisor) { return (value + divisor - 1) / divisor; };
-  constexpr int kElement = 2;
-  ToeplitzPlan plan{};
-
-  // Tiles may begin left of the plane, so that fewer strips hold what they need. Odd leads would tear pairs of outputs
-  // apart.
-  constexpr ToeplitzShape kShapes[] = {{0, 7, 1}, {0, 4, 2}, {0, 2, 2}};
   constexpr int kFewestStrips = 2, kMostStrips = 5;
-  int fewest = 0, strips = 0;
-  for (int lead = 0; lead < kStrip; lead += 2) {
-    const int shift = ((-lead - p.pad_w) % kStrip + kStrip) % kStrip;
-    const int needed = std::max(divide_up(kStrip - 1 + p.filter_w + shift, kStrip), kFewestStrips);
-    const int chunks = divide_up(needed, kMostStrips), all = chunks * divide_up(needed, chunks);
-    for (const ToeplitzShape& shape : kShapes) {
-      const int groups = divide_up(divide_up(p.out_w + lead, kStrip), shape.tiles);
-      const int products = groups * shape.tiles * all;
-      if (fewest > 0 && products >= fewest) continue;
-      fewest = products, strips = all;
-      plan.shape = {all / chunks, shape.tiles, shape.tall};
-      plan.lead = lead, plan.shift = shift, plan.chunks = chunks, plan.column_groups = groups;
-    }
-  }
-  const int before = plan.lead + p.pad_w + plan.shift;
-  plan.columns = (plan.column_groups * plan.shape.tiles + strips - 1) * kStrip;
+  ToeplitzPlan plan{};
+  plan.lead = lead;
+  plan.shift = ((-lead - p.pad_w) % kStrip + kStrip) % kStrip;
+  const int needed = std::max(divide_up(kStrip - 1 + p.filter_w + plan.shift, kStrip), kFewestStrips);
+  plan.chunks = divide_up(needed, kMostStrips);
+  plan.shape = {divide_up(needed, plan.chunks), shape.tiles, shape.tall};
+  plan.column_groups = divide_up(divide_up(p.out_w + lead, kStrip), shape.tiles);
+  const int strips = plan.chunks * plan.shape.strips, before = lead + p.pad_w + plan.shift;
+  plan.columns = (plan.column_groups * shape.tiles + strips - 1) * kStrip;
   plan.skip = std::max(-before, 0);
   plan.left = std::min(std::max(before, 0), plan.columns);
   plan.width = std::max(0, std::min(p.in_w - plan.skip, plan.columns - plan.left));
@@ -90,9 +80,13 @@ inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) 
   plan.pitch = plan.columns % 16 == 0 ? plan.columns + 8 : plan.columns;
   plan.filter_pitch = (strips + 1) * kStrip;
   plan.odd_copy = divide_up(p.filter_h * plan.filter_pitch, 64) * 64 + 32;
-  plan.w_bytes = 2 * plan.odd_copy * kElement;
-  plan.raw_bytes = divide_up(p.filter_h * p.filter_w * kElement, 16) * 16 + 16;
+  return plan;
+}
 
+// What a block takes: bands of a plane, or images.
+inline void share_out(ToeplitzPlan& plan, const PlaneProblem& p, int64_t images_of_all) {
+  const auto divide_up = [](int value, int divisor) { return (value + divisor - 1) / divisor; };
+  constexpr int kElement = 2;
   const auto size_up = [&](int band_rows, int images) {
     plan.images = images;
     plan.band_rows = band_rows;
@@ -103,27 +97,40 @@ inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) 
     plan.y_bytes = divide_up(std::max(in_rows * p.in_w, band_rows * p.out_w) * kElement, 16) * 16 + 16;
     return plan.shared_bytes();
   };
-  int band_rows = p.out_h;
-  for (int bands = 2; bands < 64; bands++) {
-    if (size_up(band_rows, 1) > kWholePlaneBytes) band_rows = divide_up(divide_up(p.out_h, bands), 16) * 16;
+  plan.w_bytes = 2 * plan.odd_copy * kElement;
+  plan.raw_bytes = divide_up(p.filter_h * p.filter_w * kElement, 16) * 16 + 16;
+  constexpr int kMostBands = 64;
+  for (int bands = 1; bands < kMostBands; bands++) {
+    const int rows = bands == 1 ? p.out_h : divide_up(divide_up(p.out_h, bands), kProductRows) * kProductRows;
+    if (size_up(rows, 1) <= kWholePlaneBytes) break;
   }
+  // More images only where they save a twentieth of the instructions and leave every multiprocessor two blocks.
+  constexpr int64_t kMostImages = 16, kBlocksWanted = 264;
+  constexpr double kBetter = 0.95;
+  const int64_t most = plan.bands == 1 ? std::min({kMostImages, images_of_all, p.planes / kBlocksWanted}) : 1;
   int images = 1;
-  size_up(band_rows, images);
-  if (band_rows == p.out_h) {
-    // More images only where they save a twentieth of the instructions and leave every multiprocessor two blocks.
-    constexpr int64_t kMostImages = 16, kBlocksWanted = 264;
-    constexpr double kBetter = 0.95;
-    const int64_t most = std::min({kMostImages, images_of_all, p.planes / kBlocksWanted});
-    for (int count = 2; count < most + 1; count++) {
-      if (toeplitz_cost(p, plan, count) < kBetter * toeplitz_cost(p, plan, images) &&
-          size_up(p.out_h, count) <= kSeveralImagesBytes) {
-        images = count;
-      }
+  for (int count = 2; count < most + 1; count++) {
+    if (size_up(p.out_h, count) > kSeveralImagesBytes) break;
+    if (toeplitz_cost(p, plan, count) < kBetter * toeplitz_cost(p, plan, images)) images = count;
+  }
+  size_up(plan.band_rows, images);
+  plan.team_log2 = images == 1 ? 7 : images == 2 ? 6 : 5;
+}
+
+inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) {
+  constexpr ToeplitzShape kShapes[] = {{0, 7, 1}, {0, 4, 2}, {0, 2, 2}};
+  ToeplitzPlan best{};
+  double least = 0;
+  // Another lead may need fewer strips. Odd ones would tear pairs of outputs apart.
+  for (int lead = 0; lead < kStrip; lead += 2) {
+    for (const ToeplitzShape& shape : kShapes) {
+      ToeplitzPlan plan = arrange_columns(p, lead, shape);
+      share_out(plan, p, images_of_all);
+      const double cost = toeplitz_cost(p, plan, plan.images);
+      if (least == 0 || cost < least) best = plan, least = cost;
     }
   }
-  size_up(band_rows, images);
-  plan.team_log2 = images == 1 ? 7 : images == 2 ? 6 : 5;
-  return plan;
+  return best;
 }
 
 inline LaunchShape toeplitz_shape(const PlaneProblem& p, const ToeplitzPlan& plan) {
