@@ -1,6 +1,6 @@
 // Copies of contiguous elements ("runs") between global and shared memory by all threads of a block: 16 bytes at a
 // time wherever the run lies, because the shared copy keeps the run's address modulo 16. A block has at least 32
-// threads.
+// threads; so has a part of one that copies a run of its own, whose threads count from 0.
 #pragma once
 
 #include "csrc/common/ptx.h"
@@ -36,8 +36,7 @@ struct RunParts {
 // Calls body(i) for i = thread, thread + threads, … below count. With kSteps, the most steps that there can be, the
 // loop has no branch; with 0 it is a loop.
 template <int kSteps, typename Body>
-__device__ __forceinline__ void for_each_of_thread(int count, int threads, const Body& body) {
-  const int thread = static_cast<int>(threadIdx.x);
+__device__ __forceinline__ void for_each_of_thread(int count, int threads, int thread, const Body& body) {
   if constexpr (kSteps > 0) {
 #pragma unroll
     for (int step = 0; step < kSteps; step++) {
@@ -51,10 +50,10 @@ __device__ __forceinline__ void for_each_of_thread(int count, int threads, const
 // Starts to copy global[0, count) to shared[0, count), both of one address modulo 16. Complete for the whole block
 // after cp_async_wait_all() and a barrier. kSteps as above; a run of known steps begins at a 16-byte boundary.
 template <int kSteps = 0, typename T>
-__device__ __forceinline__ void load_run(T* shared, const T* global, int count, int threads) {
+__device__ __forceinline__ void load_run(T* shared, const T* global, int count, int threads,
+                                         int thread = static_cast<int>(threadIdx.x)) {
   const RunParts<T> parts(global, count, kSteps > 0);
-  const int thread = static_cast<int>(threadIdx.x);
-  for_each_of_thread<kSteps>(parts.vectors, threads, [&](int i) {
+  for_each_of_thread<kSteps>(parts.vectors, threads, thread, [&](int i) {
     const int at = parts.head + i * RunParts<T>::kElements;
     ptx::cp_async<kVectorBytes>(shared + at, global + at);
   });
@@ -63,10 +62,10 @@ __device__ __forceinline__ void load_run(T* shared, const T* global, int count, 
 
 // Copies shared[0, count) to global[0, count) in the same way.
 template <int kSteps = 0, typename T>
-__device__ __forceinline__ void store_run(T* global, const T* shared, int count, int threads) {
+__device__ __forceinline__ void store_run(T* global, const T* shared, int count, int threads,
+                                          int thread = static_cast<int>(threadIdx.x)) {
   const RunParts<T> parts(global, count, kSteps > 0);
-  const int thread = static_cast<int>(threadIdx.x);
-  for_each_of_thread<kSteps>(parts.vectors, threads, [&](int i) {
+  for_each_of_thread<kSteps>(parts.vectors, threads, thread, [&](int i) {
     const int at = parts.head + i * RunParts<T>::kElements;
     *reinterpret_cast<uint4*>(global + at) = *reinterpret_cast<const uint4*>(shared + at);
   });

@@ -27,4 +27,13 @@ LaunchShape nchw_tiled_shape(const ConvProblem&);
 template <Pass kPass, typename T, bool kUnitStride>
 void nchw_tiled(const ConvProblem&, const Tensors&, cudaStream_t);
 
+constexpr const char* kToeplitzTile = "4 warps of 16 rows x 56 columns or 32 x 32, for one or several images";
+
+template <Pass kPass>
+bool nchw_toeplitz_supports(const ConvProblem&);
+template <Pass kPass>
+LaunchShape nchw_toeplitz_shape(const ConvProblem&);
+template <Pass kPass, typename T>
+void nchw_toeplitz(const ConvProblem&, const Tensors&, cudaStream_t);
+
 }  // namespace convbound::depthwise

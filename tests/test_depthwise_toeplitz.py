@@ -1,0 +1,154 @@
+"""Large depthwise filters on tensor cores: exact around their tiles, traffic, machine code, where they are taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import cubins, device
+from support.check import assert_exact, expected
+from support.data import Operands, integers
+
+from convbound import _library
+from convbound.problem import ConvProblem
+
+pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")
+
+ROWS = [row for row in device.rows() if row["name"].endswith("_nchw_toeplitz")]
+each_row = pytest.mark.parametrize("row", ROWS, ids=device.row_id)
+
+# Around the tiles of csrc/depthwise/depthwise_nchw_toeplitz_plan.h.
+DEPTHWISE_TOEPLITZ = tuple(
+    map(
+        ConvProblem.parse,
+        """
+        g2ic2ih56oc2kh31ph15 five strips, seven tiles
+        g2ic2ih57iw55oc2kh31ph15 one row more, one column less
+        mb2g3ic3ih33iw40oc3kh21ph10 four strips
+        mb2g3ic3ih28oc3kh29ph14 four tiles, rows of 8 bytes
+        mb2g3ic3ih31iw30oc3kh13ph6 three strips, rows of 4 bytes
+        mb2g3ic3ih32iw65oc3kh9ph4 two strips, nine tiles
+        g2ic2ih64iw48oc2kh9ph4 two strips, a lead
+        g2ic2ih40iw37oc2kh51kw5ph25pw2 lower than the filter
+        g2ic2ih23iw56oc2kh5kw51ph2pw25 two chunks of four strips
+        g2ic2ih17iw90oc2kh2kw90ph1pw45 three chunks
+        ic1ih200iw150oc1kh31ph15 bands of rows
+        ic1ih130iw300oc1kh13kw20ph3pw9 bands, an even filter
+        mb2g2ic2ih33iw40oc6kh11ph5 multiplier
+        mb2g2ic2ih40iw48oc2kh11ph0 no padding
+        g2ic2ih24iw25oc2kh15ph15pw19 padding wider than the filter
+        g2ic2ih30iw60oc2kh17ph0pw0eh-3ew-9 cropped
+        mb33g130ic130ih3iw4oc130kh31ph15 sixteen images and one left
+        mb13g110ic110ih7oc110kh31ph15 five images, three left
+        mb5g160ic160ih16iw8oc160kh21kw17ph10pw8 three images in aligned rows, two left
+        """.strip().splitlines(),
+    )
+)
+
+
+def results_of(row: dict[str, Any], problem: ConvProblem, operands: Operands, options: str, aligned: bool) -> None:
+    results, _ = device.run_row(row, operands, problem, options, aligned=aligned)
+    assert_exact(results, expected(row["pass"].name, operands, problem), device.dtype_of(row))
+
+
+@pytest.mark.parametrize("aligned", [False, True], ids=["odd", "aligned"])
+@each_row
+def test_exact_around_the_tiles(row: dict[str, Any], aligned: bool):
+    served = [problem for problem in DEPTHWISE_TOEPLITZ if device.serves(row, problem)]
+    assert len(served) >= len(DEPTHWISE_TOEPLITZ) - 2  # dgrad takes no multiplier
+    for problem in served:
+        operands = integers(problem, row["pass"].name, device.dtype_of(row))
+        results_of(row, problem, operands, "check order=random seed=3 cp_async=late", aligned)
+
+
+@each_row
+def test_long_sums_of_positive_numbers(row: dict[str, Any]):
+    # Beyond 4096, where an accumulator of 16 bits would show.
+    problem = DEPTHWISE_TOEPLITZ[0]
+    operands = integers(problem, row["pass"].name, device.dtype_of(row), "positive")
+    results_of(row, problem, operands, "check profile=sm_80 order=reverse", aligned=True)
+
+
+@each_row
+def test_without_bias_and_bitwise_the_same_in_every_order(row: dict[str, Any]):
+    problem = ConvProblem.parse("mb2g2ic2ih30iw33oc2kh13ph6")
+    generator = torch.Generator().manual_seed(0)
+    dtype = device.dtype_of(row)
+    shapes = (problem.x_shape, problem.w_shape, problem.y_shape)
+    operands = Operands(*(torch.randn(shape, generator=generator).to(dtype) for shape in shapes), None)
+    (name,), first = {"fprop": ("y",), "dgrad": ("dx",)}[row["pass"].name], None
+    for options in ("order=forward", "order=reverse workers=1", "order=random seed=1 cp_async=late"):
+        found = device.run_row(row, operands, problem, options)[0][name]
+        first = found if first is None else first
+        assert torch.equal(found, first)
+
+
+# Where machine code was counted: more than twice the instructions in the FMA kernel, or not.
+TAKEN = {
+    "mb32g128ic128ih56oc128kh31ph15": True,
+    "mb32g128ic128ih56oc128kh9ph4": True,
+    "mb32g128ic128ih56oc128kh51kw5ph25pw2": True,
+    "mb32g128ic128ih56oc128kh5kw51ph2pw25": True,
+    "mb32g256ic256ih28oc256kh29ph14": True,
+    "mb32g512ic512ih14oc512kh27ph13": True,
+    "mb32g1024ic1024ih7oc1024kh13ph6": True,
+    "mb32g512ic512ih14oc512kh7ph3": False,
+    "mb32g1024ic1024ih7oc1024kh7ph3": False,
+    "g1024ic1024ih7oc1024kh13ph6": False,
+    "mb32g128ic128ih56oc128kh31sh2ph15": False,
+    "mb32g128ic128ih56oc128kh31ph30dh2": False,
+}
+
+
+@each_row
+@pytest.mark.parametrize("text", TAKEN)
+def test_taken_where_it_halves_the_instructions(row: dict[str, Any], text: str):
+    problem = ConvProblem.parse(text)
+    assert device.serves(row, problem, "sm_80") == TAKEN[text]
+    assert not device.serves(row, problem, "sm_75")
+    if TAKEN[text]:
+        found = device.select(problem, row, "sm_80")
+        assert found is not None
+        assert found["name"] == row["name"]
+
+
+# Channels are cut down: blocks share nothing but the filter.
+LAYERS = {
+    "mb2g4ic4ih56oc4kh31ph15": 1.15,
+    "mb2g4ic4ih56oc4kh9ph4": 1.05,
+    "mb2g4ic4ih56oc4kh51kw5ph25pw2": 1.05,
+    "mb2g8ic8ih28oc8kh29ph14": 1.4,
+    "mb8g67ic67ih14oc67kh27ph13": 1.4,
+}
+
+
+@each_row
+@pytest.mark.parametrize("text", LAYERS)
+def test_traffic(row: dict[str, Any], text: str):
+    problem = ConvProblem.parse(text)
+    shapes = (problem.x_shape, problem.w_shape, problem.y_shape)
+    operands = Operands(*(torch.zeros(shape, dtype=device.dtype_of(row)) for shape in shapes), None)
+    (found,) = device.run_row(row, operands, problem, "trace profile=sm_90", aligned=True)[1]
+    assert found["traffic_ratio"] <= LAYERS[text]
+    assert found["dram_bytes"] <= 1.02 * found["compulsory_bytes"]
+    assert found["coalescing"] <= 1.1
+    assert found["bank_conflicts"] <= 1.1
+
+
+@pytest.mark.skipif(_library.LOADED["cuda"] is not None, reason=f"no CUDA kernels: {_library.LOADED['cuda']}")
+@pytest.mark.skipif(cubins.cuobjdump() is None, reason="neither a CUDA toolkit nor triton is here")
+def test_machine_code_multiplies_on_tensor_cores_and_moves_16_bytes():
+    kernels = [
+        kernel
+        for kernel in cubins.read_kernels(_library.PACKAGE / "libconvbound_cuda.so").values()
+        if "toeplitz_kernel" in kernel.name
+    ]
+    assert kernels
+    for kernel in kernels:
+        assert kernel.instructions["HMMA"] > 0
+        assert kernel.accesses["LDSM", 4] > 0  # the width that the table has for what names none
+        assert kernel.accesses["LDGSTS", 16] > 0
+        assert kernel.accesses["STG", 16] > 0
+        assert {width for (operation, width) in kernel.accesses if operation == "LDG"} == {2}
+        assert kernel.registers <= 128
