@@ -235,9 +235,9 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
           if constexpr (kPairs) {
 #pragma unroll
             for (int k = 0; k < kLoads; k++) {
-              typename PairOf<T>::Word pair = PairOf<T>::narrow(0, 0);
-              if (inside[k]) pair = *reinterpret_cast<const typename PairOf<T>::Word*>(x + 2 * k);
-              const float2 wide = PairOf<T>::widen(pair);
+              PairOf<T> pair = narrow_pair<T>(make_float2(0, 0));
+              if (inside[k]) pair = *reinterpret_cast<const PairOf<T>*>(x + 2 * k);
+              const float2 wide = widen_pair(pair);
               v[2 * k] = wide.x;
               v[2 * k + 1] = wide.y;
             }
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane
         const int row = (i - kFilter + 1) / kStride;  // the output row that this row of input completes
         if (kPlane > 0 || row0 + row < rows) {
           if constexpr (kPairs && kColumns == 2) {
-            *reinterpret_cast<typename PairOf<T>::Word*>(y) = PairOf<T>::narrow(sum[row][0], sum[row][1]);
+            *reinterpret_cast<PairOf<T>*>(y) = narrow_pair<T>(make_float2(sum[row][0], sum[row][1]));
           } else {
 #pragma unroll
             for (int c = 0; c < kColumns; c++) {

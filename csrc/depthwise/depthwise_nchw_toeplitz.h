@@ -23,7 +23,6 @@
 #pragma once
 
 #include "csrc/common/divisor.h"
-#include "csrc/common/index_divisor.h"
 #include "csrc/common/pair.h"
 #include "csrc/common/run_copy.h"
 #include "csrc/common/shared.h"
@@ -289,8 +288,8 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kStrips, kTil
         for (int j = 0; j < kTiles; j++) {
           const float* const two = sum[half / 2][j] + half % 2 * 2;
           const int at = q + j * kStrip;
-          const auto word = PairOf<T>::narrow(two[0], two[1]);
-          if (static_cast<unsigned>(at) < out_w) *reinterpret_cast<typename PairOf<T>::Word*>(y + at) = word;
+          const auto word = narrow_pair<T>(make_float2(two[0], two[1]));
+          if (static_cast<unsigned>(at) < out_w) *reinterpret_cast<PairOf<T>*>(y + at) = word;
         }
       } else {
 #pragma unroll

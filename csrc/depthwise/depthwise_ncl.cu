@@ -14,9 +14,9 @@
 
 #include <algorithm>
 
-#include "csrc/common/channel_pair.h"
-#include "csrc/common/index_divisor.h"
+#include "csrc/common/divisor.h"
 #include "csrc/common/numeric.h"
+#include "csrc/common/pair.h"
 #include "csrc/common/ptx.h"
 #include "csrc/common/shared.h"
 #include "csrc/depthwise/depthwise_nhwc_plan.h"

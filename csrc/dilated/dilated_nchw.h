@@ -2,7 +2,6 @@
 #pragma once
 
 #include "csrc/common/divisor.h"
-#include "csrc/common/index_divisor.h"
 #include "csrc/dilated/dilated.h"
 
 namespace convbound::dilated {

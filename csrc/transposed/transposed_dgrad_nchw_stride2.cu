@@ -40,16 +40,17 @@ struct Columns {
 // A row of the group by stores of kVector elements. Of the group's columns those from `first` to `end` are the tile's.
 template <int kVector, typename T, int kGroup>
 __device__ __forceinline__ void store_group(T* to, const float (&values)[kGroup], int first, int end) {
-  using Pair = typename PairOf<T>::Word;
+  using Pair = PairOf<T>;
   if constexpr (kVector == 4) {
-    const Pair pairs[2] = {PairOf<T>::narrow(values[0], values[1]), PairOf<T>::narrow(values[2], values[3])};
+    const Pair pairs[2] = {narrow_pair<T>(make_float2(values[0], values[1])),
+                           narrow_pair<T>(make_float2(values[2], values[3]))};
     uint2 word;
     memcpy(&word, pairs, sizeof(word));
     *reinterpret_cast<uint2*>(to) = word;
   } else if constexpr (kVector == 2) {
 #pragma unroll
     for (int i = 0; i < kGroup; i += 2) {
-      if (i < end) *reinterpret_cast<Pair*>(to + i) = PairOf<T>::narrow(values[i], values[i + 1]);
+      if (i < end) *reinterpret_cast<Pair*>(to + i) = narrow_pair<T>(make_float2(values[i], values[i + 1]));
     }
   } else {
 #pragma unroll

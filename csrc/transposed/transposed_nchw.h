@@ -10,7 +10,6 @@
 
 #include "csrc/common/divisor.h"
 #include "csrc/common/filter_stage.h"
-#include "csrc/common/index_divisor.h"
 #include "csrc/common/numeric.h"
 #include "csrc/common/shared.h"
 #include "csrc/transposed/transposed.h"
