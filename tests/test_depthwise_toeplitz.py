@@ -113,13 +113,14 @@ def test_taken_where_it_halves_the_instructions(row: dict[str, Any], text: str):
         assert found["name"] == row["name"]
 
 
-# Channels are cut down: blocks share nothing but the filter.
+# The most SM-L2 bytes over the compulsory ones, and wavefronts over the least that the distinct bytes need: lanes whose
+# rows lie outside the plane share zeros, which makes that least smaller than what ldmatrix can reach. Channels are cut
+# down: blocks share nothing but the filter.
 LAYERS = {
-    "mb2g4ic4ih56oc4kh31ph15": 1.15,
-    "mb2g4ic4ih56oc4kh9ph4": 1.05,
-    "mb2g4ic4ih56oc4kh51kw5ph25pw2": 1.05,
-    "mb2g8ic8ih28oc8kh29ph14": 1.4,
-    "mb8g67ic67ih14oc67kh27ph13": 1.4,
+    "mb2g4ic4ih56oc4kh31ph15": (1.15, 1.1),
+    "mb2g4ic4ih56oc4kh9ph4": (1.05, 1.1),
+    "mb2g4ic4ih56oc4kh51kw5ph25pw2": (1.05, 1.15),
+    "mb2g8ic8ih28oc8kh29ph14": (1.3, 1.2),
 }
 
 
@@ -130,10 +131,11 @@ def test_traffic(row: dict[str, Any], text: str):
     shapes = (problem.x_shape, problem.w_shape, problem.y_shape)
     operands = Operands(*(torch.zeros(shape, dtype=device.dtype_of(row)) for shape in shapes), None)
     (found,) = device.run_row(row, operands, problem, "trace profile=sm_90", aligned=True)[1]
-    assert found["traffic_ratio"] <= LAYERS[text]
+    traffic, wavefronts = LAYERS[text]
+    assert found["traffic_ratio"] <= traffic
     assert found["dram_bytes"] <= 1.02 * found["compulsory_bytes"]
     assert found["coalescing"] <= 1.1
-    assert found["bank_conflicts"] <= 1.1
+    assert found["bank_conflicts"] <= wavefronts
 
 
 @pytest.mark.skipif(_library.LOADED["cuda"] is not None, reason=f"no CUDA kernels: {_library.LOADED['cuda']}")

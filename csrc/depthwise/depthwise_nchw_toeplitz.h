@@ -1,28 +1,38 @@
-// depthwise_fprop_nchw_toeplitz and depthwise_dgrad_nchw_toeplitz: filters of any size at stride 1 in 16 bits, on
-// tensor cores (depthwise_nchw_problem.h has the equation).
+// depthwise_fprop_nchw_toeplitz and depthwise_dgrad_nchw_toeplitz: large filters of any shape at stride 1 in 16 bits,
+// on tensor cores (depthwise_nchw_problem.h has the equation).
 //
 // One row r of the filter makes, of 8 neighbouring outputs, a product of the row of input above them with a banded
-// Toeplitz matrix: out[p, q + n] += sum over k of in[p + r, q + k] * T[k, n], T[k, n] = w[r, k - n - shift]. So
-// mma.m16n8k16 multiplies 16 rows of input (A) by T (B) and adds up over r in fp32. The share of T that is not zero is
-// S / (16 * windows), windows = ceil((7 + S + shift) / 16): 44 % at S = 7, 56 % at 9, 66 % at 21, 65 % at 31. Zeros are
-// multiplied, too: an infinity or NaN of the input reaches outputs some columns further than its filter does.
+// Toeplitz matrix: out[p, q + n] += sum over k of in[p + r, q + k] * T[k, n], T[k, n] = w[r, k - n - shift]. So mma
+// multiplies 16 rows of input (A) by T (B) and adds up over r in fp32, in depths of 16 (m16n8k16) and, at the ends,
+// of 8. The share of T that is not zero is S / (8 * strips), strips = ceil((7 + S + shift) / 8): 44 % at S = 7, 56 % at
+// 9, 54 % at 13, 66 % at 21, 78 % at 31, 31 % at 5. Zeros are multiplied, too: an infinity or NaN of the input reaches
+// outputs some columns further than its filter does.
+//
+// A strip is 8 columns of input, 16 bytes of each row, where ldmatrix begins. One that was read serves the windows of
+// all tiles of outputs that it lies in: depth 16 takes strips 2n and 2n + 1 as they came, so that no register is moved,
+// and an odd tile begins and ends with depth 8. T is read from two copies of the filter's row, one of them moved by one
+// element, because its columns begin at even and odd ones.
 //
 // Rows of A may lie anywhere in shared memory. Those of several images of a channel are interleaved, row h of image i
 // at h * images + i, as are outputs: so small planes fill the 16 rows, a step of r is the same distance for all, one
-// comparison tells whether a row is inside the planes (if not, ldmatrix reads a row of zeros), and filter rows that
-// reach no row of a product are left out of the loop. Columns have zeros on both sides. A strip of 8 columns that
-// ldmatrix has read serves 2 * windows tiles; T is read from two copies of the filter's row, one of them moved by one
-// element, because its columns begin at even and odd ones.
+// comparison tells whether a row is inside the planes (if not, a row of zeros is read), and filter rows that reach no
+// row of a product are left out of the loop. Columns have zeros on both sides.
 //
 // Floor: input and output once, 2 * R * S FLOP per output. Traffic: outputs once; inputs once where a plane fits into a
 // block, as those of image models do, else with the halo of R - 1 rows; the filter once per block. Rows whose bytes are
 // a multiple of 16 go by 16-byte cp.async to their place, others as one run and from there to their columns; outputs
 // leave through shared memory as 16-byte stores.
 //
-// Tile: 128 threads. 28 to 32 sums per lane keep 7 or 8 products independent, and their fragments below 128 registers.
+// Instructions per output, all of the kernel counted (sm_80, batch 32), beside those of the FMA kernel: 75 and 1830 at
+// 31x31 on 56 x 56, 40 and 282 at 9x9, 103 and 1737 at 29x29 on 28 x 28, 273 and 698 at 13x13 on 7 x 7. `supports`
+// takes what halves them.
+//
+// Tile: 128 threads, 4 blocks on a multiprocessor. 16 to 32 sums per lane are 4 to 8 independent products, and their
+// fragments fit below 128 registers. More tiles side by side would read each strip less often, but fit fewer widths.
 #pragma once
 
 #include "csrc/common/divisor.h"
+#include "csrc/common/numeric.h"
 #include "csrc/common/pair.h"
 #include "csrc/common/run_copy.h"
 #include "csrc/common/shared.h"
@@ -132,7 +142,8 @@ __device__ __forceinline__ void spread_filter(T* ws, const T* raw, const Toeplit
 }
 
 // Adds to the sums what the filter rows [0, steps) give. `at` are the lane's rows of the first of them in shared
-// memory, as elements of xs; `limit` is the end of the rows that are there; a step goes `stride` elements on.
+// memory, as elements of xs; `limit` is the end of the rows that are there, others are read from `zeros` on; a step
+// goes `stride` elements on.
 template <int kStrips, int kTiles, int kTall, typename T>
 __device__ __forceinline__ void add_products(float (&sum)[kTall][kTiles][4], const T* xs, int (&at)[kTall], int zeros,
                                              unsigned limit, int stride, const T* w, int filter_pitch, int steps) {
@@ -144,7 +155,7 @@ __device__ __forceinline__ void add_products(float (&sum)[kTall][kTiles][4], con
     for (int i = 0; i < kStrips; i++) band[i] = *reinterpret_cast<const uint32_t*>(w + i * kStrip);
 #pragma unroll
     for (int i = 0; i < kTall; i++) {
-      const T* const row = xs + (static_cast<unsigned>(at[i]) < limit ? at[i] : zeros);
+      const T* const row = xs + (static_cast<unsigned>(at[i]) < limit ? at[i] : zeros | (at[i] & (kWavefront - 1)));
       at[i] += stride;
       // Strips 2n and 2n + 1 lie in the four registers that depth 16 takes.
       uint32_t two[(kAllStrips + 1) / 2][4];
@@ -209,7 +220,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kStrips, kTil
 
   // A row of zeros, rows of input, two copies of the filter, the filter as it is, outputs.
   unsigned char* const memory = dynamic_shared<unsigned char>();
-  T* const xs = reinterpret_cast<T*>(memory) + plan.pitch;
+  T* const xs = reinterpret_cast<T*>(memory) + plan.zeros;
   T* const ws = reinterpret_cast<T*>(memory + plan.x_bytes);
   T* const raw = reinterpret_cast<T*>(memory + plan.x_bytes + plan.w_bytes) + elements_after_boundary(w);
   unsigned char* const ys = memory + plan.x_bytes + plan.w_bytes + plan.raw_bytes;
@@ -222,7 +233,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kStrips, kTil
       load_run(stage, in + image * in_image, part.in_rows * p.in_w, part.threads, part.thread);
     }
   }
-  const int zeros = (params.rows_aligned ? plan.pitch * static_cast<int>(sizeof(T)) : plan.x_bytes) / kVectorBytes;
+  const int zeros = (params.rows_aligned ? plan.zeros * static_cast<int>(sizeof(T)) : plan.x_bytes) / kVectorBytes;
   for (int i = static_cast<int>(threadIdx.x); i < zeros; i += kToeplitzThreads) {
     reinterpret_cast<uint4*>(memory)[i] = make_uint4(0, 0, 0, 0);
   }
@@ -269,7 +280,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kStrips, kTil
         const int row = first + i * kProductRows + lane % 16 + (part.above + r_first) * plan.images;
         at[i] = row * plan.pitch + column;
       }
-      add_products<kStrips, kTiles, kTall>(sum, xs, at, column - plan.pitch, limit, plan.images * plan.pitch,
+      add_products<kStrips, kTiles, kTall>(sum, xs, at, -plan.zeros, limit, plan.images * plan.pitch,
                                            w_lane + r_first * plan.filter_pitch + chunk * kStrips * kStrip,
                                            plan.filter_pitch, r_end - r_first);
     }

@@ -11,6 +11,7 @@ constexpr int kToeplitzThreads = 128;
 // One product makes a tile of 16 rows and 8 columns of output from a strip of 8 columns of input, 16 bytes of each row,
 // or from a window of two strips of which the first has an even number.
 constexpr int kProductRows = 16, kStrip = 8, kWindow = 2 * kStrip;
+constexpr int kWavefront = 64;  // elements that all banks of shared memory give at once
 // Shared memory of a block: while that lasts it takes more images of its filter; a plane larger than the second is cut
 // into bands; and what every device that runs sm_80 code can give.
 constexpr int kSeveralImagesBytes = 40 * 1024, kWholePlaneBytes = 72 * 1024, kMostToeplitzBytes = 96 * 1024;
@@ -31,6 +32,7 @@ struct ToeplitzPlan {
   int column_groups;      // of shape.tiles tiles
   int skip, left, width;  // columns of the input that are left out, of zeros before the first, of input
   int columns, pitch;     // of a row in shared memory: those that are read, and to the next row, in elements
+  int zeros;              // elements before the rows
   int filter_pitch, odd_copy;  // of a row of the filter, and from one copy of the filter to the other one, in elements
   int x_bytes, w_bytes, raw_bytes, y_bytes;  // of shared memory; y for each image
 
@@ -78,6 +80,8 @@ inline ToeplitzPlan arrange_columns(const PlaneProblem& p, int lead, const Toepl
   plan.width = std::max(0, std::min(p.in_w - plan.skip, plan.columns - plan.left));
   // Eight rows of a strip fall on different banks.
   plan.pitch = plan.columns % 16 == 0 ? plan.columns + 8 : plan.columns;
+  // A row of zeros, to be read from the bank on which the row begins that it stands for.
+  plan.zeros = divide_up(plan.columns + kWavefront, kWavefront) * kWavefront;
   plan.filter_pitch = (strips + 1) * kStrip;
   plan.odd_copy = divide_up(p.filter_h * plan.filter_pitch, 64) * 64 + 32;
   return plan;
@@ -92,7 +96,7 @@ inline void share_out(ToeplitzPlan& plan, const PlaneProblem& p, int64_t images_
     plan.band_rows = band_rows;
     plan.bands = divide_up(p.out_h, band_rows);
     const int in_rows = std::min(p.in_h, band_rows + p.filter_h - 1);
-    plan.x_bytes = (in_rows * images + 1) * plan.pitch * kElement;
+    plan.x_bytes = (in_rows * images * plan.pitch + plan.zeros) * kElement;
     // Rows of an odd length wait where the output will lie until they are moved to their columns.
     plan.y_bytes = divide_up(std::max(in_rows * p.in_w, band_rows * p.out_w) * kElement, 16) * 16 + 16;
     return plan.shared_bytes();
