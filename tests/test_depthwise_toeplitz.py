@@ -84,7 +84,7 @@ def test_without_bias_and_bitwise_the_same_in_every_order(row: dict[str, Any]):
         assert torch.equal(found, first)
 
 
-# Where machine code was counted: more than twice the instructions in the FMA kernel, or not.
+# By counts of machine code, on the safe side: whether the FMA kernels execute more than twice the instructions.
 TAKEN = {
     "mb32g128ic128ih56oc128kh31ph15": True,
     "mb32g128ic128ih56oc128kh9ph4": True,

@@ -112,10 +112,14 @@ inline void share_out(ToeplitzPlan& plan, const PlaneProblem& p, int64_t images_
   constexpr int64_t kMostImages = 16, kBlocksWanted = 264;
   constexpr double kBetter = 0.95;
   const int64_t most = plan.bands == 1 ? std::min({kMostImages, images_of_all, p.planes / kBlocksWanted}) : 1;
+  const auto cost_of_all = [&](int count) {
+    const int64_t blocks = (images_of_all + count - 1) / count;
+    return static_cast<double>(blocks * count) * toeplitz_cost(p, plan, count);
+  };
   int images = 1;
   for (int count = 2; count < most + 1; count++) {
     if (size_up(p.out_h, count) > kSeveralImagesBytes) break;
-    if (toeplitz_cost(p, plan, count) < kBetter * toeplitz_cost(p, plan, images)) images = count;
+    if (cost_of_all(count) < kBetter * cost_of_all(images)) images = count;
   }
   size_up(plan.band_rows, images);
   plan.team_log2 = images == 1 ? 7 : images == 2 ? 6 : 5;
