@@ -80,6 +80,11 @@ def test_the_library_needs_no_cuda_library():
     assert "cuda" not in "".join(line for line in needed.splitlines() if "NEEDED" in line)
 
 
+def test_the_registry_keeps_to_its_budget():
+    # More rows are more minutes of nvcc for everybody who installs: a new one has to replace an old one.
+    assert len(ROWS) <= 150
+
+
 @needs_cuobjdump
 def test_every_architecture_has_every_kernel():
     names = {name for name, _ in kernels()}

@@ -18,56 +18,14 @@ pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated 
 ROWS = [row for row in device.rows() if row["name"].endswith("_nchw_toeplitz")]
 each_row = pytest.mark.parametrize("row", ROWS, ids=device.row_id)
 
-# Around the tiles of csrc/depthwise/depthwise_nchw_toeplitz_plan.h.
-DEPTHWISE_TOEPLITZ = tuple(
-    map(
-        ConvProblem.parse,
-        """
-        g2ic2ih56oc2kh31ph15 five strips, seven tiles
-        g2ic2ih57iw55oc2kh31ph15 one row more, one column less
-        mb2g3ic3ih33iw40oc3kh21ph10 four strips
-        mb2g3ic3ih28oc3kh29ph14 four tiles, rows of 8 bytes
-        mb2g3ic3ih31iw30oc3kh13ph6 three strips, rows of 4 bytes
-        mb2g3ic3ih32iw65oc3kh9ph4 two strips, nine tiles
-        g2ic2ih64iw48oc2kh9ph4 two strips, a lead
-        g2ic2ih40iw37oc2kh51kw5ph25pw2 lower than the filter
-        g2ic2ih23iw56oc2kh5kw51ph2pw25 two chunks of four strips
-        g2ic2ih17iw90oc2kh2kw90ph1pw45 three chunks
-        ic1ih200iw150oc1kh31ph15 bands of rows
-        ic1ih130iw300oc1kh13kw20ph3pw9 bands, an even filter
-        mb2g2ic2ih33iw40oc6kh11ph5 multiplier
-        mb2g2ic2ih40iw48oc2kh11ph0 no padding
-        g2ic2ih24iw25oc2kh15ph15pw19 padding wider than the filter
-        g2ic2ih30iw60oc2kh17ph0pw0eh-3ew-9 cropped
-        mb33g130ic130ih3iw4oc130kh31ph15 sixteen images and one left
-        mb13g110ic110ih7oc110kh31ph15 five images, three left
-        mb5g160ic160ih16iw8oc160kh21kw17ph10pw8 three images in aligned rows, two left
-        """.strip().splitlines(),
-    )
-)
-
-
-def results_of(row: dict[str, Any], problem: ConvProblem, operands: Operands, options: str, aligned: bool) -> None:
-    results, _ = device.run_row(row, operands, problem, options, aligned=aligned)
-    assert_exact(results, expected(row["pass"].name, operands, problem), device.dtype_of(row))
-
-
-@pytest.mark.parametrize("aligned", [False, True], ids=["odd", "aligned"])
-@each_row
-def test_exact_around_the_tiles(row: dict[str, Any], aligned: bool):
-    served = [problem for problem in DEPTHWISE_TOEPLITZ if device.serves(row, problem)]
-    assert len(served) >= len(DEPTHWISE_TOEPLITZ) - 2  # dgrad takes no multiplier
-    for problem in served:
-        operands = integers(problem, row["pass"].name, device.dtype_of(row))
-        results_of(row, problem, operands, "check order=random seed=3 cp_async=late", aligned)
-
 
 @each_row
 def test_long_sums_of_positive_numbers(row: dict[str, Any]):
     # Beyond 4096, where an accumulator of 16 bits would show.
-    problem = DEPTHWISE_TOEPLITZ[0]
+    problem = ConvProblem.parse("g2ic2ih56oc2kh31ph15")
     operands = integers(problem, row["pass"].name, device.dtype_of(row), "positive")
-    results_of(row, problem, operands, "check profile=sm_80 order=reverse", aligned=True)
+    results, _ = device.run_row(row, operands, problem, "check profile=sm_80 order=reverse", aligned=True)
+    assert_exact(results, expected(row["pass"].name, operands, problem), device.dtype_of(row))
 
 
 @each_row

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import pytest
 from support import device
-from support.gather import MULTIPROCESSORS, NO_CODE, inner_loops, resident_blocks, trace, wide_share
+from support.cubins import MULTIPROCESSORS
+from support.gather import NO_CODE, inner_loops, resident_blocks, trace, wide_share
 
 from convbound.problem import ConvProblem
 
@@ -62,7 +63,7 @@ def test_bytes_in_flight(pass_: str, dtype: str, layout: str, text: str, most_wa
     found = trace(ConvProblem.parse(text), pass_, dtype, layout, f"profile={architecture} {PARTS[layout]}")
     # NCHW: all that a block loads. NHWC: two of the 18 loads of 16 bytes that a thread has before it waits for any.
     per_block = found["load_bytes"] / found["blocks"] if layout == "NCHW" else found["block"][0] * 4 * 16
-    assert resident_blocks(found, architecture) * per_block >= MULTIPROCESSORS[architecture][1]
+    assert resident_blocks(found, architecture) * per_block >= MULTIPROCESSORS[architecture][2]
 
 
 # A turn of the loop at 3x3: three rows of two columns, 54 FMA, while every tap meets the plane.

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import pytest
 from support import device
-from support.gather import MULTIPROCESSORS, NO_CODE, inner_loops, resident_blocks, trace, wide_share
+from support.cubins import MULTIPROCESSORS
+from support.gather import NO_CODE, inner_loops, resident_blocks, trace, wide_share
 
 from convbound.problem import ConvProblem
 
@@ -74,7 +75,7 @@ def test_bytes_in_flight(text: str, dtype: str, most: float, most_wavefronts: fl
     found = trace(ConvProblem.parse(text), "dgrad", dtype, "NCHW", f"profile={architecture} {PART}")
     share = found["load_bytes"] / (found["load_bytes"] + found["store_bytes"])
     per_block = found["load_bytes"] / found["blocks"]
-    assert resident_blocks(found, architecture) * per_block >= share * MULTIPROCESSORS[architecture][1]
+    assert resident_blocks(found, architecture) * per_block >= share * MULTIPROCESSORS[architecture][2]
 
 
 # Instructions per output of the loop that walks down dy, its least, and the least share of FMA. A step is a row of dy:

@@ -64,6 +64,29 @@ TILES = {
         g2ic2ih9iw11oc4kh4kw2sh3sw2ph1pw1 tiled:any stride
         """
     ),
+    "depthwise_?????_nchw_toeplitz": problems(
+        """
+        g2ic2ih56oc2kh31ph15 five strips, seven tiles
+        g2ic2ih57iw55oc2kh31ph15 one row more, one column less
+        mb2g3ic3ih33iw40oc3kh21ph10 four strips
+        mb2g3ic3ih28oc3kh29ph14 four tiles, rows of 8 bytes
+        mb2g3ic3ih31iw30oc3kh13ph6 three strips, rows of 4 bytes
+        mb2g3ic3ih32iw65oc3kh9ph4 two strips, nine tiles
+        g2ic2ih64iw48oc2kh9ph4 two strips, a lead
+        g2ic2ih40iw37oc2kh51kw5ph25pw2 lower than the filter
+        g2ic2ih23iw56oc2kh5kw51ph2pw25 two chunks of four strips
+        g2ic2ih17iw90oc2kh2kw90ph1pw45 three chunks
+        ic1ih200iw150oc1kh31ph15 bands of rows
+        ic1ih130iw300oc1kh13kw20ph3pw9 bands, an even filter
+        mb2g2ic2ih33iw40oc6kh11ph5 multiplier
+        mb2g2ic2ih40iw48oc2kh11ph0 no padding
+        g2ic2ih24iw25oc2kh15ph15pw19 padding wider than the filter
+        g2ic2ih30iw60oc2kh17ph0pw0eh-3ew-9 cropped
+        mb33g130ic130ih3iw4oc130kh31ph15 sixteen images and one left
+        mb13g110ic110ih7oc110kh31ph15 five images, three left
+        mb5g160ic160ih16iw8oc160kh21kw17ph10pw8 three images in aligned rows, two left
+        """
+    ),
     "depthwise_?????_nhwc*": problems(
         """
         mb9g17ic17ih2iw7oc17kh3ph1 one patch, a slice and a half, more images than a block takes

@@ -19,10 +19,6 @@ LIBRARY = _library.PACKAGE / "libconvbound_cuda.so"
 # Why nothing can be read from machine code, or None.
 NO_CODE: str | None = _library.LOADED["cuda"] or (None if cubins.cuobjdump() else "neither a CUDA toolkit nor triton")
 
-# Of a multiprocessor: shared memory, and the bytes in flight that keep its memory busy (twice Little's law).
-MULTIPROCESSORS = {"sm_80": (164 << 10, 24 << 10), "sm_90": (228 << 10, 36 << 10)}
-_REGISTERS, _THREADS, _RESERVED = 65536, 2048, 1024
-
 
 def trace(problem: ConvProblem, pass_: str, dtype: str, layout: str, options: str = "profile=sm_90") -> dict[str, Any]:
     """What the row that serves does with aligned tensors; the row's family and name are added."""
@@ -48,26 +44,16 @@ def wide_share(found: dict[str, Any]) -> float:
 
 
 @lru_cache(maxsize=1)
-def _kernels() -> dict[tuple[str, str], tuple[str, int]]:
-    """Mangled name and registers of the library's kernels, by name and architecture."""
-    usage = cubins._dump("-res-usage", LIBRARY)
-    names = cubins._demangled(set(re.findall(r"Function (_Z\w+)", usage)))
-    return {
-        (names[mangled], architecture): (mangled, int(registers))
-        for architecture, text in cubins._by_architecture(usage)
-        for mangled, registers in re.findall(r"Function (\w+):\s+REG:(\d+)", text)
-    }
+def _mangled() -> dict[str, str]:
+    """The mangled names of the library's kernels."""
+    found = set(re.findall(r"Function (_Z\w+)", cubins._dump("-res-usage", LIBRARY)))
+    return {name: mangled for mangled, name in cubins._demangled(found).items()}
 
 
 def resident_blocks(found: dict[str, Any], architecture: str) -> int:
     """How many of a traced launch's blocks share a multiprocessor, with the registers that nvcc gave them."""
-    _, registers = _kernels()[found["kernel"], architecture]
-    threads = found["block"][0]
-    return min(
-        MULTIPROCESSORS[architecture][0] // (found["shared_bytes"] + _RESERVED),
-        _THREADS // threads,
-        _REGISTERS // ((registers + 7) // 8 * 8 * threads),
-    )
+    kernel = cubins.read_kernels(LIBRARY)[found["kernel"], architecture]
+    return cubins.resident_blocks(kernel, found["block"][0], found["shared_bytes"])
 
 
 @dataclass(frozen=True)
@@ -83,8 +69,7 @@ def inner_loops(kernel: str, architecture: str) -> tuple[Loop, ...]:
     """The loops without another loop in them."""
     tool = cubins.cuobjdump()
     assert tool is not None
-    mangled, _ = _kernels()[kernel, architecture]
-    command = [tool, "-sass", "-arch", architecture, "-fun", mangled, str(LIBRARY)]
+    command = [tool, "-sass", "-arch", architecture, "-fun", _mangled()[kernel], str(LIBRARY)]
     # One library holds many cubins, and the tool fails for each that lacks the function.
     text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     (section,) = text.split("Function : ")[1:]
