@@ -147,7 +147,7 @@ __device__ __forceinline__ void spread_filter(T* ws, const T* raw, const Toeplit
 template <int kStrips, int kTiles, int kTall, typename T>
 __device__ __forceinline__ void add_products(float (&sum)[kTall][kTiles][4], const T* xs, int (&at)[kTall], int zeros,
                                              unsigned limit, int stride, const T* w, int filter_pitch, int steps) {
-  constexpr int kAllStrips = ToeplitzTraits<kStrips, kTiles, kTall>::kAllStrips;
+  constexpr int kAllStrips = ToeplitzTraits<kStrips, kTiles, kTall>::kAllStrips, kPairsOfStrips = kAllStrips / 2;
 #pragma unroll 1
   for (int step = 0; step < steps; step++) {
     uint32_t band[kStrips];
@@ -160,7 +160,7 @@ __device__ __forceinline__ void add_products(float (&sum)[kTall][kTiles][4], con
       // Strips 2n and 2n + 1 lie in the four registers that depth 16 takes.
       uint32_t two[(kAllStrips + 1) / 2][4];
 #pragma unroll
-      for (int n = 0; n < kAllStrips / 2; n++) ptx::ldmatrix<4>(two[n], row + n * kWindow);
+      for (int n = 0; n < kPairsOfStrips; n++) ptx::ldmatrix<4>(two[n], row + n * kWindow);
       if constexpr (kAllStrips % 2 == 1) {
         uint32_t last[2];
         ptx::ldmatrix<2>(last, row + (kAllStrips - 1) * kStrip);
@@ -285,8 +285,9 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kStrips, kTil
                                            plan.filter_pitch, r_end - r_first);
     }
 
+    constexpr int kHalves = 2 * kTall, kColumnsOfLane = 2 * kTiles;
 #pragma unroll
-    for (int half = 0; half < 2 * kTall; half++) {
+    for (int half = 0; half < kHalves; half++) {
       const int row = first + half * 8 + g;
       const auto [y_row, image] = divide(row, params.image);
       T* const y = reinterpret_cast<T*>(ys + image * plan.y_bytes) + elements_after_boundary(out + image * out_image) +
@@ -304,7 +305,7 @@ __global__ void __launch_bounds__(kToeplitzThreads, ToeplitzTraits<kStrips, kTil
         }
       } else {
 #pragma unroll
-        for (int e = 0; e < 2 * kTiles; e++) {
+        for (int e = 0; e < kColumnsOfLane; e++) {
           const int at = q + e / 2 * kStrip + e % 2;
           const T value = narrow<T>(sum[half / 2][e / 2][half % 2 * 2 + e % 2]);
           if (static_cast<unsigned>(at) < out_w) y[at] = value;

@@ -116,8 +116,9 @@ inline void share_out(ToeplitzPlan& plan, const PlaneProblem& p, int64_t images_
     const int64_t blocks = (images_of_all + count - 1) / count;
     return static_cast<double>(blocks * count) * toeplitz_cost(p, plan, count);
   };
+  const int64_t end = most + 1;
   int images = 1;
-  for (int count = 2; count < most + 1; count++) {
+  for (int count = 2; count < end; count++) {
     if (size_up(p.out_h, count) > kSeveralImagesBytes) break;
     if (cost_of_all(count) < kBetter * cost_of_all(images)) images = count;
   }

@@ -10,7 +10,7 @@
 //   per 2x2 block   R*S FMA, at most ceil(S/2) + 1 shared loads, 2 shared stores
 //   global memory   dy once, but for ceil(R/2) - 1 rows above each band where a plane is cut (1/18 of dy, 1/90 of all
 //                   traffic, for 3x3 at 112 x 112 in fp16); dx once, all of both by 16-byte accesses
-//   in flight       loads are a fifth of the traffic: a stage of dy, about 4 KB, x 5 blocks at the least (7x7), where a
+//   in flight       loads are a fifth of the traffic: a stage of dy, about 4 KB, x 4 blocks at the least (7x7), where a
 //                   fifth of 24 (sm_80) and 36 KB (sm_90) is asked for; stores wait for nothing
 //   instructions    of the inner loop for an output, on sm_80: 8 at 3x3, 10 at 4x4 and 5x5, 19 at 7x7
 #include <cstring>
@@ -63,9 +63,10 @@ __device__ __forceinline__ void store_group(T* to, const float (&values)[kGroup]
 template <typename T, int kFilter, bool kOdd>
 __global__ void __launch_bounds__(kThreads, kFilter < 5    ? 8
                                             : kFilter == 5 ? 6
-                                                           : 5)
+                                                           : 4)
     dgrad_nchw_stride2_kernel(const __grid_constant__ Params<T> params) {
   constexpr int kGroup = column_group(kFilter), kAbove = (kFilter + 1) / 2 - 1;
+  constexpr int kTaps = kFilter * kFilter, kSums = kFilter * kGroup;
   using C = Columns<kFilter, kGroup, kOdd>;
   run_tile(params, [&](const Range& range, int planes, T* dx_stage, const Staged<T>& dy_stage,
                        const StagedFilters<T>& filters) {
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(kThreads, kFilter < 5    ? 8
       float tap[kFilter][kFilter];
       const T* const taps = filters.taps(params, plane);
 #pragma unroll
-      for (int t = 0; t < kFilter * kFilter; t++) tap[t / kFilter][t % kFilter] = widen(taps[t]);
+      for (int t = 0; t < kTaps; t++) tap[t / kFilter][t % kFilter] = widen(taps[t]);
       const float bias = filters.biases[plane];
 #pragma unroll 1
       for (int item = team.remainder; item < items; item += tile.team) {
@@ -103,13 +104,13 @@ __global__ void __launch_bounds__(kThreads, kFilter < 5    ? 8
           constexpr int kVector = decltype(vector)::value;
           float sum[kFilter][kGroup];  // of rows 2p + r
 #pragma unroll
-          for (int i = 0; i < kFilter * kGroup; i++) sum[i / kGroup][i % kGroup] = bias;
+          for (int i = 0; i < kSums; i++) sum[i / kGroup][i % kGroup] = bias;
           const auto add_row = [&] {
             float window[C::kWindow];
 #pragma unroll
             for (int u = 0; u < C::kWindow; u++) window[u] = inside[u] ? widen(dy[-u]) : 0.0f;
 #pragma unroll
-            for (int i = 0; i < kFilter * kGroup; i++) {
+            for (int i = 0; i < kSums; i++) {
               const int r = i / kGroup, x = i % kGroup;
               float added = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
 #pragma unroll
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kThreads, kFilter < 5    ? 8
           };
           const auto pass_row = [&] {
 #pragma unroll
-            for (int i = 0; i < kFilter * kGroup; i++) {
+            for (int i = 0; i < kSums; i++) {
               const int r = i / kGroup, x = i % kGroup;
               sum[r][x] = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
             }
@@ -138,8 +139,8 @@ __global__ void __launch_bounds__(kThreads, kFilter < 5    ? 8
             at += 2;
           };
 #pragma unroll
-          for (int above = kAbove; above > 0; above--) {
-            const int p = first - above;
+          for (int row = 0; row < kAbove; row++) {
+            const int p = first - kAbove + row;
             if (p >= 0 && p < h.output) {
               add_row();
             } else {

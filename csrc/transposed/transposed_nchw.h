@@ -17,7 +17,7 @@
 namespace convbound::transposed {
 
 // 128 threads and about 20 KB of shared memory: 7 blocks share an SM of sm_80 and 10 one of sm_90, if registers (64 at
-// 3x3 and 4x4, 80 at 5x5, 96 at 7x7) do not stop at 8, 6 and 5.
+// 3x3 and 4x4, 80 at 5x5, at most 128 at 7x7) do not stop at 8, 6 and 4.
 constexpr int kThreads = 128;
 constexpr int64_t kTargetBytes = 20 * 1024;
 constexpr int64_t kMostBytes = 96 * 1024;

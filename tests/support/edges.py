@@ -73,6 +73,10 @@ TILES = {
         mb2g3ic3ih31iw30oc3kh13ph6 three strips, rows of 4 bytes
         mb2g3ic3ih32iw65oc3kh9ph4 two strips, nine tiles
         g2ic2ih64iw48oc2kh9ph4 two strips, a lead
+        g2ic2ih22iw40oc2kh32kw9ph16pw4 two strips, two tiles
+        g2ic2ih63iw56oc2kh15kw36ph7pw18 three strips, four tiles
+        g2ic2ih57iw56oc2kh27kw24ph13pw12 four strips, four tiles
+        g2ic2ih66iw16oc2kh28kw30ph14pw15 five strips, four tiles
         g2ic2ih40iw37oc2kh51kw5ph25pw2 lower than the filter
         g2ic2ih23iw56oc2kh5kw51ph2pw25 two chunks of four strips
         g2ic2ih17iw90oc2kh2kw90ph1pw45 three chunks
@@ -167,6 +171,9 @@ TILES = {
         g2ic2ih33iw17oc2kh3sh2ph0pw2 no block at the first row
         g24ic24ih1iw1oc24kh3sh2ph1 one element
         g2ic2ih16iw37oc2kh4sh16ph3 a stride larger than the filter
+        g3ic3ih18iw20oc3kh4sh2ph1pw2 4x4, even padding
+        g3ic3ih17iw16oc3kh5sh2ph2pw1 5x5, odd padding
+        g3ic3ih19iw18oc3kh7sh2ph3pw2 7x7, even padding
         g16ic16ih20iw40oc16kh3sh2ph1 more blocks than a tile
         """
     ),

@@ -65,6 +65,7 @@ PROBLEMS = tuple(
         mb2g3ic3ih11iw9oc6kh5sh2ph2 depthwise:5x5, multiplier and stride
         g3ic3ih12iw9oc3kh7ph3 depthwise:7x7
         g2ic2ih9iw12oc2kh7sh2ph3 depthwise:7x7, stride
+        g2ic2ih30iw23oc2kh13ph6 depthwise:13x13
         """.strip().splitlines(),
     )
 )
