@@ -46,6 +46,8 @@ def test_without_bias_and_bitwise_the_same_in_every_order(row: dict[str, Any]):
 TAKEN = {
     "mb32g128ic128ih56oc128kh31ph15": True,
     "mb32g128ic128ih56oc128kh9ph4": True,
+    "mb32g96ic96ih56oc96kh7ph3": True,
+    "mb32g192ic192ih28oc192kh7ph3": True,
     "mb32g128ic128ih56oc128kh51kw5ph25pw2": True,
     "mb32g128ic128ih56oc128kh5kw51ph2pw25": True,
     "mb32g256ic256ih28oc256kh29ph14": True,
