@@ -1,8 +1,8 @@
-"""The Triton kernels are exactly right on integers: the fp64 result rounded once to the dtype.
+"""The depthwise Triton kernels are exactly right on integers: the fp64 result rounded once to the dtype.
 
-Every row of the table, interpreted on a CPU (support/triton_rows.py says how to run the same on a GPU); operands lie
-amid NaN at odd offsets, and so do the outputs, full of NaN. The interpreter takes milliseconds for every step of every
-program, so the problems are as small as the tiles allow, and a launch has at most 20 programs.
+Every depthwise row of the table, interpreted on a CPU (support/triton_rows.py says how to run the same on a GPU);
+operands lie amid NaN at odd offsets, and so do the outputs, full of NaN. The interpreter takes milliseconds for every
+step of every program, so the problems are as small as the tiles allow, and a launch has at most 20 programs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ LONG_SUMS: dict[Pass, ConvProblem] = {
     "dgrad": ConvProblem.parse("ic1ih9iw10oc1kh8kw9ph7pw8"),
     "wgrad": ConvProblem.parse("ic1ih40iw50oc1kh1kw2"),
 }
-WGRAD_ROWS = [row for row in table.KERNELS if row.pass_ == "wgrad"]
+ROWS = [row for row in table.KERNELS if row.depthwise]
+WGRAD_ROWS = [row for row in ROWS if row.pass_ == "wgrad"]
 
 
 def by_name(row: Kernel) -> str:
@@ -68,7 +69,7 @@ def check(row: Kernel, problem: ConvProblem, dtype: torch.dtype, sign: Sign = "s
     assert_exact(results, expected(row.pass_, operands, problem), dtype)
 
 
-@pytest.mark.parametrize("row", table.KERNELS, ids=by_name)
+@pytest.mark.parametrize("row", ROWS, ids=by_name)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_problem(row: Kernel, problem: ConvProblem):
     check(row, problem, torch.float32)
@@ -76,14 +77,14 @@ def test_problem(row: Kernel, problem: ConvProblem):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES.get)
 @pytest.mark.parametrize("sign", ["signed", "positive"])
-@pytest.mark.parametrize("row", table.KERNELS, ids=by_name)
+@pytest.mark.parametrize("row", ROWS, ids=by_name)
 def test_dtype(row: Kernel, sign: Sign, dtype: torch.dtype):
     assert dtype in row.dtypes
     check(row, ConvProblem.parse("mb2g2ic2ih6iw7oc4kh3kw2ph1pw0"), dtype, sign)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=DTYPE_NAMES.get)
-@pytest.mark.parametrize("row", table.KERNELS, ids=by_name)
+@pytest.mark.parametrize("row", ROWS, ids=by_name)
 def test_long_sums_of_positive_numbers(row: Kernel, dtype: torch.dtype):
     problem = LONG_SUMS[row.pass_]
     sums = expected(row.pass_, integers(problem, row.pass_, dtype, "positive"), problem)
@@ -91,7 +92,7 @@ def test_long_sums_of_positive_numbers(row: Kernel, dtype: torch.dtype):
     check(row, problem, dtype, "positive")
 
 
-EDGES = [(row, problem) for row in table.KERNELS for problem in at_the_edges(row)]
+EDGES = [(row, problem) for row in ROWS for problem in at_the_edges(row)]
 
 
 @pytest.mark.parametrize(("row", "problem"), EDGES, ids=[f"{row.name}-{problem}" for row, problem in EDGES])
@@ -99,7 +100,7 @@ def test_edge_of_the_tile(row: Kernel, problem: ConvProblem):
     check(row, problem, torch.float16)
 
 
-@pytest.mark.parametrize("row", table.KERNELS, ids=by_name)
+@pytest.mark.parametrize("row", ROWS, ids=by_name)
 def test_without_bias(row: Kernel):
     check(row, PROBLEMS[0], torch.bfloat16, bias=False)
 
@@ -123,14 +124,16 @@ def test_wgrad_of_more_than_one_chunk(row: Kernel):
     check(row, problem, torch.float32)
 
 
-@pytest.mark.parametrize("row", table.KERNELS, ids=by_name)
+@pytest.mark.parametrize("row", ROWS, ids=by_name)
 def test_empty_batch(row: Kernel):
     check(row, ConvProblem.parse("mb0g2ic2ih5oc2kh3"), torch.float32)
 
 
 @pytest.mark.parametrize("pass_", PASSES)
 def test_each_pass_and_layout_has_rows(pass_: Pass):
-    assert {row.layout for row in table.KERNELS if row.pass_ == pass_} == {"NCHW", "NHWC"}
+    for depthwise in (False, True):
+        rows = [row for row in table.KERNELS if (row.pass_, row.depthwise) == (pass_, depthwise)]
+        assert {row.layout for row in rows} == {"NCHW", "NHWC"}
 
 
 @pytest.mark.skipif(triton_rows.DEVICE != "cpu", reason="about the interpreter")
