@@ -90,15 +90,20 @@ class Launch:
 
 @dataclass(frozen=True)
 class Plan:
-    """The launches of one pass, in order, and the scratch tensors between them (elements and dtype, by name)."""
+    """The launches of one pass, in order, and the scratch tensors between them (elements and dtype, by name).
+
+    `names` are the kernels' names of tensors, where a kernel serves another pass than it was written for.
+    """
 
     launches: tuple[Launch, ...]
     workspace: Mapping[str, tuple[int, torch.dtype]] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, tensors: Mapping[str, Tensor | None]) -> None:
         """Run all launches on the device of the tensors, on its current stream."""
         like = next(tensor for tensor in tensors.values() if tensor is not None)
         with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
             scratch = {name: like.new_empty(size, dtype=dtype) for name, (size, dtype) in self.workspace.items()}
+            renamed = {name: tensors[given] for name, given in self.names.items()}
             for launch in self.launches:
-                launch.run({**tensors, **scratch})
+                launch.run({**tensors, **scratch, **renamed})

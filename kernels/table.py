@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ import torch
 from convbound.kernels import (
     depthwise_dgrad,
     depthwise_fprop,
+    depthwise_rows,
+    depthwise_rows_wgrad,
     depthwise_wgrad,
     grouped_dgrad,
     grouped_fprop,
@@ -29,7 +32,8 @@ class Kernel:
     """One row. A filter or stride of None means any; `least_arch` is a compute capability such as 80.
 
     Rows are for depthwise problems, or for all others. `least_channels` are the fewest per group that a row's tile is
-    meant for, of the pass's result (of dy in wgrad); an `aligned` row needs channels in multiples of 16. `naive` rows
+    meant for, of the pass's result (of dy in wgrad); an `aligned` row needs channels in multiples of 16; `able` tells
+    what else a problem has to be like. `naive` rows
     are version 0, for readers and for what nothing faster covers: ``backend="auto"`` never takes them.
     """
 
@@ -47,6 +51,7 @@ class Kernel:
     depthwise: bool
     least_channels: int = 1
     aligned: bool = False
+    able: Callable[[ConvProblem], bool] | None = None
 
     def plan(self, problem: ConvProblem, dtype: torch.dtype, bias: bool) -> Plan:
         """The launches for a problem; `bias` tells whether there is one, or in wgrad whether its gradient is wanted."""
@@ -64,6 +69,7 @@ class Kernel:
             and self.stride in (None, (1, *problem.stride)[-2:])
             and self.least_channels <= (problem.c if pass_ == "dgrad" else problem.k) // problem.groups
             and (not self.aligned or self._aligns(problem))
+            and (self.able is None or self.able(problem))
             and unsupported(problem, pass_, dtype) is None
         )
 
@@ -81,6 +87,52 @@ def _naive(pass_: Pass, layout: Layout, tile: Tile, planner: Planner) -> Kernel:
 
 
 _HALVES = (torch.float16, torch.bfloat16)
+_ROW_PLANNERS: dict[Pass, Planner] = {
+    "fprop": depthwise_rows.plan_fprop,
+    "dgrad": depthwise_rows.plan_dgrad,
+    "wgrad": depthwise_rows_wgrad.plan,
+}
+
+
+def _rows(name: str, taps: int, layout: Layout, tile: Tile, pass_: Pass, line: bool = False) -> Kernel:
+    """A row of depthwise_rows, for filters of at most so many taps, or for signals in one dimension."""
+
+    def able(problem: ConvProblem) -> bool:
+        serves = depthwise_rows.serves_dgrad if pass_ == "dgrad" else depthwise_rows.serves_fprop
+        return math.prod(problem.filter) <= taps and (problem.ndim == 1 or not line) and serves(problem)
+
+    return Kernel(
+        f"depthwise_{pass_}_{name}_{layout.lower()}",
+        "depthwise",
+        pass_,
+        layout,
+        None,
+        (1, 1) if pass_ == "dgrad" else None,
+        tile,
+        (*_HALVES, torch.float32),
+        80,
+        False,
+        _ROW_PLANNERS[pass_],
+        depthwise=True,
+        able=able,
+    )
+
+
+def _depthwise(pass_: Pass, nchw: int, nhwc: tuple[int, int, int]) -> tuple[Kernel, ...]:
+    """The rows of depthwise_rows, with strips of so many rows of the image; in NHWC what they load fits a share of L1.
+
+    The more taps, the fewer channels per thread, for each keeps its filter, or its sums, in registers.
+    """
+    return (
+        _rows("line", 9, "NCHW", Tile(512, 1, warps=4), pass_, line=True),
+        _rows("line", 9, "NHWC", Tile(64, 32, warps=16), pass_, line=True),
+        _rows("rows49", 49, "NCHW", Tile(64, 2, warps=4, steps=nchw), pass_),
+        _rows("rows9", 9, "NHWC", Tile(32, 32, warps=8, steps=nhwc[0]), pass_),
+        _rows("rows25", 25, "NHWC", Tile(32, 32, warps=16, steps=nhwc[1]), pass_),
+        _rows("rows49", 49, "NHWC", Tile(16, 32, warps=16, steps=nhwc[2]), pass_),
+    )
+
+
 _PLANNERS: dict[Pass, Planner] = {"fprop": grouped_fprop.plan, "dgrad": grouped_dgrad.plan, "wgrad": grouped_wgrad.plan}
 
 
@@ -170,6 +222,9 @@ KERNELS: tuple[Kernel, ...] = (
     *_products("transposed", "dgrad", "NCHW", _TRANSPOSED_NCHW_TILES),
     *_products("grouped", "wgrad", "NHWC", _WGRAD_NHWC_TILES),
     *_products("grouped", "wgrad", "NCHW", _WGRAD_NCHW_TILES),
+    *_depthwise("fprop", nchw=16, nhwc=(12, 20, 28)),
+    *_depthwise("dgrad", nchw=16, nhwc=(12, 20, 28)),
+    *_depthwise("wgrad", nchw=56, nhwc=(56, 56, 56)),
     _naive("fprop", "NCHW", Tile(128, 1, warps=4), depthwise_fprop.plan),
     _naive("fprop", "NHWC", Tile(32, 32, warps=4), depthwise_fprop.plan),
     _naive("dgrad", "NCHW", Tile(128, 1, warps=4), depthwise_dgrad.plan),

@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import convbound
 from convbound import autograd, ops
-from convbound.kernels import depthwise_fprop
+from convbound.kernels import depthwise_rows
 from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 PROBLEM = ConvProblem.parse("g2ic2ih4iw5oc4kh3kw2sh2sw1ph1pw0ew1")
@@ -156,7 +156,7 @@ def test_an_error_in_a_kernel_names_kernel_grid_and_problem(monkeypatch: pytest.
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
             raise ValueError("out of resources")
 
-    monkeypatch.setattr(depthwise_fprop, "depthwise_fprop", Broken())
-    message = "while depthwise_fprop_naive_nchw served .*: broken on a grid of 4 programs of 4 warps: out of resources"
+    monkeypatch.setattr(depthwise_rows, "depthwise_rows", Broken())
+    message = "while depthwise_fprop_rows49_nchw served .*: broken on a grid of 1 programs of 4 warps: out of resources"
     with pytest.raises(RuntimeError, match=message):
         op("fprop")(*arguments("fprop"))

@@ -35,7 +35,7 @@ def test_names_are_family_pass_and_layout():
         assert row.name.startswith(f"{row.family}_{row.pass_}_")
         assert row.layout.lower() in row.name.split("_")
         assert row.naive == ("naive" in row.name)
-        assert not row.depthwise or row.tile.positions >= limits.LEAST_POSITIONS
+        assert not row.naive or row.tile.positions >= limits.LEAST_POSITIONS
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
