@@ -31,11 +31,15 @@ ARCHITECTURES = (80, 90, 100)
 # Of the arguments that are divisible by 16, or 1, Triton knows: none, the former, the latter, both.
 SPECIALISATIONS = ("none", "div16", "eq1", "div16+eq1")
 # All sizes divisible by 16, and strides and dilations of 1, so that each specialisation has something to act on; then a
-# strided filter with a multiplier, and a causal filter in one dimension.
+# strided filter with a multiplier, and a causal filter in one dimension. After the depthwise ones a dense, a strided
+# and a grouped one.
 PROBLEMS = (
     "mb16g32ic32ih64oc32kh3ph1",
     "mb16g32ic32ih64oc64kh7sh2ph3dh2",
     "mb16g64ic64iw256oc64kw4pw3ew0",
+    "mb16ic256ih32oc256kh3ph1",
+    "mb16ic256ih32oc256kh3sh2ph1",
+    "mb16g32ic128ih32oc128kh3ph1",
 )
 SECONDS_BETWEEN_NOTES = 5
 
@@ -95,7 +99,7 @@ def source(launch: Launch, specialised: str) -> ASTSource:
 
 def jobs(options: argparse.Namespace) -> list[Job]:
     """What there is to compile, and nothing twice: a specialisation may have nothing to act on."""
-    rows = [row for row in KERNELS if options.kernel in row.name]
+    rows = [row for row in KERNELS if any(text in row.name for text in options.kernel)]
     dtypes = [dtype for dtype, name in DTYPE_NAMES.items() if name in options.dtype]
     found: dict[Any, Job] = {}
     for row, problem, dtype, arch in itertools.product(rows, options.problem, dtypes, options.arch):
@@ -103,9 +107,11 @@ def jobs(options: argparse.Namespace) -> list[Job]:
             continue
         for launch in row.plan(problem, dtype, bias=True).launches:
             for specialised in options.specialised:
+                if row.aligned and "div16" not in specialised:
+                    continue  # Its channels are divisible by 16; in NHWC it does not matter whether other sizes are.
                 wanted = source(launch, specialised)
                 job = Job(row.name, launch, DTYPE_NAMES[dtype], str(problem), arch, specialised, wanted)
-                found.setdefault((wanted.hash(), launch.warps, arch), job)
+                found.setdefault((wanted.hash(), launch.warps, launch.stages, arch), job)
     return list(found.values())
 
 
@@ -118,8 +124,9 @@ def compiled(job: Job) -> Record:
         Where Triton or ptxas fails, with the name of the job.
     """
     kernel, warps = job.launch.kernel.__name__, job.launch.warps
+    options = job.launch.options
     try:
-        binary = triton.compile(job.source, target=GPUTarget("cuda", job.arch, 32), options={"num_warps": warps})
+        binary = triton.compile(job.source, target=GPUTarget("cuda", job.arch, 32), options=options)
     except Exception as error:
         what = f"{kernel} of {job.row} for sm_{job.arch}, {job.dtype}, {job.problem}, specialised {job.specialised}"
         raise RuntimeError(f"{what} does not compile: {error}") from error
@@ -190,7 +197,9 @@ def parser() -> argparse.ArgumentParser:
         "memory, instructions, access widths and tensor-core instructions of each. A kernel takes about a second.",
     )
     dtypes = list(DTYPE_NAMES.values())
-    parser.add_argument("--kernel", default="", metavar="TEXT", help="only rows whose name contains this")
+    parser.add_argument(
+        "--kernel", nargs="+", default=[""], metavar="TEXT", help="only rows whose name contains one of these"
+    )
     parser.add_argument(
         "--arch",
         type=architecture,

@@ -1,8 +1,10 @@
-"""Makes Triton's interpreter round fp32 to bf16 as a GPU does: to nearest, ties to even.
+"""Makes Triton's interpreter treat bf16 as a GPU does.
 
-Triton 3.7 drops the lower 16 bits instead, so that results on CPU tensors would be off by up to one bf16 ulp, and no
-test could compare them exactly. Importing this file replaces the conversion where no rounding mode was asked for;
-launch.py does so where Triton interprets. A Triton that converts in another way is left as it is.
+It keeps bf16 as integers of 16 bits. Triton 3.7 rounds fp32 to them by dropping the lower half, so that results on CPU
+tensors would be off by up to one ulp, and multiplies two such blocks as the integers that they are not. Importing this
+file replaces the conversion, where no rounding mode was asked for, by one to nearest, ties to even, and widens the
+operands of ``tl.dot``, which is exact; launch.py does so where Triton interprets. A Triton that converts in another way
+is left as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 _convert: Any = getattr(interpreter, "_convert_float", None)
+_dot: Any = getattr(interpreter.InterpreterBuilder, "create_dot", None)
 
 
 def _rounding_convert(values: Any, source: tl.dtype, target: tl.dtype, rounding: Any) -> Any:
@@ -24,5 +27,13 @@ def _rounding_convert(values: Any, source: tl.dtype, target: tl.dtype, rounding:
     return rounded.view(torch.uint16).numpy()
 
 
+def _widening_dot(builder: Any, a: Any, b: Any, *rest: Any) -> Any:
+    if a.dtype.scalar == tl.bfloat16:
+        a, b = (builder.cast_impl(operand, tl.float32) for operand in (a, b))
+    return _dot(builder, a, b, *rest)
+
+
 if _convert is not None:
     interpreter._convert_float = _rounding_convert
+if _dot is not None:
+    interpreter.InterpreterBuilder.create_dot = _widening_dot

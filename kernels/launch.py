@@ -13,6 +13,8 @@ from torch import Tensor
 
 from convbound.kernels.limits import LARGEST
 
+REGISTERS = 65536  # of an SM
+
 if triton.knobs.runtime.interpret:
     import convbound.kernels.interpreter  # noqa: F401
 
@@ -43,6 +45,10 @@ class Launch:
         Compile-time arguments.
     warps
         Warps per program.
+    stages
+        Steps of a loop whose loads are under way at once.
+    resident
+        How many programs an SM has registers for, at least.
     """
 
     kernel: Any
@@ -51,6 +57,14 @@ class Launch:
     sizes: Mapping[str, int]
     constants: Mapping[str, Any]
     warps: int
+    stages: int = 1
+    resident: int = 4
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton's compiler is told. Without a limit on registers ptxas chooses one, and spills to keep to it."""
+        registers = min(255, REGISTERS // (32 * self.warps * self.resident))
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": registers}
 
     def __str__(self) -> str:
         return f"{self.kernel.__name__} on a grid of {self.programs} programs of {self.warps} warps"
@@ -69,22 +83,27 @@ class Launch:
             raise RuntimeError(f"{self}: no more than {LARGEST} can be launched")
         pointers = {f"{name}_ptr": tensors[name] for name in self.tensors}
         try:
-            self.kernel[(self.programs,)](**pointers, **self.sizes, **self.constants, num_warps=self.warps)
+            self.kernel[(self.programs,)](**pointers, **self.sizes, **self.constants, **self.options)
         except Exception as error:
             raise RuntimeError(f"{self}: {error}") from error
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The launches of one pass, in order, and the scratch tensors between them (elements and dtype, by name)."""
+    """The launches of one pass, in order, and the scratch tensors between them (elements and dtype, by name).
+
+    `names` are the kernels' names of tensors, where a kernel serves another pass than it was written for.
+    """
 
     launches: tuple[Launch, ...]
     workspace: Mapping[str, tuple[int, torch.dtype]] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, tensors: Mapping[str, Tensor | None]) -> None:
         """Run all launches on the device of the tensors, on its current stream."""
         like = next(tensor for tensor in tensors.values() if tensor is not None)
         with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
             scratch = {name: like.new_empty(size, dtype=dtype) for name, (size, dtype) in self.workspace.items()}
+            renamed = {name: tensors[given] for name, given in self.names.items()}
             for launch in self.launches:
-                launch.run({**tensors, **scratch})
+                launch.run({**tensors, **scratch, **renamed})

@@ -20,8 +20,6 @@ def unsupported(problem: ConvProblem, pass_: Pass, dtype: torch.dtype) -> str | 
 
     Offsets inside one image are 32 bits wide, and so is the grid: the last reasons are about that.
     """
-    if not problem.depthwise:
-        return f"has kernels for depthwise convolutions only (groups == C), and {problem} is none"
     if problem.ndim > 2:
         return f"has kernels for 1 and 2 spatial dimensions, and {problem} has {problem.ndim}"
     if dtype not in DTYPES:
@@ -29,14 +27,15 @@ def unsupported(problem: ConvProblem, pass_: Pass, dtype: torch.dtype) -> str | 
 
     padded = [i + begin + max(end, 0) for i, (begin, end) in zip(problem.input, problem.padding, strict=True)]
     output = math.prod(problem.output)
-    image = max(problem.c * math.prod(padded), problem.k * output, problem.k * math.prod(problem.filter))
+    image = max(problem.c * math.prod(padded), problem.k * output, problem.parameters)
     if image > LARGEST:
         return f"indexes an image and the filter by 32 bits, but {problem} needs up to {image} elements"
 
-    if pass_ == "wgrad":
-        positions = problem.n * output
-        if positions > LARGEST:
-            return f"counts the outputs of a channel by 32 bits, but {problem} has {positions}"
+    if pass_ == "wgrad" or not problem.depthwise:
+        # Matrix products take positions of all images for rows; of a wgrad the last chunk may be mostly beyond the end.
+        positions = problem.n * max(output, math.prod(padded))
+        if positions > LARGEST // 2:
+            return f"counts the positions of all images by 32 bits, but {problem} has up to {positions}"
     else:
         positions, channels = (output, problem.k) if pass_ == "fprop" else (math.prod(problem.input), problem.c)
         programs = problem.n * channels * -(-positions // LEAST_POSITIONS)

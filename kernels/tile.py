@@ -17,16 +17,21 @@ from convbound.problem import ConvProblem
 class Tile:
     """What one program computes: `positions` of an image times `channels`, by `warps` warps.
 
-    A wgrad program sums over its positions, `steps` times in a row.
+    A wgrad program sums over its positions, `steps` times in a row. A matrix product sums `depth` products in a step,
+    and loads for `stages` steps at once.
     """
 
     positions: int
     channels: int
     warps: int
     steps: int = 1
+    depth: int = 1
+    stages: int = 1
 
     def __str__(self) -> str:
-        return f"{self.positions}x{self.channels}" + (f"x{self.steps}" if self.steps > 1 else "") + f"/{self.warps}w"
+        more = "".join(f"x{size}" for size in (self.steps, self.depth) if size > 1)
+        stages = f"/{self.stages}s" if self.depth > 1 else ""
+        return f"{self.positions}x{self.channels}{more}/{self.warps}w{stages}"
 
 
 @triton.jit

@@ -1,8 +1,8 @@
-"""The Triton kernels are exactly right on integers: the fp64 result rounded once to the dtype.
+"""The depthwise Triton kernels are exactly right on integers: the fp64 result rounded once to the dtype.
 
-Every row of the table, interpreted on a CPU (support/triton_rows.py says how to run the same on a GPU); operands lie
-amid NaN at odd offsets, and so do the outputs, full of NaN. The interpreter takes milliseconds for every step of every
-program, so the problems are as small as the tiles allow, and a launch has at most 20 programs.
+Every depthwise row of the table, interpreted on a CPU (support/triton_rows.py says how to run the same on a GPU);
+operands lie amid NaN at odd offsets, and so do the outputs, full of NaN. The interpreter takes milliseconds for every
+step of every program, so the problems are as small as the tiles allow, and a launch has at most 20 programs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from support import triton_rows
 from support.check import assert_exact, expected
 from support.data import Operands, Sign, integers
 
-from convbound.kernels import table
+from convbound.kernels import depthwise_rows_wgrad, table
 from convbound.kernels.table import Kernel
-from convbound.problem import DTYPE_NAMES, DTYPES, PASSES, ConvProblem, Pass
+from convbound.problem import DTYPE_NAMES, DTYPES, PASSES, ConvProblem, Layout, Pass
 
 MOST_PROGRAMS = 20
 
@@ -30,6 +30,7 @@ PROBLEMS = tuple(
         g2ic2ih3iw2oc2kh3ph5 padding wider than the input
         g2ic2ih6iw7oc2kh3sh2eh1ew1 padded at the end only
         g2ic2ih8iw7oc2kh2ph0pw1eh-1ew-1dh2 cropped at the end
+        g2ic2ih9iw8oc2kh3ph1dh4 less rows than dilation
         g2ic2ih5iw6oc2kh1kw2sh2sw3 positions that no tap reaches
         g2ic2ih3iw4oc2kh3kw4 a filter as large as the input
         ic1ih1oc1kh1 one pixel of one channel
@@ -43,7 +44,10 @@ LONG_SUMS: dict[Pass, ConvProblem] = {
     "dgrad": ConvProblem.parse("ic1ih9iw10oc1kh8kw9ph7pw8"),
     "wgrad": ConvProblem.parse("ic1ih40iw50oc1kh1kw2"),
 }
-WGRAD_ROWS = [row for row in table.KERNELS if row.pass_ == "wgrad"]
+ROWS = [row for row in table.KERNELS if row.depthwise]
+NAIVE_ROWS = [row for row in ROWS if row.naive]
+FAST_ROWS = [row for row in ROWS if not row.naive]
+WGRAD_ROWS = [row for row in NAIVE_ROWS if row.pass_ == "wgrad"]
 
 
 def by_name(row: Kernel) -> str:
@@ -51,8 +55,11 @@ def by_name(row: Kernel) -> str:
 
 
 def at_the_edges(row: Kernel) -> list[ConvProblem]:
-    """Problems with one position or channel less than the row's tile, as many, and one more."""
+    """Problems with one position, channel or row of an image less than the row's tile, as many, and one more."""
     tile, short = row.tile, "kw2pw1ew0"
+    if not row.naive and tile.steps > 1:
+        sizes = [(tile.steps + more, tile.positions + more) for more in (0, 1)]
+        return [ConvProblem.parse(f"g3ic3ih{h}iw{w}oc3kh2kw2ph1eh0pw1ew0") for h, w in sizes]
     positions = [f"g2ic2iw{tile.positions + more}oc2{short}" for more in (-1, 0, 1)]
     counts = [tile.channels + more for more in (-1, 0, 1)] if tile.channels > 1 else []
     return list(map(ConvProblem.parse, positions + [f"g{c}ic{c}iw3oc{c}{short}" for c in counts]))
@@ -68,22 +75,41 @@ def check(row: Kernel, problem: ConvProblem, dtype: torch.dtype, sign: Sign = "s
     assert_exact(results, expected(row.pass_, operands, problem), dtype)
 
 
-@pytest.mark.parametrize("row", table.KERNELS, ids=by_name)
+@pytest.mark.parametrize("row", NAIVE_ROWS, ids=by_name)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_problem(row: Kernel, problem: ConvProblem):
+    check(row, problem, torch.float32)
+    fast = table.select(problem, row.pass_, torch.float32, row.layout)
+    if not fast.naive:
+        check(fast, problem, torch.float32)
+
+
+@pytest.mark.parametrize("row", FAST_ROWS, ids=by_name)
+def test_dtype_of_fast_rows(row: Kernel):
+    shape = "iw9oc6kw3pw1" if "line" in row.name else "ih6iw5oc6kh3kw2ph1pw0"
+    for dtype in row.dtypes:
+        check(row, ConvProblem.parse(f"mb2g3ic3{shape}"), dtype, "positive")
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_wgrad_of_more_than_one_strip_per_program(layout: Layout, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(depthwise_rows_wgrad, "PROGRAMS", 2)
+    problem = ConvProblem.parse("mb5g2ic2ih5iw7oc2kh3ph1")
+    row = table.select(problem, "wgrad", torch.float32, layout)
+    assert row.plan(problem, torch.float32, bias=True).launches[0].sizes["units"] == 2
     check(row, problem, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES.get)
 @pytest.mark.parametrize("sign", ["signed", "positive"])
-@pytest.mark.parametrize("row", table.KERNELS, ids=by_name)
+@pytest.mark.parametrize("row", NAIVE_ROWS, ids=by_name)
 def test_dtype(row: Kernel, sign: Sign, dtype: torch.dtype):
     assert dtype in row.dtypes
     check(row, ConvProblem.parse("mb2g2ic2ih6iw7oc4kh3kw2ph1pw0"), dtype, sign)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=DTYPE_NAMES.get)
-@pytest.mark.parametrize("row", table.KERNELS, ids=by_name)
+@pytest.mark.parametrize("row", NAIVE_ROWS, ids=by_name)
 def test_long_sums_of_positive_numbers(row: Kernel, dtype: torch.dtype):
     problem = LONG_SUMS[row.pass_]
     sums = expected(row.pass_, integers(problem, row.pass_, dtype, "positive"), problem)
@@ -91,7 +117,7 @@ def test_long_sums_of_positive_numbers(row: Kernel, dtype: torch.dtype):
     check(row, problem, dtype, "positive")
 
 
-EDGES = [(row, problem) for row in table.KERNELS for problem in at_the_edges(row)]
+EDGES = [(row, problem) for row in ROWS for problem in at_the_edges(row)]
 
 
 @pytest.mark.parametrize(("row", "problem"), EDGES, ids=[f"{row.name}-{problem}" for row, problem in EDGES])
@@ -99,9 +125,10 @@ def test_edge_of_the_tile(row: Kernel, problem: ConvProblem):
     check(row, problem, torch.float16)
 
 
-@pytest.mark.parametrize("row", table.KERNELS, ids=by_name)
+@pytest.mark.parametrize("row", NAIVE_ROWS, ids=by_name)
 def test_without_bias(row: Kernel):
     check(row, PROBLEMS[0], torch.bfloat16, bias=False)
+    check(table.select(PROBLEMS[0], row.pass_, torch.bfloat16, row.layout), PROBLEMS[0], torch.bfloat16, bias=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=DTYPE_NAMES.get)
@@ -123,14 +150,16 @@ def test_wgrad_of_more_than_one_chunk(row: Kernel):
     check(row, problem, torch.float32)
 
 
-@pytest.mark.parametrize("row", table.KERNELS, ids=by_name)
+@pytest.mark.parametrize("row", NAIVE_ROWS, ids=by_name)
 def test_empty_batch(row: Kernel):
     check(row, ConvProblem.parse("mb0g2ic2ih5oc2kh3"), torch.float32)
 
 
 @pytest.mark.parametrize("pass_", PASSES)
 def test_each_pass_and_layout_has_rows(pass_: Pass):
-    assert {row.layout for row in table.KERNELS if row.pass_ == pass_} == {"NCHW", "NHWC"}
+    for depthwise in (False, True):
+        rows = [row for row in table.KERNELS if (row.pass_, row.depthwise) == (pass_, depthwise)]
+        assert {row.layout for row in rows} == {"NCHW", "NHWC"}
 
 
 @pytest.mark.skipif(triton_rows.DEVICE != "cpu", reason="about the interpreter")

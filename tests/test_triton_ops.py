@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import convbound
 from convbound import autograd, ops
-from convbound.kernels import depthwise_fprop
+from convbound.kernels import depthwise_rows
 from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 PROBLEM = ConvProblem.parse("g2ic2ih4iw5oc4kh3kw2sh2sw1ph1pw0ew1")
@@ -67,18 +67,19 @@ def test_operands_in_any_strides(pass_: Pass, layout: Layout, view: str):
     assert_exact({name: r.cpu() for name, r in results.items()}, expected(pass_, t, PROBLEM), torch.float32)
 
 
+@pytest.mark.parametrize("groups", [1, 2], ids=["dense", "depthwise"])
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["NCHW", "NHWC"])
-def test_results_and_gradients_are_torchs_in_value_and_strides(name: str, channels_last: bool):
+def test_results_and_gradients_are_torchs_in_value_and_strides(name: str, channels_last: bool, groups: int):
     x = torch.randint(-4, 5, (2, 2, 4, 5), device=DEVICE).float()
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    w, b = (torch.randint(-4, 5, shape, device=DEVICE).float() for shape in ((2, 1, 3, 2), (2,)))
+    w, b = (torch.randint(-4, 5, shape, device=DEVICE).float() for shape in ((2, 2 // groups, 3, 2), (2,)))
     inputs = [tensor.requires_grad_() for tensor in (x, w, b)]
     both = []
     for conv in (getattr(convbound, name), getattr(F, name)):
         backend = {"backend": "triton"} if conv.__module__.startswith("convbound") else {}
-        y = conv(*inputs, stride=2, padding=1, groups=2, **backend)
+        y = conv(*inputs, stride=2, padding=1, groups=groups, **backend)
         both.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
     for ours, torchs in zip(*both, strict=True):
         assert torch.equal(ours, torchs)
@@ -130,9 +131,9 @@ def test_whole_graphs_compile_once_for_all_sizes():
 
 
 def test_compiled_calls_are_refused_like_others():
-    compiled = torch.compile(lambda x, w: convbound.conv2d(x, w, backend="triton"), fullgraph=True, backend="eager")
-    with pytest.raises(Exception, match="depthwise convolutions only"):
-        compiled(torch.ones(1, 4, 5, 5, device=DEVICE), torch.ones(4, 4, 3, 3, device=DEVICE))
+    compiled = torch.compile(lambda x, w: convbound.conv3d(x, w, backend="triton"), fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match="1 and 2 spatial dimensions"):
+        compiled(torch.ones(1, 4, 5, 5, 5, device=DEVICE), torch.ones(4, 4, 3, 3, 3, device=DEVICE))
 
 
 def test_tensors_that_do_not_fit_are_refused():
@@ -155,7 +156,7 @@ def test_an_error_in_a_kernel_names_kernel_grid_and_problem(monkeypatch: pytest.
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
             raise ValueError("out of resources")
 
-    monkeypatch.setattr(depthwise_fprop, "depthwise_fprop", Broken())
-    message = "while depthwise_fprop_naive_nchw served .*: broken on a grid of 4 programs of 4 warps: out of resources"
+    monkeypatch.setattr(depthwise_rows, "depthwise_rows", Broken())
+    message = "while depthwise_fprop_rows49_nchw served .*: broken on a grid of 1 programs of 4 warps: out of resources"
     with pytest.raises(RuntimeError, match=message):
         op("fprop")(*arguments("fprop"))
