@@ -18,10 +18,18 @@ from convbound.gpus import DEFAULT_GPU, L1_BYTES, L2_PORT_BYTES, Gpu, find_gpu
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 SECTOR = 32
+_ON_TENSOR_CORES = ("toeplitz",)  # kernels whose products the fp32 lanes do not do
 _FEWEST_BLOCKS = 16
 # What grows with the blocks that run.
-_GROWING = ("blocks", "blocks_in_l1", "load_bytes", "store_bytes", "dram_bytes")
-_GROWING += ("loaded_bytes_by_width", "stored_bytes_by_width")
+_GROWING = (
+    "blocks",
+    "blocks_in_l1",
+    "load_bytes",
+    "store_bytes",
+    "dram_bytes",
+    "loaded_bytes_by_width",
+    "stored_bytes_by_width",
+)
 _GROWING_SITE = ("accesses", "requests", "transactions", "ideal")
 
 
@@ -146,9 +154,10 @@ class Trace:
             dram += launch.dram_bytes / gpu.dram
             l2 += (launch.load_bytes + launch.store_bytes) / L2_PORT_BYTES / clocks
             l1 += sum(site.l1_cycles for site in launch.sites) / clocks
-        fma = self.problem.flops / 2 / (gpu.fma_rate(self.dtype) * min(1.0, self.blocks / gpu.sms))
-        found = [Bound("DRAM", dram), Bound("the ports between SMs and L2", l2)]
-        found += [Bound("L1 and shared memory", l1), Bound("multiply-adds", fma)]
+        found = [Bound("DRAM", dram), Bound("the ports between SMs and L2", l2), Bound("L1 and shared memory", l1)]
+        if not any(name in self.kernel for name in _ON_TENSOR_CORES):
+            fma = self.problem.flops / 2 / (gpu.fma_rate(self.dtype) * min(1.0, self.blocks / gpu.sms))
+            found.append(Bound("multiply-adds", fma))
         return tuple(sorted(found, key=lambda bound: -bound.seconds))
 
     @property
