@@ -148,10 +148,12 @@ void bind_device(py::module_& m) {
       [](Pass pass, const ConvProblem& problem, DType dtype, Layout layout, uintptr_t x, uintptr_t w, uintptr_t y,
          uintptr_t bias, const std::string& options, std::optional<size_t> row) {
         const auto pointer = [](uintptr_t address) { return reinterpret_cast<void*>(address); };
-        std::vector<std::max_align_t> workspace;
+        std::vector<std::byte> workspace;
         const auto allocate = [&](size_t bytes) {
-          workspace.resize(bytes / sizeof(std::max_align_t) + 1);
-          return static_cast<void*>(workspace.data());
+          constexpr uintptr_t kAlignment = 256;  // as cudaMalloc does: sectors are then counted alike each time
+          workspace.resize(bytes + kAlignment);
+          const auto begin = reinterpret_cast<uintptr_t>(workspace.data());
+          return pointer((begin + kAlignment - 1) / kAlignment * kAlignment);
         };
         simt::Call call{pass,     problem, dtype, layout, {pointer(x), pointer(w), pointer(y), pointer(bias)},
                         allocate, nullptr};
