@@ -12,7 +12,7 @@ import pytest
 import torch
 from support import device
 from support.check import assert_exact, expected, run
-from support.data import integers
+from support.data import integers, reals
 from support.edges import EDGES, walk
 from support.problems import PROBLEMS
 
@@ -56,6 +56,18 @@ def test_row_on_aligned_tensors(row: dict[str, Any]):
     # Tensors at odd offsets, as everywhere else in this file, never take the path of vector accesses.
     for problem in served(row):
         check_row(row, problem, "check order=random seed=5 cp_async=late", aligned=True)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=device.row_id)
+def test_results_are_the_same_bit_by_bit_in_every_order_of_threads(row: dict[str, Any]):
+    problem = served(row)[0]
+    operands = reals(problem, row["pass"].name, device.dtype_of(row))
+    first, *others = (
+        device.run_row(row, operands, problem, options, aligned=True)[0]
+        for options in ("order=forward workers=1", "order=reverse", "order=random seed=8 cp_async=late")
+    )
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in first)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)
