@@ -7,19 +7,17 @@ that give each of 132 multiprocessors two blocks.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
-from support import cubins, device
-from support.data import integers
+from support import device
+from support.cubins import MULTIPROCESSORS
+from support.traced import needs_code, resident_blocks, trace, wide_share
 
-from convbound import _library
 from convbound.problem import ConvProblem
 
 pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")
 
-LIBRARY = _library.PACKAGE / "libconvbound_cuda.so"
 # Problem, layout and the most SM-L2 traffic. fprop and dgrad are one kernel: dgrad is traced where GRADIENTS says.
 LAYERS = {
     "mb8g32ic32ih112oc32kh3ph1 mobilenet_v2:block1.dw": ("NHWC", 1.2),
@@ -43,24 +41,6 @@ LAYERS = {
 GRADIENTS = ("mobilenet_v2:block8.dw", "efficientnet_b0:block9.dw", "convnext_t:stage3.dwconv", "mamba:conv1d")
 
 
-def serving(problem: ConvProblem, layout: str, pass_: str, dtype: str) -> dict[str, Any]:
-    """The row that the dispatcher takes on an H100."""
-    like = next(
-        row
-        for row in device.rows()
-        if (row["layout"].name, row["pass"].name, row["dtype"].name) == (layout, pass_, dtype)
-    )
-    row = device.select(problem, like, "sm_90")
-    assert row is not None
-    return next(known for known in device.rows() if known["index"] == row["index"])
-
-
-def trace(row: dict[str, Any], problem: ConvProblem) -> dict[str, Any]:
-    operands = integers(problem, row["pass"].name, device.dtype_of(row)).without_bias()
-    (found,) = device.run_row(row, operands, problem, "trace profile=sm_90", aligned=True)[1]
-    return cast(dict[str, Any], found)
-
-
 def cases(*dtypes: str) -> list[Any]:
     found = []
     for text, (layout, most) in LAYERS.items():
@@ -75,24 +55,19 @@ def cases(*dtypes: str) -> list[Any]:
 
 @pytest.mark.parametrize(("problem", "layout", "most", "pass_", "dtype"), cases("fp16"))
 def test_traffic(problem: ConvProblem, layout: str, most: float, pass_: str, dtype: str):
-    row = serving(problem, layout, pass_, dtype)
-    assert row["family"] == "depthwise"
-    found = trace(row, problem)
+    found = trace(problem, pass_, dtype, layout)
+    assert found["family"] == "depthwise"
     assert found["grid"][0] >= 2 * 132
     assert found["traffic_ratio"] <= most
     assert found["dram_bytes"] <= 1.02 * found["compulsory_bytes"]
     assert found["coalescing"] <= 1.1
     assert found["bank_conflicts"] <= 1.1
-    by_width = torch.tensor(found["loaded_bytes_by_width"]) + torch.tensor(found["stored_bytes_by_width"])
-    assert by_width[4] >= 0.95 * by_width.sum()
+    assert wide_share(found) >= 0.95
 
 
+@needs_code
 @pytest.mark.parametrize(("problem", "layout", "most", "pass_", "dtype"), cases("fp16", "fp32")[::7])
-@pytest.mark.skipif(_library.LOADED["cuda"] is not None, reason=f"no CUDA kernels: {_library.LOADED['cuda']}")
-@pytest.mark.skipif(cubins.cuobjdump() is None, reason="neither a CUDA toolkit nor triton is here")
 def test_bytes_in_flight(problem: ConvProblem, layout: str, most: float, pass_: str, dtype: str):
-    found = trace(serving(problem, layout, pass_, dtype), problem)
-    for architecture, (_, _, least) in cubins.MULTIPROCESSORS.items():
-        kernel = cubins.read_kernels(LIBRARY)[found["kernel"], architecture]
-        resident = cubins.resident_blocks(kernel, found["block"][0], found["shared_bytes"])
-        assert resident * found["load_bytes"] / found["grid"][0] >= least
+    found = trace(problem, pass_, dtype, layout)
+    for architecture, (_, _, least) in MULTIPROCESSORS.items():
+        assert resident_blocks(found, architecture) * found["load_bytes"] / found["grid"][0] >= least

@@ -9,8 +9,8 @@ import torch
 from support import cubins, device
 from support.check import assert_exact, expected
 from support.data import Operands, integers
+from support.traced import LIBRARY, needs_code
 
-from convbound import _library
 from convbound.problem import ConvProblem
 
 pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")
@@ -98,14 +98,9 @@ def test_traffic(row: dict[str, Any], text: str):
     assert found["bank_conflicts"] <= wavefronts
 
 
-@pytest.mark.skipif(_library.LOADED["cuda"] is not None, reason=f"no CUDA kernels: {_library.LOADED['cuda']}")
-@pytest.mark.skipif(cubins.cuobjdump() is None, reason="neither a CUDA toolkit nor triton is here")
+@needs_code
 def test_machine_code_multiplies_on_tensor_cores_and_moves_16_bytes():
-    kernels = [
-        kernel
-        for kernel in cubins.read_kernels(_library.PACKAGE / "libconvbound_cuda.so").values()
-        if "toeplitz_kernel" in kernel.name
-    ]
+    kernels = [kernel for kernel in cubins.read_kernels(LIBRARY).values() if "toeplitz_kernel" in kernel.name]
     assert kernels
     for kernel in kernels:
         assert kernel.instructions["HMMA"] > 0

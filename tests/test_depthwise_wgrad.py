@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from support import cubins, device
+from support import device
 from support.check import assert_exact, expected
+from support.cubins import MULTIPROCESSORS
 from support.data import integers, reals
 from support.edges import TILES
+from support.traced import needs_code, resident_blocks
 
-from convbound import _library
 from convbound.problem import ConvProblem
 
 pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")
 
-LIBRARY = _library.PACKAGE / "libconvbound_cuda.so"
 ROWS = [row for row in device.rows() if row["name"].startswith("depthwise_wgrad")]
 
 
@@ -115,8 +115,7 @@ def test_blocks_for_every_multiprocessor_and_a_small_workspace(text: str, dtype:
     assert found["workspace_bytes"] <= max(x_bytes // 8, 4 << 20)
 
 
-@pytest.mark.skipif(_library.LOADED["cuda"] is not None, reason=f"no CUDA kernels: {_library.LOADED['cuda']}")
-@pytest.mark.skipif(cubins.cuobjdump() is None, reason="neither a CUDA toolkit nor triton is here")
+@needs_code
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize(
@@ -143,8 +142,8 @@ def test_resident_work(text: str, dtype: str, layout: str):
     threads, shared = found["block"][0], found["shared_bytes"]
     # Two stages, or three where those are small; all but one are in flight.
     stages = 3 if shared % 3 == 0 and shared < 36 << 10 else 2
-    for architecture, (_, _, least) in cubins.MULTIPROCESSORS.items():
-        resident = cubins.resident_blocks(cubins.read_kernels(LIBRARY)[launch["kernel"], architecture], threads, shared)
+    for architecture, (_, _, least) in MULTIPROCESSORS.items():
+        resident = resident_blocks(launch | {"block": found["block"], "shared_bytes": shared}, architecture)
         if problem.filter[0] == 3:
             assert resident * shared * (stages - 1) // stages >= least
         else:  # bound by arithmetic: 16 warps of 8 independent sums, or 14 of 25 and more

@@ -7,12 +7,11 @@ from __future__ import annotations
 import pytest
 from support import device
 from support.cubins import MULTIPROCESSORS
-from support.gather import NO_CODE, inner_loops, resident_blocks, trace, wide_share
+from support.traced import inner_loops, needs_code, resident_blocks, trace, wide_share
 
 from convbound.problem import ConvProblem
 
 pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")
-needs_code = pytest.mark.skipif(NO_CODE is not None, reason=f"no machine code: {NO_CODE}")
 
 # Problem, dtype, and the most SM-L2 bytes over the compulsory ones and wavefronts of shared memory over the fewest.
 # Small planes: each image reads the filter again. Wavefronts beyond 1.1: lanes of one store are in several rows of dx,

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "csrc/common/staging.h"
+#include "csrc/common/run_copy.h"
 #include "csrc/common/vector.h"
 
 namespace convbound {
@@ -50,16 +50,15 @@ __device__ __forceinline__ void load_filter(const ChannelSlices& s, int first_ch
     const int lane = channel / kElements, element = channel % kElements;
     shared[filter_index<kElements>(s, slot, element / kPart, lane) + element % kPart] = value;
   };
-  const int begin = stage_offset(run);
-  for_each_in_run(
-      run, count, thread, kThreads,
-      [&](int i) {
-        float values[kLoaded];
-        load_widened(run + (i - begin), values);
+  const RunParts<T> parts(run, count, false);
+  for_each_of_thread<0>(parts.vectors, kThreads, thread, [&](int i) {
+    const int at = parts.head + i * kLoaded;
+    float values[kLoaded];
+    load_widened(run + at, values);
 #pragma unroll
-        for (int e = 0; e < kLoaded; e++) put(i - begin + e, values[e]);
-      },
-      [&](int i) { put(i, widen(run[i])); });
+    for (int e = 0; e < kLoaded; e++) put(at + e, values[e]);
+  });
+  if (thread < parts.scalars) put(parts.scalar(thread), widen(run[parts.scalar(thread)]));
   for (int channel = thread; channel < channels; channel += kThreads) {
     const int lane = channel / kElements, element = channel % kElements;
     const float value = bias != nullptr ? widen(bias[first_channel + channel]) : 0.0f;

@@ -2,7 +2,7 @@
 // Planes follow each other by channel, and after the last channel of an image comes the first of the next.
 #pragma once
 
-#include "csrc/common/staging.h"
+#include "csrc/common/run_copy.h"
 
 namespace convbound {
 
@@ -29,12 +29,13 @@ __device__ __forceinline__ FilterStage<T> load_filters(T* stage, const T* filter
   const bool all = planes >= channels;
   const int first = all ? 0 : channel, here = min(planes, channels - first);
   const T* const from = filter + static_cast<int64_t>(first) * of_channel;
-  load_run(stage, from, here * of_channel, thread, threads);
-  const T* const run = stage + stage_offset(from);
-  T* const second = stage + (stage_offset(from) + here * of_channel + kVectorElements<T> - 1) / kVectorElements<T> *
-                                kVectorElements<T>;
-  if (!all && here < planes) load_run(second, filter, (planes - here) * of_channel, thread, threads);
-  return {run, second + stage_offset(filter), first, of_channel};
+  T* const run = stage + elements_after_boundary(from);
+  load_run(run, from, here * of_channel, threads, thread);
+  T* const second = stage + (elements_after_boundary(from) + here * of_channel + kVectorElements<T> - 1) /
+                                kVectorElements<T> * kVectorElements<T>;
+  T* const wrapped = second + elements_after_boundary(filter);
+  if (!all && here < planes) load_run(wrapped, filter, (planes - here) * of_channel, threads, thread);
+  return {run, wrapped, first, of_channel};
 }
 
 }  // namespace convbound

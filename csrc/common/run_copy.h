@@ -1,13 +1,25 @@
-// Copies of contiguous elements ("runs") between global and shared memory by all threads of a block: 16 bytes at a
-// time wherever the run lies, because the shared copy keeps the run's address modulo 16. A block has at least 32
-// threads; so has a part of one that copies a run of its own, whose threads count from 0.
+// Copies of contiguous elements ("runs") between global and shared memory by all threads of a block, or by a part of
+// them that counts from 0 and has 16 at least: 16 bytes at a time wherever the run lies, because the shared copy keeps
+// the run's address modulo 16. Planes of 7 or 33 rows, of which no row is aligned, are copied like any other memory.
 #pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
 
 #include "csrc/common/ptx.h"
 
 namespace convbound {
 
 constexpr int kVectorBytes = 16;
+template <typename T>
+constexpr int kVectorElements = kVectorBytes / static_cast<int>(sizeof(T));
+
+// Elements that shared memory must hold for a run of `count` at any address: a multiple of 16 bytes.
+constexpr int64_t stage_elements(int64_t count, int element_bytes) {
+  const int64_t vector = kVectorBytes / element_bytes;
+  return (count + 2 * (vector - 1)) / vector * vector;
+}
 
 // Elements between the 16-byte boundary before an address and the address.
 template <typename T>
@@ -18,7 +30,7 @@ __device__ __forceinline__ int elements_after_boundary(const T* address) {
 // A run cut at 16-byte boundaries: `head` elements, `vectors` times 16 bytes, the rest.
 template <typename T>
 struct RunParts {
-  static constexpr int kElements = kVectorBytes / sizeof(T);
+  static constexpr int kElements = kVectorElements<T>;
   int head, vectors, scalars;
 
   // `aligned`: the run is known to begin at a boundary.

@@ -9,7 +9,7 @@
 //     sector is shared out between classes but at the ends of rows that are no multiple of 32 bytes;
 //   - where rows do not depend on each other (1-D), a long tile of one row with (S - 1) * dilation of halo.
 //
-//   global memory   input and output once, but for halos; all by 16-byte accesses (csrc/common/staging.h)
+//   global memory   input and output once, but for halos; all by 16-byte accesses (csrc/common/run_copy.h)
 //   per output      3x3: 9 FMA, 3 shared loads, 1 shared store; others: R * S FMA and shared loads, and a load of the
 //                   filter for every four of them
 //   instructions    3x3: 29 for an output of the inner loop on sm_80, and about 90 to begin a class of two columns,
@@ -257,13 +257,12 @@ __global__ void __launch_bounds__(kMostThreads, 4) nchw_kernel(const __grid_cons
   const int64_t out_first = tile.whole ? 0 : static_cast<int64_t>(first_y) * w.output + block.first_x;
   const int in_begin = alignment(in, in_first), out_begin = alignment(out, out_first);
   if (tile.whole) {
-    load_run(in_stage, in, block.groups * c.inputs * in_plane, thread, threads);
+    load_run(in_stage + elements_after_boundary(in), in, block.groups * c.inputs * in_plane, threads, thread);
   } else {
     for_each_row(tile, tile.in, h, c.inputs, h.input, w.input, first_y_in, block.rows + h.filter - 1,
                  [&](int at, int64_t offset, int lane) {
-                   const T* const from = in + offset + block.first_in;
-                   load_run(in_stage + (in_begin + at - stage_offset(from)), from, block.in_columns, lane,
-                            tile.row_threads);
+                   load_run(in_stage + in_begin + at, in + offset + block.first_in, block.in_columns, tile.row_threads,
+                            lane);
                  });
   }
   int64_t image = block.first_group;
@@ -327,12 +326,11 @@ __global__ void __launch_bounds__(kMostThreads, 4) nchw_kernel(const __grid_cons
   __syncthreads();
 
   if (tile.whole) {
-    store_run(out, out_stage, planes * out_plane, thread, threads);
+    store_run(out, out_stage + elements_after_boundary(out), planes * out_plane, threads, thread);
   } else {
     for_each_row(
         tile, tile.out, h, c.outputs, h.output, w.output, first_y, block.rows, [&](int at, int64_t offset, int lane) {
-          T* const to = out + offset + block.first_x;
-          store_run(to, out_stage + (out_begin + at - stage_offset(to)), block.columns, lane, tile.row_threads);
+          store_run(out + offset + block.first_x, out_stage + out_begin + at, block.columns, tile.row_threads, lane);
         });
   }
 }

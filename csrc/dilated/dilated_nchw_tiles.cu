@@ -142,7 +142,7 @@ Tile choose_tile(const Correlation& c, int element_bytes) {
       static_cast<int>(std::min(filter_stage_elements(tile.groups, c.channels, filter, element_bytes), kMost));
   share_out(tile, c, bytes());
   const auto vectors = static_cast<unsigned>(tile.columns * element_bytes / 16);
-  tile.row_threads = static_cast<int>(std::clamp(std::bit_ceil(vectors), 8U, 32U));
+  tile.row_threads = static_cast<int>(std::clamp(std::bit_ceil(vectors), 16U, 32U));
   return tile;
 }
 

@@ -45,7 +45,7 @@ __device__ __forceinline__ void store_group(T* to, const float (&values)[kGroup]
     const Pair pairs[2] = {narrow_pair<T>(make_float2(values[0], values[1])),
                            narrow_pair<T>(make_float2(values[2], values[3]))};
     uint2 word;
-    memcpy(&word, pairs, sizeof(word));
+    memcpy(static_cast<void*>(&word), pairs, sizeof(word));
     *reinterpret_cast<uint2*>(to) = word;
   } else if constexpr (kVector == 2) {
 #pragma unroll
@@ -76,7 +76,8 @@ __global__ void __launch_bounds__(kThreads, kFilter < 5    ? 8
     const QuotientRemainder team = divide(static_cast<int>(threadIdx.x), params.team);
     const int plane_end = team.quotient < tile.teams ? planes : 0;
     // Where a tile is a part of a row, its first group may begin one column before it.
-    const int first_column = range.w / 2 * 2, height = range.h_end - range.h, dx_offset = stage_offset(dx_stage);
+    const int first_column = range.w / 2 * 2, height = range.h_end - range.h,
+              dx_offset = elements_after_boundary(dx_stage);
     const bool even = w.input % 2 == 0 && tile.w.tiles == 1 && dx_offset % 2 == 0;
     const bool fourfold = even && kGroup == 4 && sizeof(T) == 2 && w.input % 4 == 0 && dx_offset % 4 == 0;
 #pragma unroll 1

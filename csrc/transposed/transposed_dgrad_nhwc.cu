@@ -5,8 +5,8 @@
 // halves) and takes one block after the other: every tap of the filter once, 16-byte loads of dy, 16-byte stores of dx.
 // Neighbouring threads have neighbouring channels, so every access covers whole sectors. Several blocks need one
 // element of dy: it comes from L2 once for each thread block and from L1 after that, for the 8 x 16 blocks of a tile
-// and 128 bytes of channels need (8 + halo) * (16 + halo) * 128 bytes: 20 KB for 3x3 at stride 2, of 32 KB for each of
-// 8 resident blocks on sm_90.
+// and 128 bytes of channels need (8 + halo) * (16 + halo) * 128 bytes: 20 KB for 3x3 at stride 2, where sm_90 would
+// leave 32 KB to each of 8 blocks, and registers allow 3.
 //
 //   global memory   dx once; dy (9/8 * 17/16) times at 3x3, stride 2, which is 4 % of all traffic
 //   per thread      3x3: 4 loads and 4 stores of 16 bytes for 32 elements, 72 FMA, 26 shared loads of

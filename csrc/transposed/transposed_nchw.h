@@ -88,8 +88,8 @@ struct Staged {
 
   // The tile's first row in the plane with this number.
   __device__ __forceinline__ const T* operator()(int number) const {
-    if (stages == 1) return stage + stage_offset(global) + number * plane;
-    return stage + number * pitch + stage_offset(global + static_cast<int64_t>(number) * plane);
+    if (stages == 1) return stage + elements_after_boundary(global) + number * plane;
+    return stage + number * pitch + elements_after_boundary(global + static_cast<int64_t>(number) * plane);
   }
 };
 
@@ -141,8 +141,8 @@ __device__ __forceinline__ void run_tile(const Params<T>& params, const Compute&
   const int rows = range.p_end - range.p, joined = tile.dy_stages == 1 ? planes * tile.multiplier - 1 : 0;
   const int dy_count = rows == 0 ? 0 : joined * plane_elements + (rows - 1) * tile.w.output + range.q_end - range.q;
   for (int stage = 0; stage < tile.dy_stages; stage++) {
-    load_run(dy_stage + stage * tile.dy_elements, dy + static_cast<int64_t>(stage) * plane_elements, dy_count, thread,
-             kThreads);
+    const T* const from = dy + static_cast<int64_t>(stage) * plane_elements;
+    load_run(dy_stage + stage * tile.dy_elements + elements_after_boundary(from), from, dy_count, kThreads, thread);
   }
   int64_t image = first_plane;
   const int first_channel = take(image, params.channels);
@@ -159,12 +159,12 @@ __device__ __forceinline__ void run_tile(const Params<T>& params, const Compute&
 
   T* const dx =
       params.dx + first_plane * tile.h.input * tile.w.input + static_cast<int64_t>(range.h) * tile.w.input + range.w;
-  compute(range, planes, dx_stage + stage_offset(dx),
-          Staged<T>{dy_stage, dy, plane_elements, tile.dy_stages, tile.dy_elements}, filters);
+  T* const dx_staged = dx_stage + elements_after_boundary(dx);
+  compute(range, planes, dx_staged, Staged<T>{dy_stage, dy, plane_elements, tile.dy_stages, tile.dy_elements}, filters);
   __syncthreads();
   const int dx_count =
       (planes - 1) * tile.h.input * tile.w.input + (range.h_end - range.h - 1) * tile.w.input + range.w_end - range.w;
-  store_run(dx, dx_stage, dx_count, thread, kThreads);
+  store_run(dx, dx_staged, dx_count, kThreads, thread);
 }
 
 template <typename T>

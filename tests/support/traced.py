@@ -1,4 +1,4 @@
-"""What the tests of the dilated and transposed kernels share: traces of layers, resident blocks, inner loops."""
+"""What the tests of fast CUDA kernels share: traces of layers, resident blocks, inner loops of machine code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
+import pytest
 import torch
 
 from convbound import _library
@@ -18,6 +19,7 @@ from support.data import Operands
 LIBRARY = _library.PACKAGE / "libconvbound_cuda.so"
 # Why nothing can be read from machine code, or None.
 NO_CODE: str | None = _library.LOADED["cuda"] or (None if cubins.cuobjdump() else "neither a CUDA toolkit nor triton")
+needs_code = pytest.mark.skipif(NO_CODE is not None, reason=f"no machine code: {NO_CODE}")
 
 
 def trace(problem: ConvProblem, pass_: str, dtype: str, layout: str, options: str = "profile=sm_90") -> dict[str, Any]:
