@@ -32,6 +32,7 @@ import build_tools  # noqa: E402
 PACKAGES = {
     "convbound": "pytorch_ext",
     "convbound.nn": "pytorch_ext/nn",
+    "convbound.kernels": "kernels",
     "convbound.bench": "bench",
 }
 CXX_FLAGS = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -Werror=return-type -I{ROOT}"

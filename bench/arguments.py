@@ -7,8 +7,11 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
+import torch
+
 from convbound import backends
-from convbound.bench.cases import TORCH
+from convbound.bench.devices import NAMES
+from convbound.bench.rivals import TORCH
 from convbound.problem import ConvProblem
 
 EXIT_USAGE = 2
@@ -25,14 +28,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: {message.removeprefix('argument ')}{hint}\n")
 
 
-EMULATOR = "simt"  # its times mean nothing
-
-
-def our_backends() -> list[str]:
-    """Backends of ours that can be measured here."""
-    return [row.name for row in backends() if row.available and row.name not in (TORCH, EMULATOR)]
-
-
 def backend(text: str) -> str:
     """A backend of ours that is available."""
     absent = {row.name: row.absent for row in backends() if row.name != TORCH}
@@ -41,6 +36,14 @@ def backend(text: str) -> str:
     if absent.get(text):
         raise argparse.ArgumentTypeError(f"{text} is not available: {absent[text]}")
     return one_of("backend", list(absent))(text)
+
+
+def device(text: str) -> str:
+    """A device that torch can use."""
+    chosen = one_of("device", NAMES)(text)
+    if chosen == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError(f"torch {torch.__version__} sees no GPU here; --device cpu measures the CPU")
+    return chosen
 
 
 def one_of(what: str, choices: Sequence[str]) -> Callable[[str], str]:

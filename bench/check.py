@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
-from convbound.bench.cases import Case, Tensors, torch_convolution
+from convbound.bench.cases import Case, Tensors
+from convbound.bench.rivals import cudnn, torch_convolution
 
 TORCH_FACTOR = 2.0
 ULPS = 4.0
@@ -21,10 +22,11 @@ class Reference:
     """The fp64 result of a case, and what its rounding errors are measured against."""
 
     def __init__(self, case: Case, tensors: Tensors) -> None:
-        with _threads(1 if case.problem.groups > 1 else torch.get_num_threads()):
-            self._exact = torch_convolution(case.problem, case.pass_, tensors.map(torch.Tensor.double))()
+        # Without cuDNN the reference shares no code with the rival, and waits for no search of the fastest algorithm.
+        with cudnn(enabled=False), _threads(1 if case.problem.groups > 1 else torch.get_num_threads()):
+            self._exact = torch_convolution(case.problem, case.pass_)(*tensors.map(torch.Tensor.double))
         # The scale needs no more than a few digits, and torch's fp64 convolutions are slow.
-        magnitude = torch_convolution(case.problem, case.pass_, tensors.map(lambda t: t.float().abs()))()
+        magnitude = torch_convolution(case.problem, case.pass_)(*tensors.map(lambda t: t.float().abs()))
         self._scale = magnitude.double()
         self._ulp = torch.finfo(case.dtype).eps
 

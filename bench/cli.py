@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from convbound import backends
-from convbound.bench.arguments import EXIT_USAGE, Parser, backend, one_of, our_backends, positive, problem
-from convbound.bench.cases import TORCH
+from convbound.bench.arguments import EXIT_USAGE, Parser, backend, device, one_of, positive, problem
+from convbound.bench.devices import NAMES, default_device, find_device, our_backends
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
+from convbound.bench.rivals import INDUCTOR
 from convbound.bench.tables import Tier, load_models
 from convbound.gpus import DEFAULT_GPU, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+from convbound.selection import refusal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +32,8 @@ _EXTRAS = ("rich", "matplotlib", "numpy")
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 RUN_HELP = """\
-Time convbound's kernels against PyTorch's on the depthwise, grouped, dilated and transposed layers of real models.
+Time convbound's kernels against PyTorch's on the depthwise, grouped, dilated and transposed layers of real models, on
+the GPU where torch sees one, else on the CPU.
 
 Every result is checked against fp64 before it is timed. Contenders are timed interleaved (A B B A), with cold caches,
 and set against this machine's copy bandwidth and matrix product, which are measured first. Rows are written as they are
@@ -100,14 +103,20 @@ def run_parser() -> Parser:
         nargs="+",
         type=one_of("dtype", list(_DTYPES)),
         metavar="DTYPE",
-        help="fp32 (default), bf16, fp16, fp64",
+        help="fp32 (default on a CPU), fp16 (default on a GPU), bf16, fp64",
+    )
+    what.add_argument(
+        "--device", type=device, metavar="DEVICE", help=f"{', '.join(NAMES)} (default: a GPU if there is one)"
     )
     what.add_argument(
         "--backend",
         nargs="+",
         type=backend,
         metavar="BACKEND",
-        help=f"ours, against torch: {', '.join(our_backends())}",
+        help=f"ours, against torch: {', '.join(our_backends(default_device())) or 'none is available'}",
+    )
+    what.add_argument(
+        "--inductor", action="store_true", help="torch.compile competes too; it compiles seconds for each row"
     )
     what.add_argument(
         "--batch", type=positive(int), metavar="N", help="batch of the models' layers (default: per model)"
@@ -125,6 +134,9 @@ def run_parser() -> Parser:
     traffic.add_argument("--table", metavar="FILE#NAME", help="rewrite the table between the markers NAME of FILE")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: results/<date-time>)")
+    output.add_argument(
+        "--plain", action="store_true", help="only measure and write the rows: needs neither rich nor matplotlib"
+    )
     output.add_argument("--list", action="store_true", help="print the layers that would be measured, and stop")
     return parser
 
@@ -160,29 +172,30 @@ def run_command(arguments: Sequence[str], started: float) -> int:
     if args.list:
         print_layers(options)
         return EXIT_OK
-    _require_extras(parser)
+    if not args.plain or args.trace:
+        _require_extras(parser)
     folder = args.out or Path("results") / datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"--out: cannot use {folder}: {error.strerror}")
-    console = _console()
     if args.trace:
-        return _trace(parser, args, options, folder, console)
-    from convbound.bench.runner import run
+        return _trace(parser, args, options, folder)
+    from convbound.bench.progress import Bar, Lines
+    from convbound.bench.runner import INTERRUPTED, run
 
-    result = run(options, folder, console, started)
+    result = run(options, folder, Lines() if args.plain else Bar(_console()), started)
     file = folder / "result.json"
     result.write_json(file)
-    if result.rows:
+    if result.rows and not args.plain:
         _show(parser, file, folder / "roofline.png")
     if not result.complete:
-        console.print(f"interrupted: {len(result.rows)} rows were measured and kept")
-    console.print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}", soft_wrap=True)
-    console.print(f"took {time.perf_counter() - started:.0f} s")
-    if not result.complete:
+        print(f"{result.ended}: {len(result.rows)} rows were measured and kept")
+    print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    print(f"took {time.perf_counter() - started:.0f} s")
+    if result.ended == INTERRUPTED:
         return EXIT_INTERRUPTED
-    return EXIT_OK if all(row.ok for row in result.rows) else EXIT_FAILED_ROWS
+    return EXIT_OK if result.complete and all(row.ok for row in result.rows) else EXIT_FAILED_ROWS
 
 
 def report_command(arguments: Sequence[str], started: float) -> int:
@@ -214,7 +227,8 @@ def print_layers(options: Options) -> None:
     combinations = len(options.passes) * len(options.layouts) * len(options.dtypes)
     print(
         f"{len(chosen)} layers x {len(options.passes)} passes x {len(options.layouts)} layouts x {len(options.dtypes)} "
-        f"dtypes: {len(chosen) * combinations} comparisons of {', '.join(options.backends)} with torch"
+        f"dtypes: {len(chosen) * combinations} comparisons of {', '.join(options.backends)} with "
+        f"{', '.join(options.rivals)} on {options.device}"
     )
 
 
@@ -228,9 +242,14 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
         if args.transposed and any(begin != end for begin, end in given.padding):
             parser.error(f"--transposed: torch pads both ends alike, but {given} has padding={given.padding}")
     suites = args.suite or ([] if args.problem else list(load_models()))
-    if not (names := args.backend or our_backends()):
-        reasons = "; ".join(f"{b.name}: {b.absent}" for b in backends() if b.name != TORCH)
-        parser.error(f"--backend: no backend of convbound is available here ({reasons})")
+    chosen = args.device or default_device()
+    if not (names := args.backend or our_backends(chosen)):
+        reasons = "; ".join(f"{b.name}: {b.absent}" for b in backends() if chosen in b.devices and b.absent)
+        parser.error(f"--backend: no backend of convbound is available on {chosen} ({reasons})")
+    for name in names:
+        if why := refusal(name, chosen):
+            parser.error(f"--backend: {name} {why}; --device chooses the device")
+    found = find_device(chosen)
     return Options(
         tier=tier,
         suites=tuple(dict.fromkeys(suites)),
@@ -238,8 +257,10 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
         transposed=args.transposed,
         passes=tuple(dict.fromkeys(args.passes or PASSES)),
         layouts=tuple(dict.fromkeys(args.layout or LAYOUTS)),
-        dtypes=tuple(_DTYPES[name] for name in dict.fromkeys(args.dtype or ["fp32"])),
+        dtypes=tuple(_DTYPES[name] for name in dict.fromkeys(args.dtype)) if args.dtype else (found.dtype,),
+        device=chosen,
         backends=tuple(dict.fromkeys(names)),
+        rivals=(*found.rivals, *([INDUCTOR] if args.inductor else ())),
         batch=args.batch,
         target_seconds=args.time or TARGET_SECONDS[size],
         cold=not args.warm,
@@ -247,9 +268,10 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
     )
 
 
-def _trace(parser: Parser, args: argparse.Namespace, options: Options, folder: Path, console: Console) -> int:
+def _trace(parser: Parser, args: argparse.Namespace, options: Options, folder: Path) -> int:
     from convbound.bench.traces import rewrite_table, trace_all
 
+    console = _console()
     try:
         rows = trace_all(options, find_gpu(args.gpu).name, args.kernel, folder, console)
         if args.table:

@@ -6,17 +6,20 @@ import dataclasses
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from convbound.bench.cases import TORCH, Case, Contender, contenders, random_tensors
+from convbound.bench.cases import Case, Contender, contenders, random_tensors
 from convbound.bench.check import Reference, poisoned_outputs
+from convbound.bench.devices import Device
+from convbound.bench.plan import Options
+from convbound.bench.rivals import RIVALS
 from convbound.bench.roofs import Roofs
 from convbound.bench.rows import STATUS_FAILED, Row
-from convbound.bench.timer import Timer, interleave
+from convbound.bench.timer import Prepared, Timer, interleave, quantiles
 from convbound.problem import DTYPE_NAMES, Layout
 
 MEMORY, COMPUTE = "memory", "compute"
+NOT_RUN = "not run: the device was lost before"
 
 
 @dataclass
@@ -28,11 +31,17 @@ class Outcome:
     error: float | None = None
     error_limit: float | None = None
     message: str = ""
+    timing: str = ""
     samples: tuple[float, ...] = ()
+
+    @property
+    def rival(self) -> bool:
+        """Whether it is one of torch's."""
+        return self.contender.backend in RIVALS
 
 
 def measure_case(
-    case: Case, backends: tuple[str, ...], layouts: tuple[Layout, ...], timer: Timer, roofs: Roofs, budget: float
+    case: Case, options: Options, device: Device, timer: Timer, roofs: Roofs, budget: float
 ) -> tuple[list[Row], float]:
     """Check and time a case.
 
@@ -41,28 +50,32 @@ def measure_case(
     list of Row, float
         One row per contender in the chosen layouts, torch's included, and the seconds that timing took.
     """
-    tensors = random_tensors(case.problem, case.dtype)
+    tensors = random_tensors(case.problem, case.dtype, device.place)
     reference = Reference(case, tensors)
-    outcomes = [_check(contender, reference, timer) for contender in contenders(case, tensors, [*backends], [*layouts])]
-    torch_error = max((o.error for o in outcomes if o.contender.backend == TORCH and o.error is not None), default=0.0)
+    outcomes: list[Outcome] = []
+    lost = False
+    for contender in contenders(case, tensors, options.backends, options.layouts, options.rivals):
+        outcomes.append(Outcome(contender, message=NOT_RUN) if lost else _check(contender, reference, timer))
+        lost = lost or bool(outcomes[-1].message and device.lost())
+    torch_error = max((o.error for o in outcomes if o.rival and o.error is not None), default=0.0)
     for outcome in outcomes:
-        if outcome.contender.backend != TORCH and outcome.error is not None:
+        if not outcome.rival and outcome.error is not None:
             outcome.error_limit = reference.limit(torch_error)
             if outcome.error > outcome.error_limit:
                 outcome.message = f"wrong result: error {outcome.error:.1e} is above {outcome.error_limit:.1e}"
-    passed = [outcome for outcome in outcomes if not outcome.message]
+    del reference  # its fp64 tensors are the largest ones
     start = time.perf_counter()
-    timed = interleave([o.contender.call for o in passed], timer, budget, [o.first for o in passed])
+    if not lost:
+        _time([outcome for outcome in outcomes if not outcome.message], timer, budget)
     seconds = time.perf_counter() - start
-    for outcome, samples in zip(passed, timed, strict=True):
-        outcome.samples = tuple(samples)
-    return _rows(case, outcomes, layouts, roofs), seconds
+    return _rows(case, outcomes, options, roofs), seconds
 
 
-def failed_case(case: Case, backends: tuple[str, ...], layouts: tuple[Layout, ...], error: Exception) -> list[Row]:
+def failed_case(case: Case, options: Options, error: Exception) -> list[Row]:
     """The rows of a case that could not even be set up, say for want of memory."""
     message = _one_line(error)
-    rows = [_row(case, layout, backend) for layout in layouts for backend in (*backends, TORCH)]
+    backends = (*options.backends, *options.rivals)
+    rows = [_row(case, layout, backend, options.device) for layout in options.layouts for backend in backends]
     return [dataclasses.replace(row, status=STATUS_FAILED, message=message) for row in rows]
 
 
@@ -78,37 +91,55 @@ def _check(contender: Contender, reference: Reference, timer: Timer) -> Outcome:
     try:
         with poisoned_outputs():
             outcome.first = timer.sample(lambda: results.append(contender.call()))
-        outcome.error = reference.error(results[0])
+        outcome.error = reference.error(results.pop(0))
+        results.clear()
+        if not timer.first_run_counts:
+            # The first of these may choose algorithms or compile once more, now that outputs are not poisoned.
+            outcome.first = min(timer.sample(contender.call) for _ in range(2))
     except Exception as error:  # whatever a kernel raises is a result: the row is kept and says so
         outcome.message = _one_line(error)
     return outcome
+
+
+def _time(passed: list[Outcome], timer: Timer, budget: float) -> None:
+    """Sample all that passed the check."""
+    prepared: list[Prepared] = [timer.prepare(o.contender.calls, o.first) for o in passed]
+    first = [o.first * p.calls for o, p in zip(passed, prepared, strict=True)]
+    timed = interleave([p.run for p in prepared], timer, budget, first)
+    for outcome, ready, samples in zip(passed, prepared, timed, strict=True):
+        outcome.timing = ready.timing
+        outcome.samples = tuple(seconds / ready.calls for seconds in samples)
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _rows(case: Case, outcomes: list[Outcome], layouts: tuple[Layout, ...], roofs: Roofs) -> list[Row]:
-    medians = {
-        o.contender.layout: float(np.median(o.samples)) for o in outcomes if o.contender.backend == TORCH and o.samples
-    }
+def _rows(case: Case, outcomes: list[Outcome], options: Options, roofs: Roofs) -> list[Row]:
+    best: dict[Layout, float] = {}  # torch's, by layout
+    for outcome in outcomes:
+        if outcome.rival and outcome.samples:
+            layout, seconds = outcome.contender.layout, quantiles(outcome.samples)[1]
+            best[layout] = min(best.get(layout, seconds), seconds)
     rows = []
     for outcome in outcomes:
-        if outcome.contender.layout not in layouts:
+        contender = outcome.contender
+        if contender.layout not in options.layouts:
             continue
-        row = _row(case, outcome.contender.layout, outcome.contender.backend)
-        _fill(row, outcome, roofs)
-        if outcome.samples and outcome.contender.backend != TORCH:
-            seconds = float(np.median(outcome.samples))
-            if outcome.contender.layout in medians:
-                row.speedup_same_layout = medians[outcome.contender.layout] / seconds
-            if medians:
-                row.speedup_best_layout = min(medians.values()) / seconds
+        row = _row(case, contender.layout, contender.backend, options.device)
+        row.kernel = contender.kernel
+        _fill(row, case, outcome, roofs)
+        if outcome.samples and not outcome.rival:
+            seconds = quantiles(outcome.samples)[1]
+            if contender.layout in best:
+                row.speedup_same_layout = best[contender.layout] / seconds
+            if best:
+                row.speedup_best_layout = min(best.values()) / seconds
         rows.append(row)
     return rows
 
 
-def _row(case: Case, layout: Layout, backend: str) -> Row:
+def _row(case: Case, layout: Layout, backend: str, device: str) -> Row:
     """A row that only says what is measured."""
     problem = case.problem
     return Row(
@@ -123,22 +154,25 @@ def _row(case: Case, layout: Layout, backend: str) -> Row:
         dtype=DTYPE_NAMES[case.dtype],
         layout=layout,
         backend=backend,
+        device=device,
         flops=problem.flops,
         bytes=problem.compulsory_bytes(case.dtype),
         intensity=problem.arithmetic_intensity(case.dtype),
     )
 
 
-def _fill(row: Row, outcome: Outcome, roofs: Roofs) -> None:
+def _fill(row: Row, case: Case, outcome: Outcome, roofs: Roofs) -> None:
     """Write into a row what became of its contender."""
-    row.error, row.error_limit = outcome.error, outcome.error_limit
-    row.bound = MEMORY if row.intensity < roofs.ridge(row.dtype) else COMPUTE
+    depthwise = case.problem.depthwise
+    row.error, row.error_limit, row.timing = outcome.error, outcome.error_limit, outcome.timing
+    row.bound = MEMORY if row.intensity < roofs.ridge(row.dtype, depthwise=depthwise) else COMPUTE
     if outcome.message:
         row.status, row.message = STATUS_FAILED, outcome.message
     if outcome.samples:
-        p20, median, p80 = (float(s) for s in np.quantile(outcome.samples, (0.2, 0.5, 0.8)))
+        p20, median, p80 = quantiles(outcome.samples)
         row.samples = len(outcome.samples)
         row.median_ms, row.p20_ms, row.p80_ms = median * 1e3, p20 * 1e3, p80 * 1e3
         row.gbps, row.gflops = row.bytes / median / 1e9, row.flops / median / 1e9
-        row.copy_share, row.peak_share = row.gbps / roofs.copy_gbps, row.gflops / roofs.peak_gflops[row.dtype]
+        row.copy_share = row.gbps / roofs.copy_gbps
+        row.peak_share = row.gflops / roofs.peak(row.dtype, depthwise=depthwise)
         row.roof_share = row.copy_share if row.bound == MEMORY else row.peak_share

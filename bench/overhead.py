@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 import convbound
-from convbound.bench.cases import TORCH, random_tensors
+from convbound.bench.cases import random_tensors
+from convbound.bench.devices import Device
+from convbound.bench.rivals import TORCH
 from convbound.bench.rows import STATUS_FAILED, Row
-from convbound.bench.timer import Timer, interleave
+from convbound.bench.timer import interleave, quantiles
 from convbound.problem import ConvProblem
 
 MODEL = "host"
@@ -20,10 +21,13 @@ PROBLEM = ConvProblem.parse("mb1g8ic8ih4oc8kh3ph1 host:overhead")
 CALLS = 50
 
 
-def measure_overhead(backends: tuple[str, ...], timer: Timer, budget: float = 0.4) -> list[Row]:
-    """Milliseconds per call of ``convbound.conv2d`` by backend and of ``F.conv2d``, with warm caches, in fp32."""
-    tensors = random_tensors(PROBLEM, torch.float32)
-    x, w = tensors.x, tensors.w
+def measure_overhead(backends: tuple[str, ...], device: Device, budget: float = 0.4) -> list[Row]:
+    """Milliseconds of the host per call of ``convbound.conv2d`` by backend and of ``F.conv2d``, with warm caches.
+
+    In fp32. On a GPU the calls only enqueue their work, and it is the enqueuing that is timed.
+    """
+    # Whole numbers, so that all results are equal, by tf32 too.
+    x, w, _ = random_tensors(PROBLEM, torch.float32, device.place).map(torch.round)
     padding, groups = PROBLEM.padding[0][0], PROBLEM.groups
 
     def whole_call(backend: str) -> Callable[[], torch.Tensor]:
@@ -50,6 +54,8 @@ def measure_overhead(backends: tuple[str, ...], timer: Timer, budget: float = 0.
             dtype="fp32",
             layout="NCHW",
             backend=backend,
+            device=device.type,
+            timing="clock",
             cache="warm",
         )
         try:
@@ -66,15 +72,12 @@ def measure_overhead(backends: tuple[str, ...], timer: Timer, budget: float = 0.
 
         return loop
 
-    samples = interleave([repeated(call) for call in calls.values()], timer, budget, [0.0] * len(calls))
-    per_call = {backend: np.array(s) / CALLS * 1e3 for backend, s in zip(calls, samples, strict=True)}
-    for row in rows:
-        if row.backend in per_call:
-            row.samples = len(per_call[row.backend])
-            row.p20_ms, row.median_ms, row.p80_ms = (
-                float(q) for q in np.quantile(per_call[row.backend], (0.2, 0.5, 0.8))
-            )
-            if row.backend != TORCH:
-                speedup = float(np.median(per_call[TORCH])) / row.median_ms
-                row.speedup_same_layout = row.speedup_best_layout = speedup
+    loops = [repeated(call) for call in calls.values()]
+    samples = dict(zip(calls, interleave(loops, device.host_timer(), budget, [0.0] * len(calls)), strict=True))
+    for row in (row for row in rows if row.backend in samples):
+        row.samples = len(samples[row.backend])
+        row.p20_ms, row.median_ms, row.p80_ms = (q / CALLS * 1e3 for q in quantiles(samples[row.backend]))
+        if row.backend != TORCH and TORCH in samples:
+            speedup = quantiles(samples[TORCH])[1] / CALLS * 1e3 / row.median_ms
+            row.speedup_same_layout = row.speedup_best_layout = speedup
     return rows

@@ -33,7 +33,9 @@ class Options:
     passes: tuple[Pass, ...]
     layouts: tuple[Layout, ...]
     dtypes: tuple[torch.dtype, ...]
+    device: str
     backends: tuple[str, ...]
+    rivals: tuple[str, ...]
     batch: int | None
     target_seconds: float | None
     cold: bool
@@ -43,7 +45,7 @@ class Options:
 def layers(options: Options) -> list[Layer]:
     """The layers of a run, at the batch they run at."""
     chosen = [
-        layer.with_batch(options.batch or model.batch)
+        layer.with_batch(options.batch or model.batch_on(options.device))
         for name, model in load_models().items()
         if name in options.suites
         for layer in model.select(options.tier)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from convbound.bench.overhead import MODEL as HOST
+from convbound.bench.rivals import RIVALS
 from convbound.bench.rows import Result
 
 # Colours that stay apart for colour-blind eyes (Okabe and Ito).
@@ -18,7 +19,16 @@ COLOURS = {
     "transposed": "#CC79A7",
     "dense": "#999999",
 }
-MARKERS = {"torch": "x", "cpu": "o", "simt": "P", "cuda": "s", "triton": "^", "auto": "D"}
+MARKERS = {
+    "torch": "x",
+    "torch-native": "+",
+    "torch-inductor": "1",
+    "cpu": "o",
+    "simt": "P",
+    "cuda": "s",
+    "triton": "^",
+    "auto": "D",
+}
 _LINES = ("-", "--", ":", "-.")
 
 
@@ -34,16 +44,19 @@ def draw_roofline(result: Result, path: Path) -> None:
     rows = [row for row, _ in points]
     if not rows:
         raise ValueError("no row has a time, so there is nothing to draw")
-    copy, peaks = result.roofs["copy_gbps"], result.roofs["peak_gflops"]
+    copy = result.roofs["copy_gbps"]
+    peaks = {f"{dtype} matrix product": peak for dtype, peak in result.roofs["peak_gflops"].items()}
+    if fma := result.roofs.get("fma_gflops"):
+        peaks["fp32 without tensor cores"] = fma
     figure = Figure(figsize=(10, 6.5), dpi=120, layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log")
     ridges = [peak / copy for peak in peaks.values()]
     low = min(*(row.intensity for row in rows), *ridges) / 2
     high = max(*(row.intensity for row in rows), *ridges) * 2
-    for (dtype, peak), style in zip(peaks.items(), _LINES, strict=False):
+    for (name, peak), style in zip(peaks.items(), _LINES, strict=False):
         ridge = peak / copy
         axes.plot([low, ridge, high], [low * copy, peak, peak], style, color="black", linewidth=1.4, zorder=1)
-        label = f"{dtype} matrix product {peak:.0f} GFLOP/s"
+        label = f"{name} {peak:.0f} GFLOP/s"
         axes.annotate(
             label, (high, peak), ha="right", va="bottom", fontsize=8, xytext=(-4, 3), textcoords="offset points"
         )
@@ -57,25 +70,25 @@ def draw_roofline(result: Result, path: Path) -> None:
     )
     for row, gflops in points:
         colour, marker = COLOURS.get(row.family, "black"), MARKERS.get(row.backend, "v")
-        hollow = row.layout == "NCHW" and marker != "x"
+        rival = row.backend in RIVALS
+        hollow = row.layout == "NCHW" and not rival
         axes.plot(
             [row.intensity],
             [gflops],
             marker,
             color=colour,
             markerfacecolor="none" if hollow else colour,
-            markersize=5 if marker != "x" else 4,
+            markersize=4 if rival else 5,
             markeredgewidth=0.9,
-            alpha=0.85 if marker != "x" else 0.45,
-            zorder=2 if marker == "x" else 3,
+            alpha=0.45 if rival else 0.85,
+            zorder=2 if rival else 3,
         )
     axes.set_xlim(low, high)
     axes.set_xlabel("arithmetic intensity (FLOP per compulsory byte)")
     axes.set_ylabel("GFLOP/s")
     machine = result.machine
-    axes.set_title(
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, {machine['date'][:10]}", fontsize=10
-    )
+    device = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    axes.set_title(f"{device}, torch {machine['torch']}, {machine['date'][:10]}", fontsize=10)
     axes.grid(True, which="major", linewidth=0.4, alpha=0.6)
     families = [name for name in COLOURS if any(row.family == name for row in rows)]
     backends = list(dict.fromkeys(row.backend for row in rows))

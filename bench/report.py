@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convbound.bench.cases import TORCH
+from convbound.bench.rivals import RIVALS, TORCH
 from convbound.bench.rows import Result, Row
 from convbound.bench.summary import grouped, is_slower, ours, ratio, speedups, sum_up, summary_lines
 from convbound.problem import LAYOUTS, PASSES, ConvProblem
@@ -94,23 +94,47 @@ def machine_lines(result: Result) -> list[str]:
     caches = ", ".join(f"{name} {size >> 10} KB" for name, size in machine["caches"].items())
     versions = ", ".join(f"{name} {machine[name]}" for name in ("convbound", "torch", "python") if machine[name])
     kernels = ", ".join(f"{name}: {kernels}" for name, kernels in machine["kernels"].items() if name != TORCH)
+    gpu = gpu_line(machine) + "; " if machine.get("gpu") else ""
     lines = [
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {caches}; {kernels}; "
+        f"{gpu}{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {caches}; {kernels}; "
         f"{versions}, revision {machine['revision'] or 'unknown'}, {machine['date']}"
     ]
     if roofs:
         peaks = ", ".join(f"{peak:.0f} GFLOP/s {dtype}" for dtype, peak in roofs["peak_gflops"].items())
         ridges = ", ".join(f"{peak / roofs['copy_gbps']:.1f}" for peak in roofs["peak_gflops"].values())
+        if fma := roofs.get("fma_gflops"):
+            peaks += f", {fma:.0f} GFLOP/s fp32 without tensor cores (the bound of depthwise rows)"
         copy = f"copy {roofs['copy_gbps']:.1f} GB/s ({roofs['copy_method']})"
         lines.append(f"measured roofs: {copy}, {peaks}; ridge at {ridges} FLOP/byte")
     return lines
+
+
+def gpu_line(machine: dict[str, Any]) -> str:
+    """The GPU of a result, its driver and its libraries."""
+    smi = machine["nvidia_smi"]
+    driver = f"driver {smi['driver_version']}, SM clock {smi['clocks.sm']} of {smi['clocks.max.sm']}, " if smi else ""
+    return (
+        f"{machine['gpu']}, {machine['sms']} SMs, L2 {machine['l2'] >> 20} MB, {driver}CUDA {machine['cuda']}, "
+        f"cuDNN {machine['cudnn']}"
+    )
+
+
+def best_rivals(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
+    """The fastest of torch's rows for each row of ours, or a failed one where none has a time."""
+    best: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        if row.backend in RIVALS:
+            known = best.setdefault(_key(row), row)
+            if row.median_ms is not None and (known.median_ms is None or row.median_ms < known.median_ms):
+                best[_key(row)] = row
+    return best
 
 
 def print_report(result: Result, console: Console) -> None:
     """Print the machine, a table per model with a section per pass, and the summary."""
     for line in machine_lines(result):
         console.print(Text(line, style="dim"))
-    rivals = {_key(row): row for row in result.rows if row.backend == TORCH}
+    rivals = best_rivals(result.rows)
     for (model, dtype, backend), rows in grouped(ours(result.rows), lambda r: (r.model, r.dtype, r.backend)).items():
         transposed = " (transposed layers: dgrad is their forward)" if "transpose" in rows[0].op else ""
         title = f"{model}: {backend} against torch, {dtype}{transposed}"

@@ -5,23 +5,19 @@ Both are what code in this process, with this number of threads, can get: the tw
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
-from convbound.bench.machine import last_level_cache_bytes
+from convbound.bench.devices import Device
+from convbound.bench.timer import Timer
 from convbound.problem import DTYPE_NAMES
 
-MIN_COPY_BYTES = 128 << 20
-MAX_COPY_BYTES = 512 << 20
 # Half-precision kernels that accumulate in fp32 can reach the fp32 peak, also where torch's product of halves does not.
 _ALSO = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
-_EDGES = (384, 768, 1536, 3072)
 
 
 @dataclass(frozen=True)
@@ -35,69 +31,69 @@ class Roofs:
     copy_method
         Which copy was best.
     peak_gflops
-        GFLOP/s by dtype name (fp32, bf16, …).
+        GFLOP/s of the matrix product, by dtype name (fp32, bf16, …).
+    fma_gflops
+        GFLOP/s in fp32 without matrix units, for a depthwise convolution has no use for them; None where there are
+        none.
     """
 
     copy_gbps: float
     copy_method: str
     peak_gflops: dict[str, float] = field(default_factory=dict)
+    fma_gflops: float | None = None
 
-    def ridge(self, dtype: str) -> float:
+    def peak(self, dtype: str, *, depthwise: bool = False) -> float:
+        """GFLOP/s that bound a problem's arithmetic."""
+        if depthwise and self.fma_gflops is not None and dtype != "fp64":
+            return self.fma_gflops
+        return self.peak_gflops[dtype]
+
+    def ridge(self, dtype: str, *, depthwise: bool = False) -> float:
         """FLOPs per byte above which a problem is bound by arithmetic."""
-        return self.peak_gflops[dtype] / self.copy_gbps
+        return self.peak(dtype, depthwise=depthwise) / self.copy_gbps
 
 
-def _best_seconds(call: Callable[[], object], budget: float) -> float:
+def _best_seconds(call: Callable[[], object], timer: Timer, budget: float) -> float:
     call()
     best, end = float("inf"), time.perf_counter() + budget
     while time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, timer.sample(call))
     return best
 
 
-def measure_copy(budget: float = 0.6) -> tuple[float, str]:
-    """GB/s of the best copy between warm buffers larger than the last-level cache, and its name."""
-    elements = min(max(2 * last_level_cache_bytes(), MIN_COPY_BYTES), MAX_COPY_BYTES) // 4
-    source, target = torch.ones(elements), torch.zeros(elements)
-    threads = torch.get_num_threads()
-    # The C library's memcpy switches to streaming stores for blocks of this size; ctypes lets other threads run.
-    chunk = elements * 4 // threads
-    starts = [i * chunk for i in range(threads)]
-
-    def copy_chunk(start: int) -> None:
-        ctypes.memmove(target.data_ptr() + start, source.data_ptr() + start, chunk)
-
-    with ThreadPoolExecutor(threads) as pool:
-        methods: dict[str, Callable[[], object]] = {
-            "torch copy_": lambda: target.copy_(source),
-            "threaded memcpy": lambda: list(pool.map(copy_chunk, starts)),
-        }
-        seconds = {name: _best_seconds(call, budget / len(methods)) for name, call in methods.items()}
+def measure_copy(device: Device, timer: Timer, budget: float = 0.6) -> tuple[float, str]:
+    """GB/s of the best copy between buffers larger than the last cache, and its name."""
+    elements = min(max(2 * device.cache_bytes(), device.min_copy_bytes), device.max_copy_bytes) // 4
+    source, target = torch.ones(elements, device=device.place), torch.zeros(elements, device=device.place)
+    methods = device.copies(source, target)
+    seconds = {name: _best_seconds(call, timer, budget / len(methods)) for name, call in methods.items()}
     best = min(seconds, key=seconds.__getitem__)
-    return 2 * 4 * elements / seconds[best] / 1e9, best
+    return 2 * source.nbytes / seconds[best] / 1e9, best
 
 
-def measure_peak(dtype: torch.dtype, budget: float = 0.8) -> float:
+def measure_peak(device: Device, timer: Timer, dtype: torch.dtype, budget: float = 0.8) -> float:
     """GFLOP/s of torch's best square matrix product.
 
     Small products find the quiet moments of a busy machine, large ones feed many cores; products grow until one takes a
     fair part of its share of the budget.
     """
-    best, share = 0.0, budget / len(_EDGES)
-    for edge in _EDGES:
-        a, b = (torch.randn(edge, edge).to(dtype) for _ in range(2))
-        seconds = _best_seconds(partial(torch.mm, a, b, out=torch.empty_like(a)), share)
+    best, share = 0.0, budget / len(device.product_edges)
+    for edge in device.product_edges:
+        a, b = (torch.randn(edge, edge, device=device.place).to(dtype) for _ in range(2))
+        seconds = _best_seconds(partial(torch.mm, a, b, out=torch.empty_like(a)), timer, share)
         best = max(best, 2 * edge**3 / seconds / 1e9)
         if seconds > share / 4:
             break
     return best
 
 
-def measure_roofs(dtypes: Sequence[torch.dtype]) -> Roofs:
+def measure_roofs(device: Device, dtypes: Sequence[torch.dtype]) -> Roofs:
     """Measure the copy and, for each dtype, the matrix product; about two seconds."""
-    copy_gbps, method = measure_copy()
-    peaks = {dtype: measure_peak(dtype) for dtype in {*dtypes, *(_ALSO[d] for d in dtypes if d in _ALSO)}}
+    timer = device.timer(cold=False)
+    copy_gbps, method = measure_copy(device, timer)
+    measure = partial(measure_peak, device, timer)
+    peaks = {dtype: measure(dtype) for dtype in {*dtypes, *(_ALSO[d] for d in dtypes if d in _ALSO)}}
     best = {dtype: max(peaks[dtype], peaks.get(_ALSO.get(dtype, dtype), 0.0)) for dtype in dtypes}
-    return Roofs(copy_gbps, method, {DTYPE_NAMES[dtype]: peak for dtype, peak in best.items()})
+    fma = device.fma_peak(measure)
+    device.release()
+    return Roofs(copy_gbps, method, {DTYPE_NAMES[dtype]: peak for dtype, peak in best.items()}, fma)

@@ -14,7 +14,7 @@ from typing import IO, Any
 SCHEMA = 1
 STATUS_OK, STATUS_FAILED = "ok", "failed"
 # Machine columns that each CSV row repeats, so that tables from several machines can be put together.
-CSV_MACHINE = ("cpu", "threads", "torch", "convbound", "revision", "date")
+CSV_MACHINE = ("cpu", "gpu", "threads", "torch", "convbound", "revision", "date")
 
 
 @dataclass
@@ -24,7 +24,8 @@ class Row:
     ``error`` is the largest |y - y64| / sum |x||w| over all elements, ``error_limit`` what was allowed. ``gbps`` counts
     compulsory bytes. ``copy_share`` and ``peak_share`` are shares of the measured roofs, ``roof_share`` that of the one
     which binds the problem; with small outputs left in the cache it can exceed 1. The speed-ups are torch's median over
-    this row's, in the same layout and in torch's better one.
+    this row's, in the same layout and in torch's better one; where torch competes in several ways, its best. ``kernel``
+    is what served, ``timing`` how it was timed: ``clock``, or on a GPU ``graph`` (a replayed CUDA graph) or ``events``.
     """
 
     model: str
@@ -39,6 +40,8 @@ class Row:
     layout: str
     backend: str
     device: str = "cpu"
+    kernel: str = ""
+    timing: str = ""
     status: str = STATUS_OK
     message: str = ""
     median_ms: float | None = None
@@ -87,17 +90,18 @@ def _plain(value: Any) -> Any:
 
 @dataclass
 class Result:
-    """A run: what it ran on, the roofs it measured, how it was started, and its rows."""
+    """A run: what it ran on, the roofs it measured, how it was started, its rows, and why it ended early if it did."""
 
     machine: dict[str, Any]
     roofs: dict[str, Any]
     options: dict[str, Any]
     complete: bool = False
+    ended: str = ""
     rows: list[Row] = field(default_factory=list)
 
     def header(self) -> dict[str, Any]:
         """Everything but the rows."""
-        head = {name: getattr(self, name) for name in ("machine", "roofs", "options", "complete")}
+        head = {name: getattr(self, name) for name in ("machine", "roofs", "options", "complete", "ended")}
         return {"schema": SCHEMA, **head}
 
     def write_json(self, path: Path) -> None:
@@ -126,7 +130,8 @@ def read_result(path: Path) -> Result:
             head = json.loads(text)
             records = head["rows"]
         rows = [Row.from_record(record) for record in records]
-        return Result(head["machine"], head["roofs"], head["options"], head["complete"], rows)
+        ended = head.get("ended", "")
+        return Result(head["machine"], head["roofs"], head["options"], head["complete"], ended, rows)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{path} is not a result file of convbound.bench ({type(error).__name__}: {error})") from error
 

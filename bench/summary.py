@@ -9,8 +9,8 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from convbound.bench.cases import TORCH
 from convbound.bench.overhead import MODEL as HOST
+from convbound.bench.rivals import RIVALS
 from convbound.bench.rows import Row
 
 Key = TypeVar("Key", bound=Hashable)
@@ -35,7 +35,7 @@ class Group:
 
 def ours(rows: Iterable[Row]) -> list[Row]:
     """The rows of convbound's backends, without torch's and the host overhead."""
-    return [row for row in rows if row.backend != TORCH and row.model != HOST]
+    return [row for row in rows if row.backend not in RIVALS and row.model != HOST]
 
 
 def sum_up(rows: Iterable[Row]) -> Group:

@@ -1,8 +1,8 @@
 """The layer tables: which convolutions real models are made of (``layers/*.csv``, one file per model).
 
-A file starts with ``# key: value`` lines (title, paper, code, batch) and holds one line per distinct layer: its name,
-how often the model has it, the torch op, the smallest run that includes it (quick, default or full) and its problem
-string. A ``conv_transpose`` layer is written as the convolution that it transposes.
+A file starts with ``# key: value`` lines (title, paper, code, batch, gpu batch) and holds one line per distinct layer:
+its name, how often the model has it, the torch op, the smallest run that includes it (quick, default or full) and its
+problem string. A ``conv_transpose`` layer is written as the convolution that it transposes.
 """
 
 from __future__ import annotations
@@ -53,14 +53,19 @@ class Layer:
 
 @dataclass(frozen=True)
 class Model:
-    """A layer table: where its layers come from, the batch they run at by default, and the layers."""
+    """A layer table: where its layers come from, the batches they run at by default, and the layers."""
 
     name: str
     title: str
     paper: str
     code: str
     batch: int
+    gpu_batch: int
     layers: tuple[Layer, ...]
+
+    def batch_on(self, device: str) -> int:
+        """The default batch on a device."""
+        return self.gpu_batch if device == "cuda" else self.batch
 
     def select(self, tier: Tier) -> tuple[Layer, ...]:
         """The layers that a run of this tier includes; each tier includes the one before it."""
@@ -86,9 +91,10 @@ def parse_table(name: str, text: str) -> Model:
         problem = ConvProblem.parse(f"{record['problem']} {origin}")
         transposed = record["op"].startswith("conv_transpose")
         layers.append(Layer(name, record["layer"], int(record["count"]), transposed, tier, problem))
-    if missing := {"title", "paper", "code", "batch"} - head.keys():
+    if missing := {"title", "paper", "code", "batch", "gpu batch"} - head.keys():
         raise ValueError(f"layer table {name} lacks the line '# {min(missing)}: …'")
-    return Model(name, head["title"], head["paper"], head["code"], int(head["batch"]), tuple(layers))
+    batches = int(head["batch"]), int(head["gpu batch"])
+    return Model(name, head["title"], head["paper"], head["code"], *batches, tuple(layers))
 
 
 @cache

@@ -117,6 +117,11 @@ def ops(backend: str, key: str) -> tuple[Source, ...]:
     )
 
 
+def row_op(own: tuple[Source, ...], backend: str, cuda: tuple[str, ...]) -> Source:
+    """The op that runs one given row of the registry; `cuda` are the flags by which its headers are found."""
+    return Source("csrc/ops/row.cpp", (*own[0].flags, *cuda), backend)
+
+
 def torch_link() -> tuple[str, ...]:
     """Linker flags of a library of ops: everything it needs is in a CPU torch."""
     build_tools.import_torch()
@@ -139,7 +144,9 @@ def cpu_part() -> Part:
 
 def simt_parts() -> tuple[Part, ...]:
     """The emulated kernels: one library with ops and fast kernels, one with checked kernels, without torch."""
-    fast = (*emulated_kernels(checked=False), *ops("simt", "CPU"), Source("csrc/ops/simt.cpp", _EMULATED))
+    own = ops("simt", "CPU")
+    backend = (*own, row_op(own, "simt", _EMULATED), Source("csrc/ops/simt.cpp", _EMULATED))
+    fast = (*emulated_kernels(checked=False), *backend)
     checked = (*emulated_kernels(checked=True), Source("csrc/dispatch/simt_checked.cpp", _EMULATED), _build_hash())
     return (
         Part("libconvbound_simt", fast, (*torch_link(), "-lpthread", "-ldl")),
@@ -156,6 +163,7 @@ def cuda_part(cuda: build_tools.Cuda) -> Part:
         Source("csrc/dispatch/device.cpp", include, "cuda"),
         Source("csrc/conv_problem.cpp"),
         *own,
+        row_op(own, "cuda", include),
         Source("csrc/ops/cuda.cpp", (*include, *own[1].flags)),
     )
     runtime = (f"-L{cuda.libraries}", "-lcudart_static", "-lrt", "-lpthread", "-ldl")

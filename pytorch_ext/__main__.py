@@ -1,7 +1,7 @@
 """``python -m convbound``: versions, compiled parts and devices, to paste into a bug report.
 
 ``python -m convbound explain PROBLEM`` shows which kernel would serve a problem, ``python -m convbound trace PROBLEM``
-the memory traffic of a CUDA kernel.
+the memory traffic of a CUDA kernel, and ``python -m convbound tuning`` what ``auto`` has measured on this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import sys
 import torch
 
 import convbound
-from convbound import _library, selection
+from convbound import _library, decisions, selection, tuning
+from convbound.bench.machine import cpu_name
 from convbound.explanation import explain
 from convbound.gpus import DEFAULT_GPU
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
@@ -29,14 +30,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _gpus() -> list[str]:
@@ -65,10 +58,11 @@ def report() -> str:
         f"built       {info.get('compiler', 'nothing')} against torch {info.get('torch', '-')}, "
         f"sources {info.get('source_hash', '-')}"
         + (f", nvcc {info['cuda']['nvcc']} for {' '.join(info['cuda']['architectures'])}" if "cuda" in info else ""),
-        f"cpu         {_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {selection.CPU_ISA}",
+        f"cpu         {cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {selection.CPU_ISA}",
         *(f"gpu         {gpu}" for gpu in _gpus()),
         f"default     backend={selection.default_backend()!r}"
         + (f" ({selection.ENVIRONMENT_VARIABLE} is set)" if os.environ.get(selection.ENVIRONMENT_VARIABLE) else ""),
+        f"tuning      {tuning.state()}",
     ]
     for backend in convbound.backends():
         state = "available" if backend.available else f"absent: {backend.absent}"
@@ -93,20 +87,37 @@ def main(arguments: list[str] | None = None) -> int:
     traced.add_argument("--pass", dest="pass_", choices=PASSES, default="fprop")
     traced.add_argument("--gpu", default=DEFAULT_GPU, help=f"such as A100 or sm_80 (default: {DEFAULT_GPU})")
     traced.add_argument("--kernel", help="such as naive (default: the one that would serve)")
+    tuned = commands.add_parser("tuning", help="what auto has measured, by device and build")
+    tuned.add_argument("--clear", action="store_true", help="forget it")
     options = parser.parse_args(arguments)
-    if options.command is None:
-        print(report())
-        return 0
-    dtype = next(dtype for dtype, name in DTYPE_NAMES.items() if name == options.dtype)
-    common = {"dtype": dtype, "layout": options.layout}
+    show = {"explain": _explained, "trace": _traced, "tuning": _tuned}.get(options.command, lambda _: report())
     try:
-        if options.command == "explain":
-            print(explain(options.problem, **common, device=options.device, backend=options.backend))
-        else:
-            print(trace(options.problem, options.pass_, **common, gpu=options.gpu, kernel=options.kernel))
-    except (ValueError, RuntimeError) as error:
+        print(show(options))
+    except (OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     return 0
+
+
+def _dtype(options: argparse.Namespace) -> torch.dtype:
+    return next(dtype for dtype, name in DTYPE_NAMES.items() if name == options.dtype)
+
+
+def _explained(options: argparse.Namespace) -> str:
+    device, backend = options.device, options.backend
+    return str(explain(options.problem, dtype=_dtype(options), layout=options.layout, device=device, backend=backend))
+
+
+def _traced(options: argparse.Namespace) -> str:
+    gpu, kernel = options.gpu, options.kernel
+    return str(
+        trace(options.problem, options.pass_, dtype=_dtype(options), layout=options.layout, gpu=gpu, kernel=kernel)
+    )
+
+
+def _tuned(options: argparse.Namespace) -> str:
+    if options.clear:
+        return f"forgot {decisions.clear()} decisions of {decisions.location()}"
+    return f"tuning is {tuning.state()}\n{decisions.table() or 'nothing was measured so far'}"
 
 
 if __name__ == "__main__":

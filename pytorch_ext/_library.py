@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from convbound.kernels import ops as triton_ops
+
 PACKAGE = Path(__file__).resolve().parent
 REBUILD = "rebuild with: pip install --no-build-isolation ."
 
@@ -67,12 +69,12 @@ def _load_introspection() -> ModuleType | str:
     return _introspect
 
 
-# Why a library of ops is not loaded, by backend; None where it is.
-LOADED: dict[str, str | None] = {backend: _load_ops(backend) for backend in ("cpu", "simt", "cuda")}
+# Why the ops of a backend are not there, by backend; None where they are. Those of Triton were defined by the import.
+LOADED: dict[str, str | None] = {**{backend: _load_ops(backend) for backend in ("cpu", "simt", "cuda")}, "triton": None}
 
 # Why a backend cannot be used; None where it can. The CUDA kernels load into a CPU torch, too, which has no CUDA
 # tensors.
-ABSENT = dict(LOADED)
+ABSENT = LOADED | {"triton": triton_ops.absent()}
 if LOADED["cuda"] is None and torch.version.cuda is None:
     ABSENT["cuda"] = f"the kernels are built, but this torch ({torch.__version__}) is a CPU build"
 

@@ -26,13 +26,15 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
-from convbound import ops
+from convbound import ops, tuning
+from convbound.measuring import Work
 from convbound.problem import ConvProblem
+from convbound.tuning import UNDECIDED
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The backend of each pass, and the layout of all results.
+    """The backend of each pass, UNDECIDED where it is to be measured, and the layout of all results.
 
     No tuple, for torch.func would take the strings in it for arguments of their own.
     """
@@ -64,10 +66,10 @@ def wgrad(dy: Tensor, x: Tensor, bias_grad: bool, problem: ConvProblem, plan: Pl
 def _call(plain: Any, with_jvp: Any, *args: Any) -> Any:
     if torch.compiler.is_compiling():
         return plain.apply(*args)
-    return with_jvp.apply(*args) if _differentiated(args) else plain.forward(*args)
+    return with_jvp.apply(*args) if differentiated(args) else plain.forward(*args)
 
 
-def _differentiated(args: tuple[Any, ...]) -> bool:
+def differentiated(args: tuple[Any, ...]) -> bool:
     """Whether any derivative can be asked for. If not, the 30 us that Function.apply costs are saved."""
     return (
         (torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args))
@@ -113,6 +115,9 @@ class _PassJvp(_Pass):
 class _Fprop(_Pass):
     @staticmethod
     def forward(x: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
+        if plan.fprop == UNDECIDED:
+            y: Tensor = tuning.run(Work("fprop", problem, plan.channels_last, x, w, bias))
+            return y
         return ops.fprop(x, w, bias, problem, backend=plan.fprop, channels_last=plan.channels_last)
 
     @staticmethod
@@ -148,6 +153,9 @@ class _FpropJvp(_PassJvp, _Fprop):
 class _Dgrad(_Pass):
     @staticmethod
     def forward(dy: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
+        if plan.dgrad == UNDECIDED:
+            dx: Tensor = tuning.run(Work("dgrad", problem, plan.channels_last, dy, w, bias))
+            return dx
         return ops.dgrad(dy, w, bias, problem, backend=plan.dgrad, channels_last=plan.channels_last)
 
     @staticmethod
@@ -186,6 +194,9 @@ class _Wgrad(_Pass):
         dy: Tensor, x: Tensor, bias_grad: bool, problem: ConvProblem, plan: Plan
     ) -> tuple[Tensor, Tensor | None]:
         backend, channels_last = plan.wgrad, plan.channels_last
+        if backend == UNDECIDED:
+            dw, dbias = tuning.run(Work("wgrad", problem, channels_last, dy, x, bias_grad=bias_grad))
+            return dw, dbias
         return ops.wgrad(dy, x, problem, bias_grad=bias_grad, backend=backend, channels_last=channels_last)
 
     @staticmethod

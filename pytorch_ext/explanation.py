@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from convbound import _library, selection
+from convbound import _library, selection, tuning
 from convbound.problem import DTYPE_NAMES, LAYOUTS, ConvProblem, Layout, Pass
 
 
 @dataclass(frozen=True)
 class PassExplanation:
-    """The backend and the kernel of one pass, why this backend, and how a CUDA kernel is launched."""
+    """The backend and the kernel of one pass, why this backend, and how a GPU's kernel is launched."""
 
     pass_: Pass
     backend: str
@@ -92,26 +92,34 @@ def explain(
     if layout not in LAYOUTS:
         raise ValueError(f"explain: layout={layout!r} must be one of {', '.join(LAYOUTS)}")
     backend = backend or selection.default_backend()
-    device = torch.device(device).type
+    device = torch.device(device)
     selection.check_name("explain", backend)
     passes = []
-    for choice in selection.choose_all(problem, dtype, layout, device, backend):
-        refusal = None if backend == "auto" else selection.refusal(choice.backend, device)
-        kernel, launch = ("-", "") if refusal else serving_kernel(problem, choice.pass_, dtype, layout, choice.backend)
+    for choice in tuning.choose_all(problem, dtype, layout, device, backend):
+        serving = choice.backend
+        if serving == tuning.UNDECIDED:
+            serving = selection.choose(problem, choice.pass_, dtype, layout, device.type).backend
+        refusal = None
+        if backend != "auto":
+            refusal = selection.refusal(serving, device.type)
+            refusal = refusal or selection.unsupported(problem, choice.pass_, dtype, serving)
+        kernel, launch = ("-", "") if refusal else serving_kernel(problem, choice.pass_, dtype, layout, serving)
         reason = f"backend={backend!r} {refusal}" if refusal else choice.reason
-        passes.append(PassExplanation(choice.pass_, choice.backend, kernel, reason, launch))
-    return Explanation(problem, dtype, layout, device, tuple(passes))
+        passes.append(PassExplanation(choice.pass_, serving, kernel, reason, launch))
+    return Explanation(problem, dtype, layout, device.type, tuple(passes))
 
 
 def serving_kernel(
     problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, backend: str
 ) -> tuple[str, str]:
-    """The registry name of the kernel by which a backend would serve a pass, and its launch where it is a CUDA kernel.
+    """The registry name of the kernel by which a backend would serve a pass, and its launch where it is a GPU's kernel.
 
     The name is ``aten`` for torch.
     """
     if backend == "torch":
         return "aten", ""
+    if backend == "triton":
+        return _triton_kernel(problem, pass_, dtype, layout)
     introspect: Any = _library.introspect
     if isinstance(introspect, str):
         raise RuntimeError(introspect)
@@ -130,6 +138,16 @@ def serving_kernel(
         return "none", ""
     launch = f"{row['tile']}; grid {row['grid']}, block {row['block']}, {row['shared_bytes']} bytes of shared memory"
     return str(row["name"]), launch
+
+
+def _triton_kernel(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout) -> tuple[str, str]:
+    # Here, not above: they import Triton, which takes a second.
+    from convbound.kernels import table
+    from convbound.kernels.launch import architecture
+
+    row = table.select(problem, pass_, dtype, layout, architecture(torch.device("cuda")))
+    launches = row.plan(problem, dtype, bias=False).launches
+    return row.name, f"tile {row.tile}; {', '.join(map(str, launches))}"
 
 
 def _device(introspect: Any, backend: str) -> tuple[int, int]:

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from convbound import autograd, selection
+from convbound import autograd, selection, tuning
 from convbound.layout import results_are_channels_last
-from convbound.problem import DTYPES, ConvProblem, output_size
+from convbound.problem import DTYPES, PASSES, ConvProblem, Layout, Pass, output_size
 
 Size = int | Sequence[int]
 
@@ -62,8 +62,9 @@ def conv2d(
     stride, padding, dilation, groups
         As in torch, string padding included.
     backend
-        ``"auto"`` takes per pass what was measured fastest, and torch for whatever convbound does not cover;
-        ``"cpu"`` and ``"torch"`` insist. None stands for the environment variable CONVBOUND_BACKEND, else ``"auto"``.
+        ``"auto"`` takes per pass what was measured fastest, on a GPU at the first call with these shapes, and torch
+        for whatever convbound does not cover; a name from :func:`convbound.backends` insists. None stands for the
+        environment variable CONVBOUND_BACKEND, else ``"auto"``.
 
     Returns
     -------
@@ -194,9 +195,11 @@ def _conv(
             _freeze(name, "groups", groups),
         )
         channels_last = results_are_channels_last(xb, wb, groups)
-        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, xb.dtype, xb.device.type, channels_last, backend)
-        plan = _conv_plan.__wrapped__(*key) if torch.compiler.is_compiling() else _conv_plan(*key)
-        if plan is not None:
+        needed = _passes_needed("fprop", (xb, wb, bb), backend)
+        where = (xb.dtype, xb.device, channels_last, backend, needed)
+        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, *where)
+        plan = _conv_plan.__wrapped__(*key, 0) if torch.compiler.is_compiling() else _conv_plan(*key, tuning.stamp())
+        if plan is not None and not _torch_suffices(plan[1].fprop, plan[1].dgrad, plan[1].wgrad, xb, wb):
             _check_bias(name, bb, plan[0].k)
             y = autograd.fprop(xb, wb, bb, *plan)
             return y if x.dim() == xb.dim() else y.squeeze(0)
@@ -227,10 +230,12 @@ def _conv_transpose(
             _freeze(name, "dilation", dilation),
         )
         channels_last = results_are_channels_last(xb, wb, groups, arguments[0], arguments[2])
-        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, xb.dtype, xb.device.type, channels_last, backend)
+        needed = _passes_needed("dgrad", (xb, wb, bb), backend)
+        where = (xb.dtype, xb.device, channels_last, backend, needed)
+        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, *where)
         compiling = torch.compiler.is_compiling()
-        plan = _conv_transpose_plan.__wrapped__(*key) if compiling else _conv_transpose_plan(*key)
-        if plan is not None:
+        plan = _conv_transpose_plan.__wrapped__(*key, 0) if compiling else _conv_transpose_plan(*key, tuning.stamp())
+        if plan is not None and not _torch_suffices(plan[1].dgrad, plan[1].fprop, plan[1].wgrad, xb, wb):
             _check_bias(name, bb, plan[0].c)
             y = autograd.dgrad(xb, wb, bb, *plan)
             return y if x.dim() == xb.dim() else y.squeeze(0)
@@ -355,11 +360,41 @@ def _check_groups(name: str, groups: Any, *channels: tuple[str, int]) -> None:
             raise RuntimeError(f"{name}: groups={groups} does not divide {label}={count}")
 
 
+def _passes_needed(forward: Pass, tensors: tuple[Tensor | None, ...], backend: str) -> tuple[Pass, ...]:
+    """The passes that a call may come to, of which a named backend has to say in the forward call if it cannot."""
+    if backend == "auto":
+        return ()
+    return PASSES if torch.compiler.is_compiling() or autograd.differentiated(tensors) else (forward,)
+
+
+def _torch_suffices(forward: str, of_input: str, of_weight: str, x: Tensor, w: Tensor) -> bool:
+    """Whether torch serves the forward and every gradient that can be asked for: its own function then does it all."""
+    if forward != "torch":
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    return (of_input == "torch" or not x.requires_grad) and (of_weight == "torch" or not w.requires_grad)
+
+
 def _with_plan(
-    problem: ConvProblem, dtype: torch.dtype, device: str, channels_last: bool, backend: str
+    name: str,
+    problem: ConvProblem,
+    dtype: torch.dtype,
+    device: torch.device,
+    channels_last: bool,
+    backend: str,
+    needed: tuple[Pass, ...],
+    stamp: int,
 ) -> tuple[ConvProblem, autograd.Plan] | None:
-    """The problem and the backends of its passes; None when torch has them all, so that torch's own autograd can."""
-    choices = selection.choose_all(problem, dtype, "NHWC" if channels_last else "NCHW", device, backend)
+    """The problem and the backends of its passes; None when torch has them all, so that torch's own autograd can.
+
+    The stamp is tuning's: 0 where nothing measured counts.
+    """
+    for pass_ in needed:
+        if reason := selection.unsupported(problem, pass_, dtype, backend):
+            raise RuntimeError(f"{name}: backend={backend!r} {reason}")
+    layout: Layout = "NHWC" if channels_last else "NCHW"
+    choices = tuning.choose_all(problem, dtype, layout, device, backend, measured=bool(stamp))
     fprop, dgrad, wgrad = (choice.backend for choice in choices)
     if fprop == dgrad == wgrad == "torch":
         return None
@@ -376,9 +411,11 @@ def _conv_plan(
     dilation: Any,
     groups: int,
     dtype: torch.dtype,
-    device: str,
+    device: torch.device,
     channels_last: bool,
     backend: str,
+    needed: tuple[Pass, ...],
+    stamp: int,
 ) -> tuple[ConvProblem, autograd.Plan] | None:
     ndim = len(x) - 2
     stride = _per_axis(name, "stride", stride, ndim, 1)
@@ -397,7 +434,7 @@ def _conv_plan(
                 f"has only {i + sum(pair)}"
             )
     problem = ConvProblem(x[0], x[1], w[0], x[2:], w[2:], stride, pairs, dilation, groups)
-    return _with_plan(problem, dtype, device, channels_last, backend)
+    return _with_plan(name, problem, dtype, device, channels_last, backend, needed, stamp)
 
 
 @lru_cache(maxsize=4096)
@@ -411,9 +448,11 @@ def _conv_transpose_plan(
     groups: int,
     dilation: Any,
     dtype: torch.dtype,
-    device: str,
+    device: torch.device,
     channels_last: bool,
     backend: str,
+    needed: tuple[Pass, ...],
+    stamp: int,
 ) -> tuple[ConvProblem, autograd.Plan] | None:
     ndim = len(x) - 2
     stride = _per_axis(name, "stride", stride, ndim, 1)
@@ -439,7 +478,7 @@ def _conv_transpose_plan(
     if 0 in sizes:
         return None  # torch returns an empty tensor, which takes no kernel
     problem = ConvProblem(x[0], w[1] * groups, x[1], tuple(sizes), w[2:], stride, tuple(pairs), dilation, groups)
-    return _with_plan(problem, dtype, device, channels_last, backend)
+    return _with_plan(name, problem, dtype, device, channels_last, backend, needed, stamp)
 
 
 def _check_sizes(name: str, x: tuple[int, ...], w: tuple[int, ...]) -> None:

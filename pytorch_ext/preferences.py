@@ -1,4 +1,4 @@
-"""What ``backend="auto"`` prefers on a CPU: one row per case in which a native kernel was measured faster than torch.
+"""What ``backend="auto"`` prefers untried on a CPU: one row per case in which a native kernel was faster than torch.
 
 Each row carries its reason, and a test holds the rows against the committed result files (EVIDENCE). Whatever no row
 names goes to torch, and so does everything on an instruction set that was not measured. The conditions look at what

@@ -1,4 +1,4 @@
-"""Which backends there are, and which of them serves a pass of a problem."""
+"""Which backends there are, and which of them serves a pass of a problem that nobody has measured here."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from dataclasses import dataclass
 import torch
 
 from convbound import _library, preferences
-from convbound.problem import DTYPES, PASSES, ConvProblem, Layout, Pass
+from convbound.kernels import limits as triton_limits
+from convbound.kernels import ops as triton_ops
+from convbound.problem import DTYPES, ConvProblem, Layout, Pass
 
 ENVIRONMENT_VARIABLE = "CONVBOUND_BACKEND"
-NAMES = ("auto", "cpu", "cuda", "simt", "torch")
+NAMES = ("auto", "cpu", "cuda", "triton", "simt", "torch")
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend that ``backend=`` accepts; `absent` says why it cannot be used, or is None."""
+    """A backend that ``backend=`` accepts; `absent` says why it cannot be used, or is None.
+
+    An `emulated` one computes what a GPU would compute, in a time that says nothing.
+    """
 
     name: str
     kernels: str
     devices: tuple[str, ...]
     absent: str | None = None
+    emulated: bool = False
 
     @property
     def available(self) -> bool:
@@ -40,10 +46,12 @@ class Choice:
 
 # Fixed at import, so that torch.compile sees constants.
 CPU_ISA = "none" if isinstance(_library.introspect, str) else str(_library.introspect.cpu_isa())
+_TRITON = "Triton, interpreted (slow: to test kernels)" if triton_ops.INTERPRETING else "Triton"
 _BACKENDS = (
     Backend("cpu", f"native C++ ({CPU_ISA})", ("cpu",), _library.ABSENT["cpu"]),
     Backend("cuda", "CUDA C++", ("cuda",), _library.ABSENT["cuda"]),
-    Backend("simt", "CUDA C++, emulated (slow: to test kernels)", ("cpu",), _library.ABSENT["simt"]),
+    Backend("triton", _TRITON, triton_ops.DEVICES, _library.ABSENT["triton"], triton_ops.INTERPRETING),
+    Backend("simt", "CUDA C++, emulated (slow: to test kernels)", ("cpu",), _library.ABSENT["simt"], True),
     Backend("torch", "ATen (oneDNN on a CPU, cuDNN on a GPU)", ("cpu", "cuda")),
 )
 
@@ -82,6 +90,11 @@ def refusal(backend: str, device: str) -> str | None:
     raise KeyError(backend)
 
 
+def unsupported(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, backend: str) -> str | None:
+    """Why a named backend has no kernel for one pass of a problem, or None."""
+    return triton_limits.unsupported(problem, pass_, dtype) if backend == "triton" else None
+
+
 def choose(
     problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, device: str, backend: str = "auto"
 ) -> Choice:
@@ -89,7 +102,7 @@ def choose(
     if backend != "auto":
         return Choice(pass_, backend, f"asked for by backend={backend!r}")
     if device == "cuda":
-        return Choice(pass_, "torch", "for CUDA tensors there are only naive kernels, which auto never chooses")
+        return Choice(pass_, "torch", "no kernel of ours was measured faster on a GPU")
     if device != "cpu":
         return Choice(pass_, "torch", f"there are no native kernels for {device} tensors")
     if _library.ABSENT["cpu"] is not None:
@@ -102,10 +115,3 @@ def choose(
     if row is None:
         return Choice(pass_, "torch", "no native kernel was measured faster here")
     return Choice(pass_, "cpu", row.reason)
-
-
-def choose_all(
-    problem: ConvProblem, dtype: torch.dtype, layout: Layout, device: str, backend: str = "auto"
-) -> tuple[Choice, ...]:
-    """The choices of the three passes, in the order fprop, dgrad, wgrad."""
-    return tuple(choose(problem, pass_, dtype, layout, device, backend) for pass_ in PASSES)

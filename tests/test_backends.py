@@ -14,7 +14,7 @@ from support.preferring import REASON, native_preferred
 from torch import Tensor
 
 import convbound
-from convbound import preferences, selection
+from convbound import preferences, selection, tuning
 from convbound.problem import DTYPES, LAYOUTS, PASSES, ConvProblem, Pass
 
 X = torch.ones(2, 4, 6, 7)
@@ -32,7 +32,7 @@ def served(*args: Any, **kwargs: Any) -> list[str]:
 
 def test_backends_lists_them_with_reasons():
     found = {backend.name: backend for backend in convbound.backends()}
-    assert list(found) == ["cpu", "cuda", "simt", "torch"]
+    assert list(found) == ["cpu", "cuda", "triton", "simt", "torch"]
     assert found["cpu"].available
     assert found["torch"].available
     assert all((backend.absent is None) == backend.available for backend in found.values())
@@ -70,7 +70,7 @@ def test_the_environment_variable_is_the_default(monkeypatch: pytest.MonkeyPatch
 def test_auto_chooses_for_each_pass(passes: tuple[Pass, ...]):
     with native_preferred(passes):
         assert served(backend="auto") == [f"cpu_{pass_}" for pass_ in passes]
-        choices = selection.choose_all(PROBLEM, torch.float32, "NCHW", "cpu")
+        choices = tuning.choose_all(PROBLEM, torch.float32, "NCHW", torch.device("cpu"))
     assert [choice.pass_ for choice in choices] == list(PASSES)
     assert [choice.backend for choice in choices] == ["cpu" if pass_ in passes else "torch" for pass_ in PASSES]
     assert all(choice.reason == REASON for choice in choices if choice.backend == "cpu")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from convbound.bench import cli
+from convbound import selection
+from convbound.bench import arguments, cli, devices
 from convbound.bench.plan import cases, layers
 from convbound.bench.tables import load_models
 
@@ -95,3 +96,13 @@ def test_list_prints_layers_and_sources(capsys):
     assert "mb8ic3ih64oc64kh4sh2ph1  transposed" in printed
     assert "arXiv:1511.06434" in printed
     assert "5 layers x 3 passes x 2 layouts x 1 dtypes: 30 comparisons" in printed
+
+
+def test_emulated_backends_are_measured_only_when_named(monkeypatch: pytest.MonkeyPatch):
+    rows = [
+        selection.Backend(name, "", ("cpu",), None, emulated) for name, emulated in (("cpu", False), ("simt", True))
+    ]
+    monkeypatch.setattr(arguments, "backends", lambda: rows)
+    monkeypatch.setattr(devices, "backends", lambda: rows)
+    assert devices.our_backends("cpu") == ["cpu"]
+    assert arguments.backend("simt") == "simt"

@@ -11,6 +11,7 @@ import torch
 from convbound.bench import roofs
 from convbound.bench.cases import Case, Tensors, contenders, dense, random_tensors
 from convbound.bench.check import Reference, poisoned_outputs
+from convbound.bench.devices import Device
 from convbound.bench.plan import LEAST_SECONDS, MOST_SECONDS, Budget
 from convbound.bench.tables import Layer
 from convbound.bench.timer import LONG_CALL, MAX_SAMPLES, CpuTimer, interleave
@@ -172,11 +173,13 @@ def test_a_budget_shares_what_is_left(monkeypatch):
     assert budget.share() == LEAST_SECONDS
 
 
-def test_roofs_are_measured(monkeypatch):
-    monkeypatch.setattr(roofs, "MIN_COPY_BYTES", 1 << 20)
-    monkeypatch.setattr(roofs, "MAX_COPY_BYTES", 1 << 20)
-    monkeypatch.setattr(roofs, "_EDGES", (32,))
-    measured = roofs.measure_roofs([torch.float32, torch.bfloat16])
+class SmallDevice(Device):
+    min_copy_bytes = max_copy_bytes = 1 << 20
+    product_edges = (32,)
+
+
+def test_roofs_are_measured():
+    measured = roofs.measure_roofs(SmallDevice(), [torch.float32, torch.bfloat16])
     assert set(measured.peak_gflops) == {"fp32", "bf16"}
     assert measured.peak_gflops["bf16"] >= measured.peak_gflops["fp32"] > 0
     assert measured.ridge("fp32") == measured.peak_gflops["fp32"] / measured.copy_gbps > 0

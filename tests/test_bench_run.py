@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from convbound import ops
-from convbound.bench import cli, runner
+from convbound.bench import cli, devices, runner
 from convbound.bench.report import README_END, README_START
 from convbound.bench.roofs import Roofs
 from convbound.bench.rows import Row, read_result
@@ -27,8 +27,8 @@ FILES = ["result.json", "roofline.png", "rows.csv", "rows.jsonl"]
 def light(monkeypatch):
     """No seconds spent on roofs, and no change to this process's allocator."""
     peaks = {"fp32": 100.0, "bf16": 100.0, "fp16": 100.0, "fp64": 50.0}
-    monkeypatch.setattr(runner, "measure_roofs", lambda dtypes: Roofs(20.0, "given", peaks))
-    monkeypatch.setattr(runner, "keep_freed_pages", lambda: False)
+    monkeypatch.setattr(runner, "measure_roofs", lambda device, dtypes: Roofs(20.0, "given", peaks))
+    monkeypatch.setattr(devices, "keep_freed_pages", lambda: False)
 
 
 def bench(folder: Path, *arguments: str) -> int:

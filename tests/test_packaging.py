@@ -50,8 +50,13 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @packaging
 def test_wheel_contains_the_whole_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    expected = [path.relative_to(ROOT / "pytorch_ext") for path in (ROOT / "pytorch_ext").rglob("*.py")]
-    assert {f"convbound/{path.as_posix()}" for path in expected} <= set(names)
+    for package, folder in {
+        "convbound": "pytorch_ext",
+        "convbound/kernels": "kernels",
+        "convbound/bench": "bench",
+    }.items():
+        modules = [path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*.py")]
+        assert {f"{package}/{module}" for module in modules} <= set(names)
     libraries = ("libconvbound_cpu.so", "libconvbound_simt.so", "libconvbound_simt_checked.so")
     for file in ("py.typed", "build_info.json", "_introspect.pyi", *libraries):
         assert f"convbound/{file}" in names

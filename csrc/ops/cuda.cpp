@@ -4,6 +4,7 @@
 
 #include "csrc/dispatch/device.h"
 #include "csrc/ops/run.h"
+#include "csrc/ops/run_row.h"
 
 namespace convbound::ops {
 
@@ -31,6 +32,12 @@ void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int 
          const Allocate& allocate) {
   const torch::stable::accelerator::DeviceGuard guard(device);
   device::run(pass, problem, dtype, layout, tensors, allocate, device::describe(device), current_stream(device));
+}
+
+void run_row(const KernelRow& row, const ConvProblem& problem, int device, const Tensors& tensors,
+             const Allocate& allocate) {
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  device::launch(row, problem, tensors, allocate, current_stream(device));
 }
 
 }  // namespace convbound::ops

@@ -9,6 +9,7 @@
 #include "csrc/ops/problem.h"
 #include "csrc/ops/run.h"
 #include "csrc/ops/schema.h"
+#include "csrc/ops/workspace.h"
 
 #define CONVBOUND_TEXT_OF(name) #name
 #define CONVBOUND_TEXT(name) CONVBOUND_TEXT_OF(name)
@@ -36,21 +37,6 @@ std::optional<Tensor> dense_bias(const std::optional<Tensor>& bias, int64_t leng
   STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == length, "bias needs ", length, " elements");
   return torch::stable::contiguous(*bias);
 }
-
-// A workspace from torch's allocator. It may go back there as soon as the work is launched: whoever gets it next comes
-// later on the same stream.
-class Workspace {
- public:
-  explicit Workspace(const Tensor& like) : like_(like) {}
-  void* operator()(size_t bytes) {
-    bytes_ = torch::stable::new_empty(like_, Shape{static_cast<int64_t>(bytes)}, torch::headeronly::ScalarType::Byte);
-    return bytes_->data_ptr();
-  }
-
- private:
-  const Tensor& like_;
-  std::optional<Tensor> bytes_;
-};
 
 void* data(const std::optional<Tensor>& tensor) { return tensor ? tensor->data_ptr() : nullptr; }
 

@@ -6,6 +6,7 @@
 
 #include "csrc/dispatch/simt.h"
 #include "csrc/ops/run.h"
+#include "csrc/ops/run_row.h"
 
 namespace convbound::ops {
 
@@ -24,12 +25,16 @@ simt::Run* load_checked_run() {
   return reinterpret_cast<simt::Run*>(found);
 }
 
+simt::Options options_of_environment() {
+  const char* text = std::getenv("CONVBOUND_SIMT_OPTIONS");
+  return simt::parse_options(text == nullptr ? "" : text);
+}
+
 }  // namespace
 
 void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int /*device*/, const Tensors& tensors,
          const Allocate& allocate) {
-  const char* text = std::getenv("CONVBOUND_SIMT_OPTIONS");
-  const simt::Options options = simt::parse_options(text == nullptr ? "" : text);
+  const simt::Options options = options_of_environment();
   const simt::Call call{pass, problem, dtype, layout, tensors, allocate};
   if (options.check || options.trace) {
     static simt::Run* const checked = load_checked_run();
@@ -37,6 +42,14 @@ void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int 
   } else {
     simt::run(call, options);
   }
+}
+
+void run_row(const KernelRow& row, const ConvProblem& problem, int /*device*/, const Tensors& tensors,
+             const Allocate& allocate) {
+  const simt::Options options = options_of_environment();
+  // The row is one of this library's kernels, which the checker cannot see into.
+  if (options.check || options.trace) throw std::runtime_error("simt_run_row neither checks nor traces");
+  simt::run({row.pass, problem, row.dtype, row.layout, tensors, allocate, &row}, options);
 }
 
 }  // namespace convbound::ops

@@ -37,10 +37,7 @@ void Checker::begin_launch(Tracer* tracer) {
   tracer_ = tracer;
   check_ = launch.options.check;
   last_tensor_ = nullptr;
-  const uintptr_t builtins[] = {address_of(&threadIdx), address_of(&blockIdx), address_of(&blockDim),
-                                address_of(&gridDim)};
-  builtins_begin_ = *std::ranges::min_element(builtins);
-  builtins_end_ = *std::ranges::max_element(builtins) + sizeof(uint3);
+  builtins_ = {address_of(&threadIdx), address_of(&blockIdx), address_of(&blockDim), address_of(&gridDim)};
   shared_.clear();
   size_t cells = 0;
   for (const SharedVariable& variable : launch.kernel->shared) {
@@ -83,7 +80,10 @@ void Checker::warp_barrier(unsigned warp, unsigned lanes) {
 // Registers that live in memory here: the kernel's parameters, its local variables, threadIdx and friends.
 bool Checker::is_private(uintptr_t address) const {
   if (block_.on_stack(reinterpret_cast<const void*>(address))) return true;
-  if (address >= builtins_begin_ && address < builtins_end_) return true;
+  // One by one: shared memory may lie between them.
+  for (const uintptr_t builtin : builtins_) {
+    if (address - builtin < sizeof(uint3)) return true;
+  }
   const KernelCall& call = block_.launch().call;
   return address - address_of(call.arguments) < call.argument_bytes;
 }

@@ -6,6 +6,7 @@
 // Shuffles, votes and mma order nothing.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -75,7 +76,7 @@ class Checker {
   uint32_t epoch_ = 0;
   uint32_t first_epoch_ = 0;
   Tensor* last_tensor_ = nullptr;
-  uintptr_t builtins_begin_ = 0, builtins_end_ = 0;
+  std::array<uintptr_t, 4> builtins_{};  // addresses of threadIdx and friends
 };
 
 }  // namespace convbound::simt

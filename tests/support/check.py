@@ -30,15 +30,21 @@ def poisoned_outputs() -> Iterator[None]:
 
 def run(pass_: Pass, operands: Operands, problem: ConvProblem, backend: str, channels_last: bool) -> Results:
     """The results of a pass by name, computed by a backend from operands amid NaN into outputs of NaN."""
-    t = operands.map(lambda tensor: amid_nan(tensor, channels_last))
-    where = {"backend": backend, "channels_last": channels_last}
+    amid = operands.map(lambda tensor: amid_nan(tensor, channels_last))
     with poisoned_outputs():
-        if pass_ == "fprop":
-            return {"y": ops.fprop(t.x, t.w, t.bias, problem, **where)}
-        if pass_ == "dgrad":
-            return {"dx": ops.dgrad(t.y, t.w, t.bias, problem, **where)}
-        dw, dbias = ops.wgrad(t.y, t.x, problem, bias_grad=t.bias is not None, **where)
-        return {"dw": dw} if dbias is None else {"dw": dw, "dbias": dbias}
+        return compute(pass_, amid, problem, backend, channels_last)
+
+
+def compute(pass_: Pass, operands: Operands, problem: ConvProblem, backend: str, channels_last: bool) -> Results:
+    """The results of a pass by name, computed by a backend from operands as they are."""
+    t = operands
+    where = {"backend": backend, "channels_last": channels_last}
+    if pass_ == "fprop":
+        return {"y": ops.fprop(t.x, t.w, t.bias, problem, **where)}
+    if pass_ == "dgrad":
+        return {"dx": ops.dgrad(t.y, t.w, t.bias, problem, **where)}
+    dw, dbias = ops.wgrad(t.y, t.x, problem, bias_grad=t.bias is not None, **where)
+    return {"dw": dw} if dbias is None else {"dw": dw, "dbias": dbias}
 
 
 def expected(pass_: Pass, operands: Operands, problem: ConvProblem) -> Results:

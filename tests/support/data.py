@@ -95,12 +95,12 @@ def reals(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, seed: int = 0) 
     return Operands(draw(problem.x_shape), draw(problem.w_shape), draw(problem.y_shape), bias)
 
 
-def amid_nan(tensor: Tensor, channels_last: bool) -> Tensor:
+def amid_nan(tensor: Tensor, channels_last: bool, offset: int = 65) -> Tensor:
     """The tensor, dense in the layout, as a view at an odd offset of a buffer that is NaN everywhere else.
 
     What a kernel reads beside the tensor and lets into a result then shows; and nothing is better aligned than its
-    elements are.
+    elements are, unless `offset` is even (torch aligns a buffer to 64 bytes).
     """
     dense = to_layout(tensor, channels_last and tensor.dim() > 1)
-    buffer = torch.full((tensor.numel() + 130,), torch.nan, dtype=tensor.dtype)
-    return torch.as_strided(buffer, dense.shape, dense.stride(), 65).copy_(dense)
+    buffer = torch.full((tensor.numel() + 130,), torch.nan, dtype=tensor.dtype, device=tensor.device)
+    return torch.as_strided(buffer, dense.shape, dense.stride(), offset).copy_(dense)

@@ -1,0 +1,90 @@
+"""What a run shows while it measures: a bar, or plain lines where rich is not installed or not wanted."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Progress(Protocol):
+    """Shows which of `total` steps is under way, between ``with`` and its end."""
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def total(self, steps: int) -> None:
+        """How many steps there are."""
+
+    def step(self, description: str) -> None:
+        """What is under way now."""
+
+    def advance(self) -> None:
+        """One step is done."""
+
+
+class Lines:
+    """One line for each step."""
+
+    def __init__(self) -> None:
+        self._done, self._total = 0, 0
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def total(self, steps: int) -> None:
+        self._total = steps
+
+    def step(self, description: str) -> None:
+        sys.stdout.write(f"{self._done}/{self._total} {description}\n")
+        sys.stdout.flush()
+
+    def advance(self) -> None:
+        self._done += 1
+
+
+class Bar:
+    """A bar of rich's."""
+
+    def __init__(self, console: Console) -> None:
+        from rich import progress
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}", table_column=None),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("ETA"),
+            progress.TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("")
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def total(self, steps: int) -> None:
+        self._bar.update(self._task, total=steps)
+
+    def step(self, description: str) -> None:
+        self._bar.update(self._task, description=description)
+
+    def advance(self) -> None:
+        self._bar.advance(self._task)

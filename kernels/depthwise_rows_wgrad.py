@@ -1,0 +1,164 @@
+"""depthwise_rows_wgrad: depthwise wgrad with all sums of a filter, and a window of rows of dy, in registers.
+
+    dw[k, r, s] = sum over n, p, q of dy[n, k, p, q] * x[n, k // multiplier, h, w]
+    dbias[k]    = sum over n, p, q of dy[n, k, p, q]
+    with h = p * stride_h + r * dilation_h - padding_h, and w alike
+
+It walks down the rows as depthwise_rows does, with the roles changed: x[h] meets tap r at row p = (h + padding_h - r *
+dilation_h) / stride_h of dy, so the last ceil(R / stride_h) rows of dy are kept in registers, and so are the R * S
+sums of each lane. A program owns COLUMNS x CHANNELS lanes and walks over `units` strips of images, one after
+the other; only then are the lanes of each sum added up, and written to the program's own place in `partials`
+[chunk][element of dw], in fp32 (fp64 for double). partial_sums adds the chunks in a fixed order: no atomics, and the
+result is bitwise repeatable.
+
+Cost per position. L1: S loads of x and one of dy. Arithmetic: R * S FMA, S + 1 conversions, S masks. L2: dy once, x
+once and the halo, (R - 1) / rows and (S - 1) / COLUMNS. Adding up the lanes takes R * S reductions per program, which
+is why a program takes many rows. The workspace is R * S numbers per channel and chunk, written and read once.
+
+The tile. As in depthwise_rows; the larger the filter, the fewer channels per thread, for each takes R * S registers.
+"""
+
+# Tuples in Triton know concatenation, but no unpacking.
+# ruff: noqa: RUF005
+# Arguments of a Triton kernel have no Python types.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from convbound.kernels import partial_sums
+from convbound.kernels.launch import Launch, Plan
+from convbound.kernels.tile import Tile, sizes
+from convbound.problem import ConvProblem, Layout
+
+# As many as fill a large GPU, whatever the GPU, so that results are the same on all of them.
+PROGRAMS = 1024
+
+
+@triton.jit
+def depthwise_rows_wgrad(
+    dy_ptr,
+    x_ptr,
+    partials_ptr,
+    N,
+    C,
+    H,
+    W,
+    K,
+    P,
+    Q,
+    stride_w,
+    padding_h,
+    padding_w,
+    dilation_h,
+    dilation_w,
+    rows,
+    units,
+    elements,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    MULTIPLIER: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
+    BIAS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    # Programs are numbered channels first, then chunks; units columns first, then classes, strips of rows, and images.
+    channel_tiles = tl.cdiv(K, CHANNELS)
+    k = (tl.program_id(0) % channel_tiles * CHANNELS + tl.arange(0, CHANNELS))[None, :]
+    chunk = tl.program_id(0) // channel_tiles
+    column_tiles = tl.cdiv(Q, COLUMNS)
+    classes = min(dilation_h, P)
+    strips = tl.cdiv(tl.cdiv(P, classes), rows)
+    window_rows: tl.constexpr = (R + STRIDE_H - 1) // STRIDE_H
+
+    # Memory steps between neighbours along the channels and along the positions.
+    x_channel, x_position = (1, C) if CHANNELS_LAST else (H * W, 1)
+    y_channel, y_position = (1, K) if CHANNELS_LAST else (P * Q, 1)
+
+    accumulator: tl.constexpr = partials_ptr.dtype.element_ty
+    zeros = tl.zeros((COLUMNS, CHANNELS), accumulator)
+    sums = (zeros,) * (R * S)
+    bias_sum = zeros
+    for unit in range(chunk * units, min((chunk + 1) * units, column_tiles * classes * strips * N)):
+        q = (unit % column_tiles * COLUMNS + tl.arange(0, COLUMNS))[:, None]
+        rest = unit // column_tiles
+        first_p = rest % classes + rest // classes % strips * rows * dilation_h
+        n = (rest // classes // strips).to(tl.int64)
+        inside = (q < Q) & (k < K)
+        w = q * stride_w - padding_w
+        x_ptrs = x_ptr + n * C * H * W + (k // MULTIPLIER * x_channel + w * x_position)
+        dy_ptrs = dy_ptr + n * K * P * Q + (k * y_channel + q * y_position)
+
+        # window[j] is row u - j of dy, zero outside of the strip.
+        window = (zeros,) * window_rows
+        for u in range(rows + window_rows - 1):
+            p = first_p + u * dilation_h
+            dy = tl.load(dy_ptrs + p * Q * y_position, mask=inside & (u < rows) & (p < P), other=0.0).to(accumulator)
+            window = (dy,) + window[: window_rows - 1]
+            if BIAS:
+                bias_sum += dy
+            for v in tl.static_range(STRIDE_H):
+                h = p * STRIDE_H + v - padding_h
+                for s in tl.static_range(S):
+                    column = w + s * dilation_w
+                    in_image = inside & (h >= 0) & (h < H) & (column >= 0) & (column < W)
+                    offset = (h * W + s * dilation_w) * x_position
+                    x = tl.load(x_ptrs + offset, mask=in_image, other=0.0).to(accumulator)
+                    added = ()
+                    for tap in tl.static_range(R * S):
+                        if tap % S == s and tap // S % STRIDE_H == v:
+                            added = added + (sums[tap] + x * window[tap // S // STRIDE_H],)
+                        else:
+                            added = added + (sums[tap],)
+                    sums = added
+
+    partials_ptr += chunk.to(tl.int64) * elements
+    k = tl.program_id(0) % channel_tiles * CHANNELS + tl.arange(0, CHANNELS)
+    for tap in tl.static_range(R * S):
+        tl.store(partials_ptr + k * (R * S) + tap, tl.sum(sums[tap], axis=0), mask=k < K)
+    if BIAS:
+        tl.store(partials_ptr + (elements - K) + k, tl.sum(bias_sum, axis=0), mask=k < K)
+
+
+def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+    """The launches for dy, x, dw and dbias (or None), dense in the layout, with the workspace between them."""
+    arguments = {"N": problem.n, **sizes(problem)}
+    r, s = (1, *problem.filter)[-2:]
+    columns = min(tile.positions, int(triton.next_power_of_2(arguments["Q"])))
+    channels = tile.channels * tile.positions // columns
+    channel_tiles = triton.cdiv(problem.k, channels)
+    classes = min(arguments["dilation_h"], arguments["P"])
+    of_a_class = triton.cdiv(arguments["P"], classes)
+    rows = triton.cdiv(of_a_class, triton.cdiv(of_a_class, tile.steps))
+    all_units = triton.cdiv(arguments["Q"], columns) * classes * triton.cdiv(of_a_class, rows) * problem.n
+    units = max(1, all_units * channel_tiles // PROGRAMS)
+    chunks = triton.cdiv(all_units, units)
+    partials = torch.float64 if dtype == torch.float64 else torch.float32
+    biases = problem.k if bias else 0
+    elements = problem.parameters + biases
+    stride_h = arguments.pop("stride_h")
+    first = Launch(
+        depthwise_rows_wgrad,
+        chunks * channel_tiles,
+        {"dy": dtype, "x": dtype, "partials": partials},
+        arguments | {"rows": rows, "units": units, "elements": elements},
+        {
+            "R": r,
+            "S": s,
+            "STRIDE_H": stride_h,
+            "MULTIPLIER": problem.k // problem.c,
+            "CHANNELS_LAST": layout == "NHWC",
+            "BIAS": bias,
+            "COLUMNS": columns,
+            "CHANNELS": channels,
+        },
+        tile.warps,
+        resident=max(1, 16 // tile.warps),
+    )
+    second = partial_sums.launch(dtype, partials, chunks, problem.parameters, biases)
+    return Plan((first, second), {"partials": (chunks * elements, partials)})

@@ -1,0 +1,39 @@
+"""Makes Triton's interpreter treat bf16 as a GPU does.
+
+It keeps bf16 as integers of 16 bits. Triton 3.7 rounds fp32 to them by dropping the lower half, so that results on CPU
+tensors would be off by up to one ulp, and multiplies two such blocks as the integers that they are not. Importing this
+file replaces the conversion, where no rounding mode was asked for, by one to nearest, ties to even, and widens the
+operands of ``tl.dot``, which is exact; launch.py does so where Triton interprets. A Triton that converts in another way
+is left as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+_convert: Any = getattr(interpreter, "_convert_float", None)
+_dot: Any = getattr(interpreter.InterpreterBuilder, "create_dot", None)
+
+
+def _rounding_convert(values: Any, source: tl.dtype, target: tl.dtype, rounding: Any) -> Any:
+    if (source, target, rounding) != (tl.float32, tl.bfloat16, None):
+        return _convert(values, source, target, rounding)
+    rounded = torch.from_numpy(np.array(values, np.float32)).to(torch.bfloat16)
+    return rounded.view(torch.uint16).numpy()
+
+
+def _widening_dot(builder: Any, a: Any, b: Any, *rest: Any) -> Any:
+    if a.dtype.scalar == tl.bfloat16:
+        a, b = (builder.cast_impl(operand, tl.float32) for operand in (a, b))
+    return _dot(builder, a, b, *rest)
+
+
+if _convert is not None:
+    interpreter._convert_float = _rounding_convert
+if _dot is not None:
+    interpreter.InterpreterBuilder.create_dot = _widening_dot

@@ -1,0 +1,109 @@
+"""Launches as data, so that one description of them is run on a GPU, interpreted, and compiled without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from convbound.kernels.limits import LARGEST
+
+REGISTERS = 65536  # of an SM
+
+if triton.knobs.runtime.interpret:
+    import convbound.kernels.interpreter  # noqa: F401
+
+
+def architecture(device: torch.device) -> int | None:
+    """10 * major + minor of a GPU's compute capability; None where kernels are interpreted, for any of them can be."""
+    if triton.knobs.runtime.interpret:
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel, and everything it is launched with except the tensors themselves.
+
+    Parameters
+    ----------
+    kernel
+        The function, decorated with ``triton.jit``.
+    programs
+        The size of the grid's axis 0, the only one in use.
+    tensors
+        The dtype of each tensor by name, None for one that is absent; a kernel's argument is called ``<name>_ptr``.
+    sizes
+        Integer arguments; Triton compiles a kernel of its own where they are 1 or divisible by 16.
+    constants
+        Compile-time arguments.
+    warps
+        Warps per program.
+    stages
+        Steps of a loop whose loads are under way at once.
+    resident
+        How many programs an SM has registers for, at least.
+    """
+
+    kernel: Any
+    programs: int
+    tensors: Mapping[str, torch.dtype | None]
+    sizes: Mapping[str, int]
+    constants: Mapping[str, Any]
+    warps: int
+    stages: int = 1
+    resident: int = 4
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What Triton's compiler is told. Without a limit on registers ptxas chooses one, and spills to keep to it."""
+        registers = min(255, REGISTERS // (32 * self.warps * self.resident))
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": registers}
+
+    def __str__(self) -> str:
+        return f"{self.kernel.__name__} on a grid of {self.programs} programs of {self.warps} warps"
+
+    def run(self, tensors: Mapping[str, Tensor | None]) -> None:
+        """Launch on the current device and stream, which have to be those of the tensors.
+
+        Raises
+        ------
+        RuntimeError
+            With the name of the kernel and the size of the grid, whatever Triton raised.
+        """
+        if not self.programs:
+            return
+        if self.programs > LARGEST:
+            raise RuntimeError(f"{self}: no more than {LARGEST} can be launched")
+        pointers = {f"{name}_ptr": tensors[name] for name in self.tensors}
+        try:
+            self.kernel[(self.programs,)](**pointers, **self.sizes, **self.constants, **self.options)
+        except Exception as error:
+            raise RuntimeError(f"{self}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The launches of one pass, in order, and the scratch tensors between them (elements and dtype, by name).
+
+    `names` are the kernels' names of tensors, where a kernel serves another pass than it was written for.
+    """
+
+    launches: tuple[Launch, ...]
+    workspace: Mapping[str, tuple[int, torch.dtype]] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, tensors: Mapping[str, Tensor | None]) -> None:
+        """Run all launches on the device of the tensors, on its current stream."""
+        like = next(tensor for tensor in tensors.values() if tensor is not None)
+        with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
+            scratch = {name: like.new_empty(size, dtype=dtype) for name, (size, dtype) in self.workspace.items()}
+            renamed = {name: tensors[given] for name, given in self.names.items()}
+            for launch in self.launches:
+                launch.run({**tensors, **scratch, **renamed})

@@ -1,0 +1,89 @@
+"""Where a program of the grid stands: device code that the kernels share, and the sizes that they take."""
+
+# Arguments of a Triton kernel have no Python types.
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from convbound.problem import ConvProblem
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program computes: `positions` of an image times `channels`, by `warps` warps.
+
+    A wgrad program sums over its positions, `steps` times in a row. A matrix product sums `depth` products in a step,
+    and loads for `stages` steps at once.
+    """
+
+    positions: int
+    channels: int
+    warps: int
+    steps: int = 1
+    depth: int = 1
+    stages: int = 1
+
+    def __str__(self) -> str:
+        more = "".join(f"x{size}" for size in (self.steps, self.depth) if size > 1)
+        stages = f"/{self.stages}s" if self.depth > 1 else ""
+        return f"{self.positions}x{self.channels}{more}/{self.warps}w{stages}"
+
+
+@triton.jit
+def locate(channels, positions, CHANNELS: tl.constexpr, POSITIONS: tl.constexpr):
+    """The image of this program (64 bits), its positions [POSITIONS, 1] and its channels [1, CHANNELS].
+
+    Programs are numbered channels first, then positions, then images, all on axis 0 of the grid: axes 1 and 2 end at
+    65535. Positions and channels may lie beyond the last; the caller masks them.
+    """
+    channel_tiles = tl.cdiv(channels, CHANNELS)
+    position_tiles = tl.cdiv(positions, POSITIONS)
+    program = tl.program_id(0)
+    rest = program // channel_tiles
+    channel = program % channel_tiles * CHANNELS + tl.arange(0, CHANNELS)
+    position = rest % position_tiles * POSITIONS + tl.arange(0, POSITIONS)
+    return (rest // position_tiles).to(tl.int64), position[:, None], channel[None, :]
+
+
+def sizes(problem: ConvProblem) -> dict[str, int]:
+    """The integer arguments of the kernels, by name. In one dimension the height is 1."""
+
+    def plane(values: tuple[int, ...], fill: int) -> tuple[int, ...]:
+        return (fill, *values)[-2:]
+
+    (h, w), (p, q) = plane(problem.input, 1), plane(problem.output, 1)
+    stride_h, stride_w = plane(problem.stride, 1)
+    padding_h, padding_w = plane(tuple(begin for begin, _ in problem.padding), 0)
+    dilation_h, dilation_w = plane(problem.dilation, 1)
+    return {
+        "C": problem.c,
+        "H": h,
+        "W": w,
+        "K": problem.k,
+        "P": p,
+        "Q": q,
+        "stride_h": stride_h,
+        "stride_w": stride_w,
+        "padding_h": padding_h,
+        "padding_w": padding_w,
+        "dilation_h": dilation_h,
+        "dilation_w": dilation_w,
+    }
+
+
+def constants(problem: ConvProblem, layout: str, tile: Tile) -> dict[str, int | bool]:
+    """The compile-time arguments of the kernels, by name."""
+    r, s = (1, *problem.filter)[-2:]
+    return {
+        "R": r,
+        "S": s,
+        "MULTIPLIER": problem.k // problem.c,
+        "CHANNELS_LAST": layout == "NHWC",
+        "POSITIONS": tile.positions,
+        "CHANNELS": tile.channels,
+    }

@@ -1,0 +1,81 @@
+"""Tuning on a CPU, by times that a test invents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from convbound import decisions, measuring, ops, tuning
+from support.preferring import forget_plans
+
+
+@dataclass
+class Tuned:
+    """What a test sees of tuning: how often something was measured, by which times."""
+
+    seconds: dict[str, float]
+    measured: list[measuring.Work] = field(default_factory=list)
+
+    def sample(self, call: Any) -> float:
+        """As a timer: makes the call and returns the backend's time, as invented."""
+        call()
+        return self.seconds[call.args[0]]
+
+    @property
+    def passes(self) -> list[str]:
+        """The passes that were measured."""
+        return [work.pass_ for work in self.measured]
+
+
+def new_process() -> None:
+    """Forget what a new process would not know."""
+    decisions.forget()
+    decisions._warn.cache_clear()
+    tuning._settled.cache_clear()
+    forget_plans()
+
+
+@contextmanager
+def tuning_by(*, naive: bool = False, **seconds: float) -> Iterator[Tuned]:
+    """Tuning is on and the cache empty; backends take so long. With `naive`, naive kernels compete, for every pass."""
+    tuned = Tuned({"cpu": 1.0, "torch": 2.0, **seconds})
+    measure = measuring.measure
+
+    def counted(work: measuring.Work, *args: Any) -> Any:
+        tuned.measured.append(work)
+        return measure(work, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(tuning.VARIABLE, "1")
+        patch.setattr(measuring, "measure", counted)
+        patch.setattr(measuring, "timer_for", lambda device: tuned)
+        if naive:
+            patch.setattr(tuning, "FAST_FAMILIES", (*tuning.FAST_FAMILIES, "naive"))
+        decisions.clear()
+        new_process()
+        yield tuned
+    new_process()
+
+
+@contextmanager
+def native_kernel(pass_: str, replace: Callable[..., Any]) -> Iterator[None]:
+    """The native CPU op of a pass is this function of the real op and its arguments."""
+    op = ops._NATIVE["cpu"][pass_]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ops._NATIVE["cpu"], pass_, lambda *args: replace(op, *args))
+        yield
+
+
+def spoiled(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    """A kernel with a changed result, and the right bias gradient."""
+
+    def run(op: Any, *args: Any) -> Any:
+        result = op(*args)
+        return change(result) if isinstance(result, torch.Tensor) else (change(result[0]), result[1])
+
+    return run

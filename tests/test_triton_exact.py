@@ -1,0 +1,173 @@
+"""The depthwise Triton kernels are exactly right on integers: the fp64 result rounded once to the dtype.
+
+Every depthwise row of the table, interpreted on a CPU (support/triton_rows.py says how to run the same on a GPU);
+operands lie amid NaN at odd offsets, and so do the outputs, full of NaN. The interpreter takes milliseconds for every
+step of every program, so the problems are as small as the tiles allow, and a launch has at most 20 programs.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support import triton_rows
+from support.check import assert_exact, expected
+from support.data import Operands, Sign, integers
+
+from convbound.kernels import depthwise_rows_wgrad, table
+from convbound.kernels.table import Kernel
+from convbound.problem import DTYPE_NAMES, DTYPES, PASSES, ConvProblem, Layout, Pass
+
+MOST_PROGRAMS = 20
+
+PROBLEMS = tuple(
+    map(
+        ConvProblem.parse,
+        """
+        mb2g3ic3ih7iw9oc3kh3kw2ph1pw0 H and W, R and S differ
+        g2ic2ih9iw8oc6kh3sh2sw3ph1pw2 multiplier and strides
+        g2ic2ih8iw11oc2kh2kw3ph1pw3dh3dw2 dilation
+        g2ic2ih7iw6oc4kh3kw4sh2sw1ph0pw3dh2dw1 multiplier, stride and dilation
+        g2ic2ih3iw2oc2kh3ph5 padding wider than the input
+        g2ic2ih6iw7oc2kh3sh2eh1ew1 padded at the end only
+        g2ic2ih8iw7oc2kh2ph0pw1eh-1ew-1dh2 cropped at the end
+        g2ic2ih9iw8oc2kh3ph1dh4 less rows than dilation
+        g2ic2ih5iw6oc2kh1kw2sh2sw3 positions that no tap reaches
+        g2ic2ih3iw4oc2kh3kw4 a filter as large as the input
+        ic1ih1oc1kh1 one pixel of one channel
+        mb2g3ic3iw21oc6kw4pw3ew0 causal, one dimension
+        """.strip().splitlines(),
+    )
+)
+# For each pass a sum that counts beyond 4096, where an accumulator of 16 bits would show.
+LONG_SUMS: dict[Pass, ConvProblem] = {
+    "fprop": ConvProblem.parse("ic1ih9iw10oc1kh8kw9"),
+    "dgrad": ConvProblem.parse("ic1ih9iw10oc1kh8kw9ph7pw8"),
+    "wgrad": ConvProblem.parse("ic1ih40iw50oc1kh1kw2"),
+}
+ROWS = [row for row in table.KERNELS if row.depthwise]
+NAIVE_ROWS = [row for row in ROWS if row.naive]
+FAST_ROWS = [row for row in ROWS if not row.naive]
+WGRAD_ROWS = [row for row in NAIVE_ROWS if row.pass_ == "wgrad"]
+
+
+def by_name(row: Kernel) -> str:
+    return row.name
+
+
+def at_the_edges(row: Kernel) -> list[ConvProblem]:
+    """Problems with one position, channel or row of an image less than the row's tile, as many, and one more."""
+    tile, short = row.tile, "kw2pw1ew0"
+    if not row.naive and tile.steps > 1:
+        sizes = [(tile.steps + more, tile.positions + more) for more in (0, 1)]
+        return [ConvProblem.parse(f"g3ic3ih{h}iw{w}oc3kh2kw2ph1eh0pw1ew0") for h, w in sizes]
+    positions = [f"g2ic2iw{tile.positions + more}oc2{short}" for more in (-1, 0, 1)]
+    counts = [tile.channels + more for more in (-1, 0, 1)] if tile.channels > 1 else []
+    return list(map(ConvProblem.parse, positions + [f"g{c}ic{c}iw3oc{c}{short}" for c in counts]))
+
+
+def check(row: Kernel, problem: ConvProblem, dtype: torch.dtype, sign: Sign = "signed", bias: bool = True) -> None:
+    """Run the row on a problem, and compare."""
+    assert row.serves(problem, row.pass_, dtype, row.layout)
+    assert all(launch.programs <= MOST_PROGRAMS for launch in row.plan(problem, dtype, bias).launches)
+    operands = integers(problem, row.pass_, dtype, sign)
+    operands = operands if bias else operands.without_bias()
+    results = triton_rows.run_row(row, operands, problem)
+    assert_exact(results, expected(row.pass_, operands, problem), dtype)
+
+
+@pytest.mark.parametrize("row", NAIVE_ROWS, ids=by_name)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_problem(row: Kernel, problem: ConvProblem):
+    check(row, problem, torch.float32)
+    fast = table.select(problem, row.pass_, torch.float32, row.layout)
+    if not fast.naive:
+        check(fast, problem, torch.float32)
+
+
+@pytest.mark.parametrize("row", FAST_ROWS, ids=by_name)
+def test_dtype_of_fast_rows(row: Kernel):
+    shape = "iw9oc6kw3pw1" if "line" in row.name else "ih6iw5oc6kh3kw2ph1pw0"
+    for dtype in row.dtypes:
+        check(row, ConvProblem.parse(f"mb2g3ic3{shape}"), dtype, "positive")
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_wgrad_of_more_than_one_strip_per_program(layout: Layout, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(depthwise_rows_wgrad, "PROGRAMS", 2)
+    problem = ConvProblem.parse("mb5g2ic2ih5iw7oc2kh3ph1")
+    row = table.select(problem, "wgrad", torch.float32, layout)
+    assert row.plan(problem, torch.float32, bias=True).launches[0].sizes["units"] == 2
+    check(row, problem, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_NAMES.get)
+@pytest.mark.parametrize("sign", ["signed", "positive"])
+@pytest.mark.parametrize("row", NAIVE_ROWS, ids=by_name)
+def test_dtype(row: Kernel, sign: Sign, dtype: torch.dtype):
+    assert dtype in row.dtypes
+    check(row, ConvProblem.parse("mb2g2ic2ih6iw7oc4kh3kw2ph1pw0"), dtype, sign)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=DTYPE_NAMES.get)
+@pytest.mark.parametrize("row", NAIVE_ROWS, ids=by_name)
+def test_long_sums_of_positive_numbers(row: Kernel, dtype: torch.dtype):
+    problem = LONG_SUMS[row.pass_]
+    sums = expected(row.pass_, integers(problem, row.pass_, dtype, "positive"), problem)
+    assert all(result.max() > 4096 for result in sums.values())
+    check(row, problem, dtype, "positive")
+
+
+EDGES = [(row, problem) for row in ROWS for problem in at_the_edges(row)]
+
+
+@pytest.mark.parametrize(("row", "problem"), EDGES, ids=[f"{row.name}-{problem}" for row, problem in EDGES])
+def test_edge_of_the_tile(row: Kernel, problem: ConvProblem):
+    check(row, problem, torch.float16)
+
+
+@pytest.mark.parametrize("row", NAIVE_ROWS, ids=by_name)
+def test_without_bias(row: Kernel):
+    check(row, PROBLEMS[0], torch.bfloat16, bias=False)
+    check(table.select(PROBLEMS[0], row.pass_, torch.bfloat16, row.layout), PROBLEMS[0], torch.bfloat16, bias=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=DTYPE_NAMES.get)
+@pytest.mark.parametrize("row", WGRAD_ROWS, ids=by_name)
+def test_long_sums_of_one_lane_in_wgrad(row: Kernel, dtype: torch.dtype):
+    """A sum that is spread over all lanes leaves each of them so little that 16 bits would do; here one has it all."""
+    problem = ConvProblem.parse(f"ic1ih16iw{row.tile.positions}oc1kh1")
+    x, y = (torch.randint(30, 51, shape).to(dtype) for shape in (problem.x_shape, problem.y_shape))
+    y[..., 1:] = 0
+    operands = Operands(x, torch.zeros(problem.w_shape, dtype=dtype), y, torch.zeros(1, dtype=dtype))
+    assert_exact(triton_rows.run_row(row, operands, problem), expected("wgrad", operands, problem), dtype)
+
+
+@pytest.mark.parametrize("row", WGRAD_ROWS, ids=by_name)
+def test_wgrad_of_more_than_one_chunk(row: Kernel):
+    chunk = row.tile.positions * row.tile.steps
+    problem = ConvProblem.parse(f"mb2ic1ih8iw{chunk // 8}oc1kh1kw2pw1ew0")  # two chunks
+    assert row.plan(problem, torch.float32, bias=True).launches[0].programs == 2
+    check(row, problem, torch.float32)
+
+
+@pytest.mark.parametrize("row", NAIVE_ROWS, ids=by_name)
+def test_empty_batch(row: Kernel):
+    check(row, ConvProblem.parse("mb0g2ic2ih5oc2kh3"), torch.float32)
+
+
+@pytest.mark.parametrize("pass_", PASSES)
+def test_each_pass_and_layout_has_rows(pass_: Pass):
+    for depthwise in (False, True):
+        rows = [row for row in table.KERNELS if (row.pass_, row.depthwise) == (pass_, depthwise)]
+        assert {row.layout for row in rows} == {"NCHW", "NHWC"}
+
+
+@pytest.mark.skipif(triton_rows.DEVICE != "cpu", reason="about the interpreter")
+def test_interpreter_rounds_to_bf16_as_a_gpu_does():
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    upper = torch.arange(0, 2**15 - 2**7, 7, dtype=torch.int32) * 2**16  # finite numbers of bf16
+    values = torch.cat([upper + lower for lower in (0, 1, 2**15 - 1, 2**15, 2**15 + 1, 2**16 - 1)]).view(torch.float32)
+    converted = interpreter._convert_float(values.numpy(), tl.float32, tl.bfloat16, None)
+    assert torch.equal(torch.from_numpy(converted).view(torch.bfloat16), values.to(torch.bfloat16))

@@ -1,0 +1,171 @@
+"""Which Triton kernel serves what, what none of them serves, and that convbound does without Triton where it can."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support import triton_rows
+
+import convbound
+from convbound import _library
+from convbound.kernels import limits, table
+from convbound.problem import DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
+
+DEPTHWISE = ConvProblem.parse("mb2g4ic4ih6iw5oc4kh3ph1")
+FOLDER = Path(table.__file__).parent
+
+
+def test_a_second_copy_of_the_package_is_refused():
+    spec = importlib.util.spec_from_file_location("kernels", FOLDER / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    with pytest.raises(ImportError, match=r"import convbound\.kernels, not kernels"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_names_are_family_pass_and_layout():
+    assert len({row.name for row in table.KERNELS}) == len(table.KERNELS)
+    for row in table.KERNELS:
+        assert row.name.startswith(f"{row.family}_{row.pass_}_")
+        assert row.layout.lower() in row.name.split("_")
+        assert row.naive == ("naive" in row.name)
+        assert not row.naive or row.tile.positions >= limits.LEAST_POSITIONS
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_", PASSES)
+def test_a_row_serves_every_problem(pass_: Pass, layout: Layout, dtype: torch.dtype):
+    depthwise = "g4ic4ih6oc12kh5kw3sh2dh3ph9", "g2ic2iw9oc2kw4pw3ew0", "ic1ih4oc3kh3"
+    for text in (*depthwise, "g2ic4ih6oc12kh5kw3sh2dh3ph9", "ic256ih9oc512kh3", "ic3iw9oc2kw4pw3ew0"):
+        row = table.select(ConvProblem.parse(text), pass_, dtype, layout, 80)
+        assert (row.pass_, row.layout) == (pass_, layout)
+
+
+@pytest.mark.parametrize(
+    ("text", "pass_", "reason"),
+    [
+        ("mb70000ic2ih256oc2kh3ph1", "fprop", "counts the positions .* up to 4659480000"),
+        ("g4ic4id5ih5iw5oc4kd3", "dgrad", "for 1 and 2 spatial dimensions, .* has 3"),
+        ("g65536ic65536ih256oc65536kh3ph1", "fprop", "needs up to 4362338304 elements"),
+        ("mb70000g2ic2ih256oc2kh3ph1", "wgrad", "counts the positions .* 4659480000"),
+        ("mb70000g70000ic70000ih1oc70000kh1", "dgrad", "a grid of up to 4900000000 programs"),
+    ],
+)
+def test_what_no_row_serves_is_named(text: str, pass_: Pass, reason: str):
+    with pytest.raises(RuntimeError, match=f"{pass_}: backend='triton' .*{reason}"):
+        table.select(ConvProblem.parse(text), pass_, torch.float32, "NCHW")
+
+
+def test_tiles_are_by_channels_alignment_and_architecture():
+    def name(text: str, arch: int, dtype: torch.dtype = torch.float16, pass_: Pass = "fprop") -> str:
+        return table.select(ConvProblem.parse(text), pass_, dtype, "NHWC", arch).name
+
+    assert name("ic256ih9oc256kh3", 90) == "grouped_fprop_128x256_nhwc"
+    assert name("ic256ih9oc256kh3", 80) == "grouped_fprop_128x128_nhwc"
+    assert name("g4ic256ih9oc256kh3", 90) == "grouped_fprop_128x64_nhwc"
+    assert name("g32ic128ih9oc128kh3", 90) == "grouped_fprop_packs_nhwc"
+    assert name("g4ic96ih9oc96kh3", 90) == "grouped_fprop_any_nhwc"
+    assert name("g4ic256ih9oc256kh3sh2", 90, pass_="dgrad") == "transposed_dgrad_128x64_nhwc"
+    assert name("ic256ih9oc256kh3", 90, torch.float32, "wgrad") == "grouped_wgrad_64x64_nhwc"
+
+
+def test_other_dtypes_and_older_architectures_are_refused():
+    with pytest.raises(RuntimeError, match=r"not for torch\.int32"):
+        table.select(DEPTHWISE, "fprop", torch.int32, "NCHW")
+    with pytest.raises(RuntimeError, match="has no kernel for sm_75"):
+        table.select(DEPTHWISE, "fprop", torch.float32, "NCHW", 75)
+
+
+def test_the_forward_call_refuses_what_a_pass_that_it_needs_cannot_do(monkeypatch: pytest.MonkeyPatch):
+    """Here a wgrad that no kernel serves: a call that asks for no gradient has no need of it."""
+
+    def no_wgrad(problem: ConvProblem, pass_: Pass, dtype: torch.dtype) -> str | None:
+        return "has no wgrad" if pass_ == "wgrad" else None
+
+    monkeypatch.setattr(limits, "unsupported", no_wgrad)
+    for name in ("conv2d", "conv_transpose2d"):
+        conv = getattr(convbound, name)
+        x, w = torch.ones(1, 4, 7, 9, device=triton_rows.DEVICE), torch.ones(4, 1, 3, 3, device=triton_rows.DEVICE)
+        assert conv(x, w, groups=4, backend="triton").shape[1] == 4
+        with pytest.raises(RuntimeError, match=f"{name}: backend='triton' has no wgrad"):
+            conv(x, w.requires_grad_(), groups=4, backend="triton")
+        with torch.no_grad():
+            assert conv(x, w, groups=4, backend="triton").shape[1] == 4
+
+
+def test_explain_names_row_tile_and_launches():
+    told = convbound.explain(DEPTHWISE, layout="NHWC", device=triton_rows.DEVICE, backend="triton")
+    for explained in told.passes:
+        row = table.select(DEPTHWISE, explained.pass_, torch.float32, "NHWC")
+        assert explained.kernel == row.name
+        assert str(row.tile) in explained.launch
+        for launch in row.plan(DEPTHWISE, torch.float32, bias=False).launches:
+            assert f"{launch.kernel.__name__} on a grid of {launch.programs} programs" in explained.launch
+    told = convbound.explain("ic4id6ih6iw6oc4kd3kh3kw3", device=triton_rows.DEVICE, backend="triton")
+    assert all("1 and 2 spatial dimensions" in explained.reason for explained in told.passes)
+
+
+def without(code: str, **variables: str) -> str:
+    """What a new Python process prints, with these environment variables; an empty one is unset."""
+    environment = {"PATH": "", "HOME": "/nonexistent", **variables}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_importing_convbound_does_not_import_triton():
+    call = "import sys, torch, convbound; x = torch.ones(1, 2, 4, 4); convbound.conv2d(x, x, backend='torch')"
+    assert without(f"{call}; print('triton' in sys.modules)", TRITON_INTERPRET="1") == "False\n"
+
+
+def test_convbound_works_where_triton_is_not_installed():
+    printed = without(
+        """
+import sys
+sys.modules["triton"] = None
+import torch, convbound
+x, w = torch.ones(1, 2, 4, 4), torch.ones(2, 1, 3, 3)
+print(convbound.conv2d(x, w, groups=2).sum().item())
+try:
+    convbound.conv2d(x, w, groups=2, backend="triton")
+except RuntimeError as error:
+    print(error)
+""",
+        TRITON_INTERPRET="1",
+    )
+    assert printed == "72.0\nconv2d: backend='triton' is not available: triton is not installed; pip install triton\n"
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="about a CPU build of torch")
+def test_a_cpu_torch_is_told_of_the_interpreter():
+    code = "import convbound; print(next(b.absent for b in convbound.backends() if b.name == 'triton'))"
+    assert "TRITON_INTERPRET=1" in without(code)
+
+
+def test_masked_loads_name_other():
+    """A GPU leaves undefined what the interpreter takes for 0."""
+    loads = [
+        (path.name, node)
+        for path in sorted(FOLDER.glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.load"
+    ]
+    assert len(loads) >= 15
+    for name, load in loads:
+        keywords = {keyword.arg for keyword in load.keywords}
+        assert ("mask" in keywords) == ("other" in keywords), f"{name}:{load.lineno}"
+
+
+def test_ops_have_the_schemas_of_the_native_ones():
+    if why := _library.LOADED["cpu"]:
+        pytest.skip(why)
+    for pass_ in PASSES:
+        cpu, triton = (getattr(torch.ops.convbound, f"{name}_{pass_}").default._schema for name in ("cpu", "triton"))
+        assert str(triton) == str(cpu).replace("cpu_", "triton_")
