@@ -190,8 +190,7 @@ class Wgrad {
     const int64_t together = std::min(tiles_.pass_panels(), end - begin);
     for (; step.panel < end; step.panel += together) {
       step.panel_end = std::min(end, step.panel + together);
-      if (!nchw_) tiles_.prefetch_next(plan_, step, begin, end);
-      step.prefetch = nchw_ && tiles_.in_place() && p_.output[1] > 1;
+      step.prefetch = tiles_.in_place() && (!nchw_ || p_.output[1] > 1);
       for (const Taps& taps : groups_) {
         step.pass = taps.pass;
         step.cross_tap = taps.first;
