@@ -37,10 +37,12 @@ namespace convbound::cpu {
 
 namespace {
 
-constexpr int64_t kSlabFloats = 12288;  // sums of a slab: 48 KiB, inside any second-level cache
-constexpr int64_t kItems = 64;          // work items wanted, where there is work for as many
-constexpr int64_t kItemWork = 1 << 19;  // multiply-adds below which an item is not worth its overhead
-constexpr int64_t kChunkOutputs = 256;  // outputs of a chunk, per channel, that pay for another set of sums
+constexpr int64_t kSlabFloats = 12288;   // sums of a slab: 48 KiB, inside any second-level cache
+constexpr int64_t kItems = 64;           // work items wanted, where there is work for as many
+constexpr int64_t kItemWork = 1 << 19;   // multiply-adds below which an item is not worth its overhead,
+constexpr int64_t kFewItems = 4;         // unless there were fewer than these,
+constexpr int64_t kLeastWork = 1 << 16;  // which may be as small as this
+constexpr int64_t kChunkOutputs = 256;   // outputs of a chunk, per channel, that pay for another set of sums
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -143,7 +145,8 @@ class Wgrad {
   // Chunks of tiles, slabs of channels.
   void cut() {
     const int64_t outputs = p_.n * p_.output_size();
-    const int64_t wanted = std::clamp<int64_t>(outputs * p_.k * p_.filter_size() / kItemWork, 1, kItems);
+    const int64_t work = outputs * p_.k * p_.filter_size();
+    const int64_t wanted = std::clamp(work / kItemWork, std::clamp<int64_t>(work / kLeastWork, 1, kFewItems), kItems);
     const int64_t most = std::clamp<int64_t>(outputs / kChunkOutputs, 1, tiles_.count());
     chunks_ = std::min(most, nchw_ ? ceil_div(wanted, p_.k) : wanted);
     if (nchw_) {

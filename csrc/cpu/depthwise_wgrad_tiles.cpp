@@ -6,9 +6,10 @@ namespace convbound::cpu {
 
 namespace {
 
-constexpr int64_t kTileFloats = 6144;         // of x and dy: 24 KiB of a first-level cache of 32
-constexpr int64_t kSlabTileFloats = 1 << 16;  // the same of all channels: 256 KiB of a second-level cache of 512
-constexpr int64_t kAheadFloats = 1 << 15;     // NHWC: what is asked for lies so far ahead at least
+constexpr int64_t kTileFloats = 6144;  // of x and dy: 24 KiB of a first-level cache of 32
+constexpr int64_t kSlabTileFloats =
+    3 << 15;                               // the same of all channels, which share the second level with the next tile
+constexpr int64_t kAheadFloats = 1 << 15;  // NHWC: what is asked for lies so far ahead at least
 constexpr int64_t kBlock = 7;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -63,14 +64,12 @@ WgradTiles::WgradTiles(const ConvProblem& problem, bool nchw, int64_t vector, co
   tile_p_ = problem.output[1];
   tile_q_ = problem.output[2];
   const int64_t least_p = nchw ? kBlock : 1, least_q = nchw ? 16 * vector : 4 * kBlock;
-  while (tile_p_ > least_p && floats(tile_p_, tile_q_) > kTileFloats) {
-    tile_p_ = halved(tile_p_, tile_p_ > kBlock ? kBlock : 1);
-  }
-  const auto too_long = [&] {
+  const auto too_large = [&](int64_t most) {
     const int64_t of_a_pass = floats(tile_p_, tile_q_);
-    return of_a_pass > 2 * kTileFloats || (!nchw && of_a_pass / vector * problem.k > kSlabTileFloats);
+    return of_a_pass > most || (!nchw && of_a_pass / vector * problem.k > kSlabTileFloats);
   };
-  while (tile_q_ > least_q && too_long()) tile_q_ = halved(tile_q_, least_q);
+  while (tile_p_ > least_p && too_large(kTileFloats)) tile_p_ = halved(tile_p_, tile_p_ > kBlock ? kBlock : 1);
+  while (tile_q_ > least_q && too_large(2 * kTileFloats)) tile_q_ = halved(tile_q_, least_q);
   row_tiles_ = ceil_div(problem.output[1], tile_p_);
   column_tiles_ = ceil_div(problem.output[2], tile_q_);
   together_ = std::clamp<int64_t>(kTileFloats / floats(tile_p_, tile_q_), 1, kMost);
