@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from convbound.bench.report import replace_between
 from convbound.bench.rows import Result, Row
-from convbound.bench.summary import geometric_mean, grouped, ours, ratio
+from convbound.bench.summary import geometric_mean, ours, ratio
 from convbound.problem import LAYOUTS, PASSES, ConvProblem
 
 MEANS = "means"
@@ -34,14 +35,12 @@ def markdown(results: Sequence[Result]) -> str:
     """The table: a line for each instruction set, dtype and kind, a column for each pass and layout."""
     columns = [(pass_, layout) for pass_ in PASSES for layout in LAYOUTS]
     lines = [f"| {' | '.join(['', 'layers', *(' '.join(column) for column in columns)])} |", "|---" * 8 + "|"]
-    rows = [
-        ((str(result.machine["isa"]), row.dtype, kind(row)), row)
-        for result in results
-        for row in ours(result.rows)
-        if row.ok and ConvProblem.parse(row.problem).depthwise
-    ]
-    for head, members in sorted(grouped(rows, lambda entry: entry[0]).items()):
-        group = [row for _, row in members]
+    groups: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for result in results:
+        for row in ours(result.rows):
+            if row.ok and ConvProblem.parse(row.problem).depthwise:
+                groups[str(result.machine["isa"]), row.dtype, kind(row)].append(row)
+    for head, group in sorted(groups.items()):
         cells = [_means([row for row in group if (row.pass_, row.layout) == column]) for column in columns]
         layers = len({(row.problem, row.op) for row in group})
         lines.append(f"| {' | '.join([' '.join(head), str(layers), *cells])} |")
