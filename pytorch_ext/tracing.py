@@ -68,7 +68,8 @@ class Launch:
     """One kernel launch and its traffic in bytes.
 
     `load_bytes` and `store_bytes` pass between SMs and L2; `dram_bytes` are the distinct sectors of the launch, and one
-    fill (`filled_bytes`) for each that is written in part; `compulsory_bytes` are the distinct sectors of all inputs and outputs.
+    fill (`filled_bytes`) for each that is written in part; `compulsory_bytes` are the distinct sectors of all inputs
+    and outputs.
     """
 
     kernel: str
@@ -269,8 +270,8 @@ def trace(
         grid = math.prod(run(1)[0]["grid"])
         blocks = max(_FEWEST_BLOCKS, math.ceil(grid * images / problem.n))
         launches = [_extrapolated(one, two) for one, two in zip(run(blocks), run(2 * blocks), strict=True)]
-        # Distinct sectors grow too slowly where the first blocks share an image, and too fast where each part has filters
-        # of its own. Every sector is moved once, and without a workspace there are no others.
+        # Distinct sectors grow too slowly where the first blocks share an image, and too fast where each part has
+        # filters of its own. Every sector is moved once, and without a workspace there are no others.
         first = launches[0]
         least = first.compulsory_bytes
         most = least + first.filled_bytes if len(launches) == 1 else first.dram_bytes
