@@ -18,7 +18,7 @@ constexpr int kWgradWarps = 8, kWgradStages = 2;
 // A *unit* is what a stage holds: of one image, `rows` rows of dy in each of `classes` neighbouring classes modulo the
 // dilation, and the rows of x that they meet: `x_rows` of each class, those in the padding left out.
 struct WgradPlan {
-  int images, channels, multiplier;
+  int channels, multiplier;
   int h, w, p, q, r, s;
   int dilation_h, dilation_w, padding_h, padding_w;
   int64_t x_image, x_row, x_column, dy_image, dy_row, dy_column;  // strides in elements
@@ -41,7 +41,6 @@ inline WgradPlan plan_wgrad(const ConvProblem& problem, int element_bytes) {
   const int a = swap ? 2 : 1, b = swap ? 1 : 2;
   const auto at = [](const int64_t (&values)[3], int axis) { return static_cast<int>(values[axis]); };
   WgradPlan plan{};
-  plan.images = static_cast<int>(problem.n);
   plan.channels = static_cast<int>(problem.k);
   plan.multiplier = static_cast<int>(problem.k_per_group());
   plan.h = at(problem.input, a), plan.w = at(problem.input, b);
