@@ -72,7 +72,9 @@ WgradTiles::WgradTiles(const ConvProblem& problem, bool nchw, int64_t vector, co
   while (tile_q_ > least_q && too_large(2 * kTileFloats)) tile_q_ = halved(tile_q_, least_q);
   row_tiles_ = ceil_div(problem.output[1], tile_p_);
   column_tiles_ = ceil_div(problem.output[2], tile_q_);
-  together_ = std::clamp<int64_t>(kTileFloats / floats(tile_p_, tile_q_), 1, kMost);
+  // NHWC needs few pixels to pay for its sums, and the first tiles of an item are those that nobody asked for.
+  const int64_t most = nchw ? kMost : std::min<int64_t>(kMost, ceil_div(4 * kBlock, tile_p_ * tile_q_));
+  together_ = std::clamp<int64_t>(kTileFloats / floats(tile_p_, tile_q_), 1, most);
   pass_panels_ = std::max<int64_t>(1, kTileFloats / (together_ * floats(tile_p_, tile_q_)));
 }
 
