@@ -60,17 +60,23 @@ def cpu_kernels() -> tuple[Source, ...]:
     """The CPU kernels and their dispatcher, without any torch header: for the ops and for the introspection module."""
     x86 = platform.machine() in ("x86_64", "AMD64")
     # No -march=native: the binary runs anywhere and picks an instruction set at run time.
-    avx2 = ("-mavx2", "-mfma") if x86 else ()
+    avx2 = ("-mavx2", "-mfma", "-mf16c") if x86 else ()
     avx512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma") if x86 else ()
     return (
         Source("csrc/cpu/isa.cpp"),
         Source("csrc/cpu/naive_fprop.cpp"),
         Source("csrc/cpu/naive_dgrad.cpp"),
         Source("csrc/cpu/naive_wgrad.cpp"),
-        Source("csrc/cpu/depthwise.cpp"),
-        Source("csrc/cpu/depthwise_fprop.cpp"),
-        Source("csrc/cpu/depthwise_fprop_avx2.cpp", avx2),
-        Source("csrc/cpu/depthwise_fprop_avx512.cpp", avx512),
+        Source("csrc/cpu/depthwise_window.cpp"),
+        Source("csrc/cpu/depthwise_gather.cpp"),
+        Source("csrc/cpu/depthwise_gather_avx2.cpp", avx2),
+        Source("csrc/cpu/depthwise_gather_avx512.cpp", avx512),
+        Source("csrc/cpu/convert_avx2.cpp", avx2),
+        Source("csrc/cpu/convert_avx512.cpp", avx512),
+        Source("csrc/cpu/depthwise_wgrad.cpp"),
+        Source("csrc/cpu/depthwise_wgrad_tiles.cpp"),
+        Source("csrc/cpu/depthwise_wgrad_avx2.cpp", avx2),
+        Source("csrc/cpu/depthwise_wgrad_avx512.cpp", avx512),
         Source("csrc/dispatch/cpu.cpp"),
     )
 

@@ -19,7 +19,7 @@ from support.data import integers
 from support.problems import available_isas, cases, instruction_set, serving_row
 
 from convbound import ops
-from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
+from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 parse = ConvProblem.parse
 
@@ -29,8 +29,9 @@ def around(*tiles: int) -> list[int]:
     return sorted({size for tile in tiles for size in (tile - 1, tile, tile + 1, 2 * tile, 2 * tile + 1) if size > 0})
 
 
-# Tiles of depthwise_fprop: vectors of 8 (AVX2) or 16 (AVX-512) floats, up to 4 of them side by side; blocks of 7, 4, 2
-# and 1 rows or pixels; up to 7 taps at once; rows of a line image in pieces of 4096.
+# Tiles of the depthwise kernels: vectors of 8 (AVX2) or 16 (AVX-512) floats, up to 4 of them side by side; blocks of 7,
+# 4, 2 and 1 rows or pixels; up to 7 taps at once, and 4 across; rows of a line image in pieces of 4096. In dgrad the
+# classes of each stride are such blocks, in wgrad up to 16 planes share a pass.
 ALONG_VECTORS = [1, 3, *around(8, 16), 63, 64, 65]
 ALONG_BLOCKS = [*range(1, 10), 13, 14, 15, 21, 23]
 TAPS = [*range(1, 10), 13, 14, 15]
@@ -71,6 +72,23 @@ DEPTHWISE = {
         for w in (128, 129, 4095, 4096, 4097, 9000)
         for window in ("kw1", "kw4pw3ew0", "kw3sw2pw2ew0", "kw3sw4pw2ew0dw3")
     ],
+    "strides beyond the filter": [
+        f"g2ic2ih23iw37oc2kh{r}kw{s}sh{p}sw{q}ph1"
+        for r, s in ((1, 1), (2, 1), (3, 4))
+        for p, q in ((2, 3), (3, 2), (4, 4), (5, 9), (2, 40))
+    ],
+    "small planes of many images": [
+        f"mb{n}g3ic3ih{size}oc3kh3ph1{steps}"
+        for n in (7, 15, 16, 17, 33)
+        for size in (4, 7, 8)
+        for steps in ("", "sh2")
+    ],
+    "three dimensions": [
+        f"mb2g{c}ic{c}id{d}ih9iw19oc{k}kd{t}kh3kw2{steps}"
+        for c, k in ((3, 3), (2, 6), (17, 17))
+        for d, t in ((1, 1), (4, 3), (7, 2))
+        for steps in ("pd1ph1", "sd2sh1sw2pd1ph0", "sd1sh2sw1pd2ph1dd2dh1", "sd3pd1ph1dd2dh2dw1")
+    ],
     "images wider than a tile": [
         f"ic1{sizes}oc1kh3ph1{steps}"
         for sizes in ("ih5iw2000", "ih40iw700", "ih100iw131")
@@ -90,15 +108,24 @@ def complaints(problems: Iterable[str], pass_: Pass, layout: Layout, dtype: torc
     return found
 
 
-Group = tuple[str, Pass, Layout, str]
+Group = tuple[str, Pass, Layout, str, str]
+SIMD_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+BY_NAME = {DTYPE_NAMES[dtype]: dtype for dtype in SIMD_DTYPES}
 
 
 def groups_of(table: dict[str, list[str]]) -> dict[Group, list[str]]:
-    """The problems by name of their sizes, pass, layout and instruction set; naive rows on the lowest of these only."""
+    """The problems by name of their sizes, pass, layout, dtype and instruction set.
+
+    Naive rows stand on the lowest instruction set only. The two 16-bit types differ in their conversion alone, and take
+    turns.
+    """
     groups: dict[Group, list[str]] = {}
-    for sizes, problems in table.items():
-        for case in cases(map(parse, problems), [torch.float32]):
-            groups.setdefault((sizes, case.pass_, case.layout, case.isa), []).append(str(case.problem))
+    for i, (sizes, problems) in enumerate(table.items()):
+        for case in cases(map(parse, problems), [torch.float32, (torch.bfloat16, torch.float16)[i % 2]]):
+            if case.isa == "generic" and case.dtype != torch.float32:
+                continue
+            group = (sizes, case.pass_, case.layout, DTYPE_NAMES[case.dtype], case.isa)
+            groups.setdefault(group, []).append(str(case.problem))
     return groups
 
 
@@ -107,17 +134,18 @@ GROUPS = groups_of(DEPTHWISE)
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: "-".join(group))
 def test_depthwise(group: Group):
-    _, pass_, layout, isa = group
+    _, pass_, layout, dtype, isa = group
     with instruction_set(isa):
-        assert not complaints(GROUPS[group], pass_, layout, torch.float32)
+        assert not complaints(GROUPS[group], pass_, layout, BY_NAME[dtype])
 
 
+@pytest.mark.parametrize("pass_", PASSES)
 @pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa != "generic"])
 @pytest.mark.parametrize("sizes", DEPTHWISE)
-def test_depthwise_fprop_serves_them_all(sizes: str, isa: str):
+def test_simd_kernels_serve_them_all(sizes: str, isa: str, pass_: Pass):
     with instruction_set(isa):
-        for problem, layout in itertools.product(DEPTHWISE[sizes], LAYOUTS):
-            assert serving_row(parse(problem), "fprop", torch.float32, layout) == "depthwise_fprop", problem
+        for problem, layout, dtype in itertools.product(DEPTHWISE[sizes], LAYOUTS, SIMD_DTYPES):
+            assert serving_row(parse(problem), pass_, dtype, layout) == f"depthwise_{pass_}", problem
 
 
 ANY_FAMILY = {
@@ -194,22 +222,29 @@ def test_reaches_far_beyond_any_tile(problem: str, pass_: Pass):
 
 @pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa != "generic"])
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_", ["fprop", "dgrad"])
 @pytest.mark.parametrize(
     "image",
     ["g3ic3ih401iw403oc3kh3ph1", "g3ic3ih401iw403oc3kh9kw2ph4", "g3ic3ih403iw401oc3kh3ph2dh2", "g2ic2ih403oc6kh3sh2"],
 )
-def test_more_than_the_cache_holds(image: str, layout: Layout, isa: str):
-    """There depthwise_fprop writes its outputs by streaming stores; the same image many times has one result."""
+def test_more_than_the_cache_holds(image: str, pass_: Pass, layout: Layout, isa: str):
+    """There the depthwise kernels write by streaming stores; the same image many times has one result."""
     one = parse(image)
     per_image = 4 * (math.prod(one.x_shape) + math.prod(one.y_shape))
     cache = os.sysconf("SC_LEVEL3_CACHE_SIZE") if "SC_LEVEL3_CACHE_SIZE" in os.sysconf_names else 0
     many = dataclasses.replace(one, n=(cache or 2**25) // 3 // per_image + 1)
-    small = dataclasses.replace(integers(one, "fprop", torch.float32), y=torch.empty(0))
-    large = dataclasses.replace(small, x=small.x.expand(many.x_shape))
+    small = integers(one, pass_, torch.float32)
+    absent = torch.empty(0)
+    large = dataclasses.replace(
+        small,
+        x=small.x.expand(many.x_shape) if pass_ == "fprop" else absent,
+        y=small.y.expand(many.y_shape) if pass_ == "dgrad" else absent,
+    )
     torch.set_num_threads(2)
     with instruction_set(isa):
-        results = run("fprop", large, many, "cpu", layout == "NHWC")["y"]
-    assert torch.equal(results, expected("fprop", small, one)["y"].float().expand(many.y_shape))
+        (result,) = run(pass_, large, many, "cpu", layout == "NHWC").values()
+    (wanted,) = expected(pass_, small, one).values()
+    assert torch.equal(result, wanted.float().expand(result.shape))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["fp16", "fp32"])

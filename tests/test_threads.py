@@ -14,7 +14,8 @@ from support.problems import Case, cases, instruction_set
 import convbound
 from convbound.problem import ConvProblem
 
-# Enough work that the kernels split it: over planes, over the rows of few planes, over columns, over pixels.
+# Enough work that the kernels split it: over planes, over the rows of few planes, over columns, over pixels; wgrad has
+# several sums then, which are added at the end.
 PROBLEMS = [
     ConvProblem.parse(text)
     for text in (
@@ -23,6 +24,9 @@ PROBLEMS = [
         "g2ic2ih64iw400oc4kh3sh2ph1",
         "g48ic48ih13iw40oc48kh3ph1dh2",
         "ic1iw30000oc1kw3pw1",
+        "g2ic2ih201iw190oc2kh5sh2ph2",
+        "mb6g40ic40ih33iw30oc40kh7ph3",
+        "mb2g3ic3id6ih17iw40oc3kd3kh3kw2sd1sh2sw1pd1ph1pw0",
         "mb2g2ic8ih12iw13oc6kh3ph1",
     )
 ]

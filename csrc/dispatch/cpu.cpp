@@ -2,8 +2,8 @@
 
 #include <cstdlib>
 
-#include "csrc/cpu/depthwise.h"
-#include "csrc/cpu/depthwise_fprop.h"
+#include "csrc/cpu/depthwise_gather.h"
+#include "csrc/cpu/depthwise_wgrad.h"
 #include "csrc/cpu/naive.h"
 
 namespace convbound::cpu {

@@ -1,10 +1,9 @@
-// Depthwise fprop for AVX-512 (F, BW, VL, DQ): 32 registers hold two columns of 7 sums, 7 taps and the operands.
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+// The vector types of simd.h for AVX-512 (F, BW, VL, DQ). Include it only in files that are compiled for these.
+#pragma once
 
 #include <immintrin.h>
 
-#include "depthwise_fprop_nchw.h"
-#include "depthwise_fprop_nhwc.h"
+#include "simd.h"
 
 namespace convbound::cpu {
 namespace {
@@ -12,10 +11,12 @@ namespace {
 // For the end of a row of 8 outputs or fewer, and for 7 x 7 planes.
 struct Vector8 {
   static constexpr int kWidth = 8;
+  static constexpr int kRegisters = 32;
   using Reg = __m256;
   using Mask = __mmask8;
   using Index = __m256i;
 
+  CONVBOUND_INLINE Reg zero() { return _mm256_setzero_ps(); }
   CONVBOUND_INLINE Reg broadcast(const float* p) { return _mm256_broadcast_ss(p); }
   CONVBOUND_INLINE Reg load(const float* p) { return _mm256_loadu_ps(p); }
   CONVBOUND_INLINE void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
@@ -39,11 +40,18 @@ struct Vector8 {
   CONVBOUND_INLINE void store_first(float* p, Reg v, int n) {
     _mm256_mask_storeu_ps(p, static_cast<__mmask8>((1u << n) - 1), v);
   }
+  CONVBOUND_INLINE Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  CONVBOUND_INLINE float sum(Reg v) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
   CONVBOUND_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
 };
 
 struct Vector16 {
   static constexpr int kWidth = 16;
+  static constexpr int kRegisters = 32;
   static constexpr int kColumns = 2;  // vectors side by side in a block of 7 rows
   using Reg = __m512;
   using Mask = __mmask16;
@@ -53,11 +61,17 @@ struct Vector16 {
     __mmask16 loaded;
   };
 
+  CONVBOUND_INLINE Reg zero() { return _mm512_setzero_ps(); }
   CONVBOUND_INLINE Reg broadcast(const float* p) { return _mm512_set1_ps(*p); }
   CONVBOUND_INLINE Reg load(const float* p) { return _mm512_loadu_ps(p); }
   CONVBOUND_INLINE void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
   CONVBOUND_INLINE void stream(float* p, Reg v) { _mm512_stream_ps(p, v); }
   CONVBOUND_INLINE void fence() { _mm_sfence(); }
+  CONVBOUND_INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  CONVBOUND_INLINE float sum(Reg v) {
+    return Vector8::sum(
+        _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, v, 0), _mm512_maskz_extractf32x8_ps(0xff, v, 1)));
+  }
   CONVBOUND_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
 
   CONVBOUND_INLINE Index lanes() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
@@ -87,12 +101,35 @@ struct Vector16 {
     const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, evens, b);
   }
+
+  CONVBOUND_INLINE void interleave(Reg a, Reg b, Reg& low, Reg& high) {
+    low = _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+    high =
+        _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+  }
+
+  CONVBOUND_INLINE __m256i load_half(const uint16_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  CONVBOUND_INLINE void store_half(uint16_t* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  CONVBOUND_INLINE Reg load_fp16(const uint16_t* p) { return _mm512_maskz_cvtph_ps(first(kWidth), load_half(p)); }
+  CONVBOUND_INLINE void store_fp16(uint16_t* p, Reg v) {
+    store_half(p, _mm512_maskz_cvtps_ph(first(kWidth), v, _MM_FROUND_TO_NEAREST_INT));
+  }
+  CONVBOUND_INLINE Reg load_bf16(const uint16_t* p) {
+    const __m512i wide = _mm512_maskz_cvtepu16_epi32(first(kWidth), load_half(p));
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(first(kWidth), wide, 16));
+  }
+  CONVBOUND_INLINE void store_bf16(uint16_t* p, Reg v) {
+    const Mask all = first(kWidth);
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_maskz_srli_epi32(all, bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __m512i kept = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), rounded, quiet);
+    store_half(p, _mm512_maskz_cvtepi32_epi16(all, _mm512_maskz_srli_epi32(all, kept, 16)));
+  }
 };
 
 }  // namespace
-
-const DepthwiseKernels kDepthwiseFpropAvx512 = {depthwise_nchw<Vector16, Vector8>, depthwise_nhwc<Vector16>};
-
 }  // namespace convbound::cpu
-
-#endif

@@ -1,43 +1,17 @@
-// What the two vector bodies of depthwise fprop share (depthwise_fprop_nchw.h, depthwise_fprop_nhwc.h). They are
-// written once over a small vector type V and compiled for each instruction set (depthwise_fprop_avx2.cpp,
-// depthwise_fprop_avx512.cpp). depthwise_fprop.cpp has the overview.
-//
-// Everything in these files has internal linkage and no std:: template appears: a function that the linker could share
-// with plain-ISA files might be kept in its AVX-512 copy.
-//
-// V has kWidth, Reg, Mask, Index and Spread;
-//   broadcast, load, store, stream (non-temporal, aligned), fence, fma(a, b, c) = a * b + c;
-//   mask(at, limit): the lanes i with 0 <= at + i < limit; load_mask(p, mask): 0 elsewhere, and nothing is touched
-//   there; store_first(p, v, n): the first n lanes; even(a, b): the even lanes of a, then of b; multiples(s): the index
-//   vector i * s; mask_index(index, at, limit); gather(p, index, mask); spread(sources, n) and load_spread(p, spread):
-//   lane i takes p[sources[i]]; sources are ints that never fall, the first n of them count.
+// What the two vector bodies of depthwise fprop and dgrad share (depthwise_gather_nchw.h, depthwise_gather_nhwc.h).
+// depthwise_gather.cpp has the overview, simd.h the rules.
 #pragma once
 
-#include "depthwise_fprop_plan.h"
-
-#define CONVBOUND_INLINE __attribute__((always_inline)) static inline
+#include "depthwise_gather_plan.h"
+#include "depthwise_strip.h"
 
 namespace convbound::cpu {
 namespace {
-
-CONVBOUND_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-CONVBOUND_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-CONVBOUND_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Outputs per block along the window axis. 7 sums and 7 taps fit the 16 registers of AVX2, and 7 divides the usual
 // sizes.
 constexpr int kBlocks[4] = {7, 4, 2, 1};
 CONVBOUND_INLINE int block_index(int64_t left) { return left >= 7 ? 0 : left >= 4 ? 1 : left >= 2 ? 2 : 3; }
-
-// Where a block's operands lie: coordinate i of the window axis is at origin + i * unit + an offset of the caller's,
-// and exists if 0 <= i < extent.
-struct Strip {
-  const float* origin;
-  int64_t first, step, unit, extent;
-};
-
-// Keeps the compiler from computing all addresses of an unrolled loop beforehand, for which it lacks registers.
-CONVBOUND_INLINE void keep_in_order(int64_t& i) { asm volatile("" : "+r"(i)); }
 
 // acc[b] += tap[j] * x[b + j], each x loaded once. Coordinates outside the input count as zero and cost nothing.
 template <class V, int B, int C, int J, bool kChecked, class Load>
@@ -67,18 +41,53 @@ CONVBOUND_INLINE void slide(typename V::Reg (&acc)[B][C], const typename V::Reg 
   }
 }
 
-// Whether a block of B outputs finds all operands of a chunk inside the input, so that no coordinate needs a check.
-template <int B>
-CONVBOUND_INLINE bool inside(const WindowAxis& axis, const TapChunk& chunk, int64_t first, int64_t extent) {
-  return first + chunk.start >= 0 && first + chunk.start + (B + chunk.taps - 2) * axis.step < extent;
+// The classes of the outputs p, p + out_step, ... below `end`, and where the window of the first of them begins.
+struct WindowRun {
+  const WindowClass* taps;
+  int64_t first, left;
+  CONVBOUND_INLINE WindowRun make(const WindowAxis& axis, int64_t p, int64_t end) {
+    const WindowClass* taps = axis.classes + p % axis.out_step;
+    return {taps, taps->first + p / axis.out_step * axis.step, ceil_div(end - p, axis.out_step)};
+  }
+};
+
+// Asks for `count` floats from `from` on. Blocks touch short pieces of many rows at once, which hardware prefetchers
+// take for disorder; the loops over blocks know that x is passed through from front to back. Prefetches never fault.
+CONVBOUND_INLINE void prefetch(const float* from, int64_t count) {
+  constexpr int64_t kLine = 16;
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + i, 0, 2);  // to the second level
 }
 
-// Asks for `count` floats of x from `at` on. Blocks touch short pieces of many rows at once, which hardware prefetchers
-// take for disorder; the loops over blocks know that x is passed through from front to back.
-CONVBOUND_INLINE void prefetch(const DepthwisePlan& plan, int64_t at, int64_t count) {
-  constexpr int64_t kLine = 16;
-  const int64_t end = smaller(at + count, plan.x_floats);
-  for (int64_t i = larger(at, 0); i < end; i += kLine) __builtin_prefetch(plan.x + i, 0, 2);  // to the second level
+// The inputs that some outputs meet.
+struct Range {
+  int64_t begin, end;
+};
+
+CONVBOUND_INLINE int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+CONVBOUND_INLINE Range inputs_met(const Reach& reach, int64_t begin, int64_t end, int64_t in) {
+  const int64_t low = floor_div(begin * reach.rise + reach.low, reach.run);
+  const int64_t high = floor_div((end - 1) * reach.rise + reach.high, reach.run);
+  const int64_t first = smaller(larger(low, 0), in);
+  return {first, larger(first, smaller(high + 1, in))};
+}
+
+// `count` elements of x, of which `at` lie before them, as floats.
+CONVBOUND_INLINE void read_elements(const GatherPlan& plan, int64_t at, int64_t count, float* to) {
+  if (plan.convert == nullptr) {
+    __builtin_memcpy(to, static_cast<const float*>(plan.x) + at, static_cast<uint64_t>(count) * sizeof(float));
+  } else {
+    plan.convert->widen(static_cast<const char*>(plan.x) + at * plan.element_bytes, to, count);
+  }
+}
+
+// fp32 or narrowed, without streaming.
+CONVBOUND_INLINE void write_elements(const GatherPlan& plan, const float* from, int64_t at, int64_t count) {
+  if (plan.convert == nullptr) {
+    __builtin_memcpy(static_cast<float*>(plan.y) + at, from, static_cast<uint64_t>(count) * sizeof(float));
+  } else {
+    plan.convert->narrow(from, static_cast<char*>(plan.y) + at * plan.element_bytes, count);
+  }
 }
 
 // For outputs that would only push the inputs out of the cache. Those of one thread are one run of memory: blocks of
