@@ -1,0 +1,134 @@
+// Reads a tile of a tensor into the form that grouped_plan.h describes.
+#pragma once
+
+#include "grouped_element.h"
+#include "grouped_plan.h"
+
+namespace convbound::cpu {
+namespace {
+
+// Which tile: of which image and channels, and its first steps.
+struct TileAt {
+  int64_t image, channel, channels;
+  int64_t depth, row, column;
+  int64_t rows, columns;  // how many steps
+};
+
+// The part of `count` steps of an axis, from the first one's `source` coordinate on, that lies inside the source.
+struct Inside {
+  int64_t skip, count, source;
+};
+
+CONVBOUND_INLINE Inside inside(int64_t source, int64_t step, int64_t count, int64_t in) {
+  const int64_t skip = source < 0 ? smaller(ceil_div(-source, step), count) : 0;
+  const int64_t end = source < in ? smaller(ceil_div(in - source, step), count) : 0;
+  return {skip, larger(end - skip, 0), source + skip * step};
+}
+
+// to[i] = from[i * step]; vectors of zeros or of the next row's values may be written up to a vector beyond.
+template <class V, class E>
+static void read_row(const typename E::Type* from, int64_t step, int64_t count, float* to) {
+  int64_t i = 0;
+  if (step == 1) {
+    for (; i + V::kWidth <= count; i += V::kWidth) V::store(to + i, E::load(from + i));
+    if (i < count) V::store(to + i, E::load_first(from + i, count - i));
+  } else if (step == 2) {
+    for (; i + V::kWidth < count; i += V::kWidth) {
+      V::store(to + i, V::even(E::load(from + 2 * i), E::load(from + 2 * i + V::kWidth)));
+    }
+    const int64_t left = 2 * (count - i) - 1;
+    const typename E::Reg low = E::load_first(from + 2 * i, smaller(left, V::kWidth));
+    const int64_t more = larger(left - V::kWidth, 0);
+    V::store(to + i, V::even(low, more > 0 ? E::load_first(from + 2 * i + V::kWidth, more) : V::zero()));
+  } else {
+    for (; i < count; i += V::kWidth) {
+      typename E::Type some[V::kWidth] = {};
+      for (int64_t j = 0; j < smaller(V::kWidth, count - i); ++j) some[j] = from[(i + j) * step];
+      V::store(to + i, E::load(some));
+    }
+  }
+}
+
+// to[c][i] = from[i * step][c], channels `plane` floats apart.
+template <class V, class E>
+static void read_pixels(const typename E::Type* from, int64_t step, int64_t count, int64_t channels, float* to,
+                        int64_t plane) {
+  using T = typename E::Type;
+  static const T zeros[4] = {};
+  for (int64_t c = 0; c < channels; c += 4) {
+    const int64_t some = smaller(4, channels - c);
+    for (int64_t i = 0; i < count; i += V::kWidth) {
+      const T* first = from + i * step + c;
+      float* out = to + c * plane + i;
+      T padded[V::kWidth][4];
+      typename V::Reg v[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const T* p[V::kWidth / 4];
+#pragma GCC unroll 4
+        for (int l = 0; l < V::kWidth / 4; ++l) {
+          const int64_t pixel = 4 * l + j;
+          p[l] = i + pixel < count ? first + pixel * step : zeros;
+          if (some < 4 && i + pixel < count) {
+            for (int64_t k = 0; k < 4; ++k) padded[pixel][k] = k < some ? p[l][k] : T{};
+            p[l] = padded[pixel];
+          }
+        }
+        v[j] = E::join(p);
+      }
+      Quad<V>::transpose(v);
+      for (int64_t k = 0; k < some; ++k) V::store(out + k * plane, v[k]);
+    }
+  }
+}
+
+template <class V, class E, bool kNhwc>
+static void read_tile(const TilePlan& tile, const void* tensor, const TileAt& at, float* to) {
+  using T = typename E::Type;
+  const TileAxis &depth = tile.depth, &height = tile.height, &width = tile.width;
+  const int64_t channel_floats = tile.planes * tile.plane;
+  const int64_t unit = kNhwc ? tile.channels : 1;
+  const int64_t rows = at.rows + height.reach, columns = at.columns + width.reach;
+  __builtin_memset(to, 0, static_cast<uint64_t>(at.channels * channel_floats) * sizeof(float));
+  const auto read_plane = [&](int64_t d, int64_t row_residue, int64_t column_residue, float* plane) {
+    const Inside h = inside(height.in_step * (at.row + height.low) + row_residue, height.in_step, rows, height.in);
+    const Inside w = inside(width.in_step * (at.column + width.low) + column_residue, width.in_step, columns, width.in);
+    if (w.count == 0) return;
+    plane += h.skip * tile.pitch + w.skip;
+    if (kNhwc) {
+      const T* from = static_cast<const T*>(tensor) +
+                      (((at.image * depth.in + d) * height.in + h.source) * width.in + w.source) * unit + at.channel;
+      for (int64_t i = 0; i < h.count; ++i) {
+        read_pixels<V, E>(from, width.in_step * unit, w.count, at.channels, plane, channel_floats);
+        from += height.in_step * width.in * unit;
+        plane += tile.pitch;
+      }
+      return;
+    }
+    for (int64_t c = 0; c < at.channels; ++c) {
+      const int64_t channel = at.image * tile.channels + at.channel + c;
+      const T* from =
+          static_cast<const T*>(tensor) + ((channel * depth.in + d) * height.in + h.source) * width.in + w.source;
+      float* row = plane + c * channel_floats;
+      for (int64_t i = 0; i < h.count; ++i) {
+        read_row<V, E>(from, width.in_step, w.count, row);
+        from += height.in_step * width.in;
+        row += tile.pitch;
+      }
+    }
+  };
+  float* plane = to;
+  for (int64_t slot = 0; slot < depth.slots; ++slot) {
+    for (int64_t shift = 0; shift <= depth.reach; ++shift) {
+      const int64_t d = depth.in_step * (at.depth + depth.low + shift) + depth.residues[slot];
+      for (int64_t i = 0; i < height.slots; ++i) {
+        for (int64_t j = 0; j < width.slots; ++j, plane += tile.plane) {
+          if (d >= 0 && d < depth.in) read_plane(d, height.residues[i], width.residues[j], plane);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace convbound::cpu
