@@ -7,9 +7,9 @@
 // remainders that strides leave, each a stride-1 convolution with a part of the taps: nothing is inserted, and no
 // division is left in the loops.
 //
-// Bounds. C/g R S multiply-adds per output (dgrad: K/g R S / strides) against 4 bytes read and 4 written: at C/g = 4 and
-// 3 x 3 that is 9 flop per byte, so arithmetic bounds everything but 1 x 1 filters. The floor is N K P Q C/g R S / 16
-// vector multiply-adds with AVX-512, / 8 with AVX2; a core of the machines at hand does one, or two, a cycle.
+// Bounds. C/g R S multiply-adds per output (dgrad: K/g R S / strides) against 4 bytes read and 4 written: at C/g = 4
+// and 3 x 3 that is 9 flop per byte, so arithmetic bounds everything but 1 x 1 filters. The floor is N K P Q C/g R S /
+// 16 vector multiply-adds with AVX-512, / 8 with AVX2; a core of the machines at hand does one, or two, a cycle.
 //
 // Tiles. K/g = 4 channels fill a quarter of a vector, so vectors lie along positions in both layouts. A work item first
 // reads its tile of the source, with its halo, into memory of its own that stays in the nearest caches: padded with
@@ -40,9 +40,9 @@ namespace convbound::cpu {
 
 namespace {
 
-constexpr int64_t kNearest = 7168;   // floats of a tile and its results that the first-level cache holds
-constexpr int64_t kNear = 1 << 17;   // and the second-level cache
-constexpr int64_t kLongest = 2048;   // 1-D: longer rows are several items
+constexpr int64_t kNearest = 7168;  // floats of a tile and its results that the first-level cache holds
+constexpr int64_t kNear = 1 << 17;  // and the second-level cache
+constexpr int64_t kLongest = 2048;  // 1-D: longer rows are several items
 
 class Gather {
  public:
@@ -50,7 +50,9 @@ class Gather {
       : p_(problem),
         dgrad_(pass == Pass::kDgrad),
         nhwc_(layout == Layout::kChannelsLast),
-        element_(dtype == DType::kFloat32 ? 0 : dtype == DType::kFloat16 ? 1 : 2),
+        element_(dtype == DType::kFloat32   ? 0
+                 : dtype == DType::kFloat16 ? 1
+                                            : 2),
         kernels_(isa == Isa::kAvx512 ? kGroupedAvx512 : kGroupedAvx2),
         axes_(problem, pass) {
     const int64_t taps = p_.filter_size(), c = p_.c_per_group(), k = p_.k_per_group();
@@ -109,7 +111,10 @@ class Gather {
       const double products = vectors * static_cast<double>(targets * plan_.in_fan * p_.filter_size());
       const double moves = static_cast<double>(3 * plan.source_floats / kernels_.vector) +
                            3 * vectors * static_cast<double>(targets * classes);
-      const double cost = (products * (held <= kNearest ? 1.0 : held <= kNear ? 1.06 : 1.3) + moves + 200) *
+      const double cost = (products * (held <= kNearest ? 1.0
+                                       : held <= kNear  ? 1.06
+                                                        : 1.3) +
+                           moves + 200) *
                           static_cast<double>(round_up(plan.items, max_threads()));
       if (best == 0 || cost < best) {
         best = cost;

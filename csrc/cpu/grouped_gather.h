@@ -1,6 +1,7 @@
 // Grouped fprop and dgrad over a tile in memory. grouped_gather.cpp has the overview.
 #pragma once
 
+#include "grouped_prefetch.h"
 #include "grouped_read.h"
 #include "grouped_write.h"
 
@@ -50,13 +51,12 @@ constexpr int kMostVectors = V::kRegisters == 32 ? 6 : 3;
 template <class V, int kLanes>
 CONVBOUND_INLINE GatherBlock gather_block_of(int64_t vectors) {
   constexpr int kMost = kMostVectors<V>;
-  static constexpr GatherBlock kBlocks[] = {
-      gather_block<V, kLanes, 1>,
-      gather_block<V, kLanes, 2>,
-      gather_block<V, kLanes, 3>,
-      gather_block<V, kLanes, (kMost < 4 ? kMost : 4)>,
-      gather_block<V, kLanes, (kMost < 5 ? kMost : 5)>,
-      gather_block<V, kLanes, (kMost < 6 ? kMost : 6)>};
+  static constexpr GatherBlock kBlocks[] = {gather_block<V, kLanes, 1>,
+                                            gather_block<V, kLanes, 2>,
+                                            gather_block<V, kLanes, 3>,
+                                            gather_block<V, kLanes, (kMost < 4 ? kMost : 4)>,
+                                            gather_block<V, kLanes, (kMost < 5 ? kMost : 5)>,
+                                            gather_block<V, kLanes, (kMost < 6 ? kMost : 6)>};
   return kBlocks[vectors - 1];
 }
 
@@ -68,70 +68,129 @@ CONVBOUND_INLINE GatherBlock gather_block_of(int64_t lanes, int64_t vectors) {
                       : gather_block_of<V, 1>(vectors);
 }
 
+// What is fetched while blocks are computed: the lines that this item's results go to, and the next item's source.
+struct Ahead {
+  Prefetch target, source;
+};
+
 // All positions of one class, for `lanes` target channels.
 template <class V>
 static void gather_class(const GroupedPlan& plan, const TapList& list, int64_t positions, const float* source,
-                         const float* w, const float* bias, int64_t lanes, float* to, int64_t to_lane) {
+                         const float* w, const float* bias, int64_t lanes, float* to, int64_t to_lane, Ahead& ahead) {
   const int64_t vectors = ceil_div(positions, V::kWidth), blocks = ceil_div(vectors, kMostVectors<V>);
   for (int64_t i = 0; i < blocks; ++i) {
+    prefetch_some(ahead.target);
+    prefetch_some(ahead.source);
     const int64_t begin = vectors * i / blocks, end = vectors * (i + 1) / blocks;
     gather_block_of<V>(lanes, end - begin)(list, source + begin * V::kWidth, w, plan.w_lane, bias,
                                            to + begin * V::kWidth, to_lane);
   }
 }
 
+// The order of items is that of the target: groups come before positions in NCHW, after them in NHWC.
+template <bool kNhwc>
+CONVBOUND_INLINE TileAt item_at(const GroupedPlan& plan, int64_t item) {
+  const TilePlan& tile = plan.tile;
+  const int64_t bundles = kNhwc ? plan.bundles : 1, plane_bundles = kNhwc ? 1 : plan.bundles;
+  const int64_t depth_steps = ceil_div(tile.depth.out, tile.depth.out_step);
+  TileAt at{};
+  int64_t bundle = item % bundles;
+  item /= bundles;
+  at.column = item % plan.column_tiles * tile.columns;
+  item /= plan.column_tiles;
+  at.row = item % plan.row_tiles * tile.rows;
+  item /= plan.row_tiles;
+  at.depth = item % depth_steps;
+  item /= depth_steps;
+  bundle += item % plane_bundles;
+  at.image = item / plane_bundles;
+  at.rows = smaller(tile.rows, ceil_div(tile.height.out, tile.height.out_step) - at.row);
+  at.columns = smaller(tile.columns, ceil_div(tile.width.out, tile.width.out_step) - at.column);
+  at.group = bundle * plan.bundle;
+  at.groups = smaller(plan.bundle, plan.groups - at.group);
+  at.channel = at.group * plan.in_fan;
+  at.channels = at.groups * plan.in_fan;
+  return at;
+}
+
+template <bool kNhwc>
+CONVBOUND_INLINE Prefetch prefetch_source(const TilePlan& tile, const void* tensor, const TileAt& at, int64_t element,
+                                          int64_t calls) {
+  const TileAxis &depth = tile.depth, &height = tile.height, &width = tile.width;
+  const int64_t row = height.in_step * (at.row + height.low), column = width.in_step * (at.column + width.low);
+  const Part part{tensor,
+                  tile.channels,
+                  depth.in,
+                  height.in,
+                  width.in,
+                  at.image,
+                  at.channel,
+                  at.channels,
+                  depth.in_step * (at.depth + depth.low + depth.reach),
+                  larger(row, 0),
+                  smaller(row + height.in_step * (at.rows + height.reach), height.in),
+                  larger(column, 0),
+                  smaller(column + width.in_step * (at.columns + width.reach), width.in)};
+  return prefetch_part(part, kNhwc, element, calls);
+}
+
+template <bool kNhwc>
+CONVBOUND_INLINE Prefetch prefetch_target(const GroupedPlan& plan, const TileAt& at, int64_t element, int64_t calls) {
+  const TileAxis &depth = plan.tile.depth, &height = plan.tile.height, &width = plan.tile.width;
+  const int64_t row = height.out_step * at.row, column = width.out_step * at.column;
+  const Part part{plan.target,
+                  plan.groups * plan.out_fan,
+                  depth.out,
+                  height.out,
+                  width.out,
+                  at.image,
+                  at.group * plan.out_fan,
+                  at.groups * plan.out_fan,
+                  at.depth * depth.out_step,
+                  row,
+                  smaller(row + height.out_step * at.rows, height.out),
+                  column,
+                  smaller(column + width.out_step * at.columns, width.out)};
+  return prefetch_part(part, kNhwc, element, calls);
+}
+
 template <class V, class E, bool kNhwc>
 static void grouped_gather(const GroupedPlan& plan, int64_t begin, int64_t end, float* memory) {
-  const TileAxis &depth = plan.tile.depth, &height = plan.tile.height, &width = plan.tile.width;
+  const TileAxis& depth = plan.tile.depth;
   float* const source = memory;
   float* const results = memory + plan.source_floats;
   const int64_t classes = plan.height_classes * plan.width_classes, to_lane = classes * plan.result_plane;
   const int64_t blocks = ceil_div(plan.out_fan, kMostLanes);
-  const int64_t steps[3] = {ceil_div(depth.out, depth.out_step), ceil_div(height.out, height.out_step),
-                            ceil_div(width.out, width.out_step)};
   for (int64_t item = begin; item < end; ++item) {
-    // The order of the target: groups come before positions in NCHW, after them in NHWC.
-    int64_t rest = item;
-    const auto take = [&](int64_t count) {
-      const int64_t i = rest % count;
-      rest /= count;
-      return i;
-    };
-    int64_t bundle = kNhwc ? take(plan.bundles) : 0;
-    const int64_t column = take(plan.column_tiles) * plan.tile.columns, row = take(plan.row_tiles) * plan.tile.rows;
-    const int64_t at_depth = take(steps[0]);
-    if (!kNhwc) bundle = take(plan.bundles);
-    const int64_t group = bundle * plan.bundle, groups = smaller(plan.bundle, plan.groups - group);
-    const int64_t rows = smaller(plan.tile.rows, steps[1] - row);
-    const int64_t columns = smaller(plan.tile.columns, steps[2] - column);
-    const int64_t positions = (rows - 1) * plan.tile.pitch + columns;
-    read_tile<V, E, kNhwc>(
-        plan.tile, plan.source,
-        {rest, group * plan.in_fan, groups * plan.in_fan, at_depth, row, column, rows, columns}, source);
+    const TileAt at = item_at<kNhwc>(plan, item);
+    const int64_t positions = (at.rows - 1) * plan.tile.pitch + at.columns;
+    const int64_t calls =
+        plan.depth_classes * at.groups * blocks * classes * ceil_div(ceil_div(positions, V::kWidth), kMostVectors<V>);
+    Ahead ahead{prefetch_target<kNhwc>(plan, at, sizeof(typename E::Type), calls), {}};
+    if (item + 1 < end) {
+      ahead.source = prefetch_source<kNhwc>(plan.tile, plan.source, item_at<kNhwc>(plan, item + 1),
+                                            sizeof(typename E::Type), calls);
+    }
+    read_tile<V, E, kNhwc>(plan.tile, plan.source, at, source);
     for (int64_t t = 0; t < plan.depth_classes; ++t) {
-      const int64_t d = at_depth * depth.out_step + t;
+      const int64_t d = at.depth * depth.out_step + t;
       if (d >= depth.out) break;
-      for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t g = 0; g < at.groups; ++g) {
         const float* x = source + g * plan.in_fan * plan.tile.planes * plan.tile.plane;
         for (int64_t block = 0; block < blocks; ++block) {
           const int64_t k = plan.out_fan * block / blocks, lanes = plan.out_fan * (block + 1) / blocks - k;
-          const int64_t channel = (group + g) * plan.out_fan + k;
-          const float* w = plan.w + (group + g) * plan.w_group + k * plan.w_lane;
+          const int64_t channel = (at.group + g) * plan.out_fan + k;
+          const float* w = plan.w + (at.group + g) * plan.w_group + k * plan.w_lane;
           const float* bias = plan.bias == nullptr ? nullptr : plan.bias + channel;
           float* to = kNhwc ? results + (g * plan.out_fan + k) * to_lane : results;
           for (int64_t c = 0; c < classes; ++c) {
             gather_class<V>(plan, plan.classes[t * classes + c], positions, x, w, bias, lanes,
-                            to + c * plan.result_plane, to_lane);
+                            to + c * plan.result_plane, to_lane, ahead);
           }
-          if (!kNhwc) {
-            write_tile<V, E, kNhwc>(plan, results, rest, channel, lanes, d, row, rows, column, columns);
-          }
+          if (!kNhwc) write_tile<V, E, kNhwc>(plan, results, at, channel, lanes, d);
         }
       }
-      if (kNhwc) {
-        write_tile<V, E, kNhwc>(plan, results, rest, group * plan.out_fan, groups * plan.out_fan, d, row, rows, column,
-                                columns);
-      }
+      if (kNhwc) write_tile<V, E, kNhwc>(plan, results, at, at.group * plan.out_fan, at.groups * plan.out_fan, d);
     }
   }
 }

@@ -28,10 +28,10 @@ struct TilePlan {
   TileAxis depth, height, width;
   int64_t channels;       // of the tensor
   int64_t rows, columns;  // steps of a tile; one along D
-  int64_t pitch;          // floats from row to row; where the zeros at a row's end serve the next one's beginning, fewer
-  int64_t plane;          // floats of the innermost three dimensions, and as many as vectors may reach beyond
-  int64_t planes;         // per channel
-  int64_t positions;      // from the first step of a full tile to its last, those between the rows included
+  int64_t pitch;      // floats from row to row; where the zeros at a row's end serve the next one's beginning, fewer
+  int64_t plane;      // floats of the innermost three dimensions, and as many as vectors may reach beyond
+  int64_t planes;     // per channel
+  int64_t positions;  // from the first step of a full tile to its last, those between the rows included
 };
 
 // The tensors' element type, as an index into tables of kernels.

@@ -7,11 +7,10 @@
 namespace convbound::cpu {
 namespace {
 
-// Which tile: of which image and channels, and its first steps.
+// Which tile: of which image, groups and channels, its first steps, and how many.
 struct TileAt {
-  int64_t image, channel, channels;
-  int64_t depth, row, column;
-  int64_t rows, columns;  // how many steps
+  int64_t image, group, groups, channel, channels;
+  int64_t depth, row, column, rows, columns;
 };
 
 // The part of `count` steps of an axis, from the first one's `source` coordinate on, that lies inside the source.

@@ -16,15 +16,20 @@ int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) 
 
 GroupedAxis::GroupedAxis(const ConvProblem& p, Pass pass, int i) {
   const bool dgrad = pass == Pass::kDgrad;
-  tile = {dgrad ? p.output[i] : p.input[i], dgrad ? p.input[i] : p.output[i], dgrad ? 1 : p.stride[i],
-          dgrad ? p.stride[i] : 1,          0,                                0,
-          0,                                nullptr};
+  tile = {dgrad ? p.output[i] : p.input[i],
+          dgrad ? p.input[i] : p.output[i],
+          dgrad ? 1 : p.stride[i],
+          dgrad ? p.stride[i] : 1,
+          0,
+          0,
+          0,
+          nullptr};
   classes.resize(static_cast<size_t>(std::min(tile.out_step, tile.out)));
   int64_t low = INT64_MAX, high = INT64_MIN;
   for (size_t c = 0; c < classes.size(); ++c) {
     for (int64_t tap = 0; tap < p.filter[i]; ++tap) {
-      const int64_t distance = dgrad ? static_cast<int64_t>(c) + p.padding[i] - tap * p.dilation[i]
-                                     : tap * p.dilation[i] - p.padding[i];
+      const int64_t distance =
+          dgrad ? static_cast<int64_t>(c) + p.padding[i] - tap * p.dilation[i] : tap * p.dilation[i] - p.padding[i];
       const int64_t shift = floor_div(distance, p.stride[i]), residue = distance - shift * p.stride[i];
       if (dgrad && residue != 0) continue;
       const auto found = std::find(residues.begin(), residues.end(), residue);

@@ -29,9 +29,9 @@ namespace convbound::cpu {
 
 namespace {
 
-constexpr int64_t kNear = 1 << 16;    // floats of a stack of tiles: 256 KiB, inside any second-level cache
-constexpr int64_t kLongest = 2048;    // positions of a row, beyond which it is several tiles
-constexpr int64_t kItems = 32;        // work items wanted, where there is work for as many
+constexpr int64_t kNear = 1 << 16;      // floats of a stack of tiles: 256 KiB, inside any second-level cache
+constexpr int64_t kLongest = 2048;      // positions of a row, beyond which it is several tiles
+constexpr int64_t kItems = 32;          // work items wanted, where there is work for as many
 constexpr int64_t kItemWork = 1 << 20;  // multiply-adds below which an item is not worth its sums
 
 class Wgrad {
@@ -39,7 +39,9 @@ class Wgrad {
   Wgrad(const ConvProblem& problem, DType dtype, Layout layout, Isa isa, const Tensors& tensors)
       : p_(problem),
         nhwc_(layout == Layout::kChannelsLast),
-        element_(dtype == DType::kFloat32 ? 0 : dtype == DType::kFloat16 ? 1 : 2),
+        element_(dtype == DType::kFloat32   ? 0
+                 : dtype == DType::kFloat16 ? 1
+                                            : 2),
         kernels_(isa == Isa::kAvx512 ? kGroupedAvx512 : kGroupedAvx2),
         tensors_(tensors),
         axes_(problem, Pass::kWgrad) {
@@ -108,7 +110,8 @@ class Wgrad {
     plan_.tiles = p_.n * p_.output[0] * plan_.row_tiles * plan_.column_tiles;
     const int64_t wanted = std::min(ceil_div(kItems, plan_.bundles), work() / plan_.bundles / kItemWork);
     plan_.chunks = std::clamp<int64_t>(wanted, 1, plan_.tiles);
-    plan_.stack = std::clamp<int64_t>(kNear / (plan_.x_floats + plan_.dy_floats), 1, ceil_div(plan_.tiles, plan_.chunks));
+    plan_.stack =
+        std::clamp<int64_t>(kNear / (plan_.x_floats + plan_.dy_floats), 1, ceil_div(plan_.tiles, plan_.chunks));
   }
 
   // Sums [begin, end), of which `base` stands first in `to`.

@@ -52,13 +52,12 @@ constexpr int kMostTaps = V::kRegisters == 32 ? 6 : 2;
 template <class V, int kLanes>
 CONVBOUND_INLINE WgradBlock wgrad_block_of(int64_t taps) {
   constexpr int kMost = kMostTaps<V>;
-  static constexpr WgradBlock kBlocks[] = {
-      wgrad_block<V, kLanes, 1>,
-      wgrad_block<V, kLanes, 2>,
-      wgrad_block<V, kLanes, (kMost < 3 ? kMost : 3)>,
-      wgrad_block<V, kLanes, (kMost < 4 ? kMost : 4)>,
-      wgrad_block<V, kLanes, (kMost < 5 ? kMost : 5)>,
-      wgrad_block<V, kLanes, (kMost < 6 ? kMost : 6)>};
+  static constexpr WgradBlock kBlocks[] = {wgrad_block<V, kLanes, 1>,
+                                           wgrad_block<V, kLanes, 2>,
+                                           wgrad_block<V, kLanes, (kMost < 3 ? kMost : 3)>,
+                                           wgrad_block<V, kLanes, (kMost < 4 ? kMost : 4)>,
+                                           wgrad_block<V, kLanes, (kMost < 5 ? kMost : 5)>,
+                                           wgrad_block<V, kLanes, (kMost < 6 ? kMost : 6)>};
   return kBlocks[taps - 1];
 }
 
@@ -83,51 +82,85 @@ static void add_bias_gradient(const GroupedWgradPlan& plan, int64_t channels, in
   }
 }
 
+CONVBOUND_INLINE TileAt tile_at(const GroupedWgradPlan& plan, int64_t tile, int64_t bundle, bool dy) {
+  const int64_t plane = tile / plan.column_tiles / plan.row_tiles, out = plan.dy_tile.depth.out;
+  TileAt at{};
+  at.image = plane / out;
+  at.depth = plane % out;
+  at.row = tile / plan.column_tiles % plan.row_tiles * plan.x_tile.rows;
+  at.column = tile % plan.column_tiles * plan.x_tile.columns;
+  at.rows = smaller(plan.x_tile.rows, plan.dy_tile.height.out - at.row);
+  at.columns = smaller(plan.x_tile.columns, plan.dy_tile.width.out - at.column);
+  at.group = bundle * plan.bundle;
+  at.groups = smaller(plan.bundle, plan.groups - at.group);
+  at.channel = at.group * (dy ? plan.k_fan : plan.c_fan);
+  at.channels = at.groups * (dy ? plan.k_fan : plan.c_fan);
+  return at;
+}
+
+// Tiles [tile, end) of one bundle, x and dy in turn.
+struct StackAhead {
+  int64_t tile, end, bundle, calls;
+  bool dy;
+  Prefetch part;
+};
+
+template <bool kNhwc>
+CONVBOUND_INLINE void prefetch_stack(const GroupedWgradPlan& plan, int64_t element, StackAhead& ahead) {
+  if (ahead.part.run == ahead.part.runs) {
+    if (ahead.tile == ahead.end) return;
+    const TilePlan& tile = ahead.dy ? plan.dy_tile : plan.x_tile;
+    const TileAt at = tile_at(plan, ahead.tile, ahead.bundle, ahead.dy);
+    ahead.part = prefetch_source<kNhwc>(tile, ahead.dy ? plan.dy : plan.x, at, element, ahead.calls);
+    ahead.tile += ahead.dy;
+    ahead.dy = !ahead.dy;
+  }
+  prefetch_some(ahead.part);
+}
+
 template <class V, class E, bool kNhwc>
 static void grouped_wgrad_item(const GroupedWgradPlan& plan, int64_t chunk, int64_t bundle, float* memory,
                                float* sums) {
+  constexpr int64_t kElement = sizeof(typename E::Type);
   float* const x = memory;
   float* const dy = memory + plan.stack * plan.x_floats;
-  const int64_t group = bundle * plan.bundle, groups = smaller(plan.bundle, plan.groups - group);
   const int64_t vectors = ceil_div(plan.dy_tile.positions, V::kWidth);
   const int64_t lane_blocks = ceil_div(plan.k_fan, kMostLanes), tap_blocks = ceil_div(plan.tap_count, kMostTaps<V>);
   const int64_t first = plan.tiles * chunk / plan.chunks, last = plan.tiles * (chunk + 1) / plan.chunks;
+  const TileAt item = tile_at(plan, first, bundle, true);
   for (int64_t begin = first; begin < last; begin += plan.stack) {
-    const int64_t stack = smaller(plan.stack, last - begin);
+    const int64_t stack = smaller(plan.stack, last - begin), calls = item.groups * lane_blocks * tap_blocks;
     const bool fresh = begin == first;
     for (int64_t i = 0; i < stack; ++i) {
-      const int64_t tile = begin + i, column = tile % plan.column_tiles * plan.x_tile.columns;
-      const int64_t row = tile / plan.column_tiles % plan.row_tiles * plan.x_tile.rows;
-      const int64_t plane = tile / plan.column_tiles / plan.row_tiles, out = plan.dy_tile.depth.out;
-      TileAt at{plane / out, group * plan.c_fan, groups * plan.c_fan, plane % out, row, column, 0, 0};
-      at.rows = smaller(plan.x_tile.rows, plan.dy_tile.height.out - row);
-      at.columns = smaller(plan.x_tile.columns, plan.dy_tile.width.out - column);
-      read_tile<V, E, kNhwc>(plan.x_tile, plan.x, at, x + i * plan.x_floats);
-      at.channel = group * plan.k_fan;
-      at.channels = groups * plan.k_fan;
-      read_tile<V, E, kNhwc>(plan.dy_tile, plan.dy, at, dy + i * plan.dy_floats);
+      read_tile<V, E, kNhwc>(plan.x_tile, plan.x, tile_at(plan, begin + i, bundle, false), x + i * plan.x_floats);
+      read_tile<V, E, kNhwc>(plan.dy_tile, plan.dy, tile_at(plan, begin + i, bundle, true), dy + i * plan.dy_floats);
     }
-    for (int64_t g = 0; g < groups; ++g) {
+    // The next stack, or the next bundle's first.
+    const bool more = begin + stack < last;
+    const int64_t from = more ? begin + stack : first;
+    StackAhead ahead{from, smaller(from + plan.stack, last), more ? bundle : bundle + 1, ceil_div(calls, 2 * stack), {},
+                     {}};
+    if (ahead.bundle == plan.bundles) ahead.tile = ahead.end;
+    for (int64_t g = 0; g < item.groups; ++g) {
       const float* group_x = x + g * plan.c_fan * plan.x_tile.planes * plan.x_tile.plane;
       const float* group_dy = dy + g * plan.k_fan * plan.dy_tile.plane;
       for (int64_t i = 0; i < lane_blocks; ++i) {
         const int64_t k = plan.k_fan * i / lane_blocks, lanes = plan.k_fan * (i + 1) / lane_blocks - k;
-        float* to = sums + (group + g) * plan.w_group + k * plan.w_lane;
+        float* to = sums + (item.group + g) * plan.w_group + k * plan.w_lane;
         for (int64_t j = 0; j < tap_blocks; ++j) {
           const int64_t tap = plan.tap_count * j / tap_blocks, taps = plan.tap_count * (j + 1) / tap_blocks - tap;
+          prefetch_stack<kNhwc>(plan, kElement, ahead);
           wgrad_block_of<V>(lanes, taps)(plan, plan.taps + tap, stack, vectors, group_x,
                                          group_dy + k * plan.dy_tile.plane, fresh, to);
         }
       }
     }
     if (plan.bias) {
-      add_bias_gradient<V>(plan, groups * plan.k_fan, stack, vectors, dy, fresh,
-                           sums + plan.w_floats + group * plan.k_fan);
+      add_bias_gradient<V>(plan, item.channels, stack, vectors, dy, fresh, sums + plan.w_floats + item.channel);
     }
   }
 }
 
-// The table of grouped_plan.h for one instruction set.
 template <class V>
 constexpr GroupedKernels make_grouped_kernels() {
   using F = Fp32Element<V>;

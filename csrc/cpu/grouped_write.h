@@ -1,8 +1,7 @@
 // Writes results that wait in a tile, one plane for each class of target positions, to the target.
 #pragma once
 
-#include "grouped_element.h"
-#include "grouped_plan.h"
+#include "grouped_read.h"
 
 namespace convbound::cpu {
 namespace {
@@ -69,23 +68,23 @@ static void write_pixels(const float* from, int64_t plane, int64_t channels, int
   }
 }
 
-// The classes of one class along D: rows and columns of all others. `channels` channels from `channel` on.
+// The results of one class along D, of `channels` channels from `channel` on.
 template <class V, class E, bool kNhwc>
-static void write_tile(const GroupedPlan& plan, const float* results, int64_t image, int64_t channel, int64_t channels,
-                       int64_t d, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+static void write_tile(const GroupedPlan& plan, const float* results, const TileAt& at, int64_t channel,
+                       int64_t channels, int64_t d) {
   using T = typename E::Type;
   const TileAxis &depth = plan.tile.depth, &height = plan.tile.height, &width = plan.tile.width;
   const int64_t all_channels = plan.groups * plan.out_fan;
   const int64_t channel_floats = plan.height_classes * plan.width_classes * plan.result_plane;
-  for (int64_t i = 0; i < rows; ++i) {
+  for (int64_t i = 0; i < at.rows; ++i) {
     for (int64_t r = 0; r < plan.height_classes; ++r) {
-      const int64_t h = height.out_step * (row + i) + r, w = width.out_step * column;
+      const int64_t h = height.out_step * (at.row + i) + r, w = width.out_step * at.column;
       if (h >= height.out) break;
       const float* from = results + r * plan.width_classes * plan.result_plane + i * plan.tile.pitch;
-      const int64_t count = smaller(width.out_step * columns, width.out - w);
+      const int64_t count = smaller(width.out_step * at.columns, width.out - w);
       if (kNhwc) {
         T* to = static_cast<T*>(plan.target) +
-                (((image * depth.out + d) * height.out + h) * width.out + w) * all_channels + channel;
+                (((at.image * depth.out + d) * height.out + h) * width.out + w) * all_channels + channel;
         for (int64_t s = 0; s < plan.width_classes && s < count; ++s) {
           write_pixels<V, E>(from + s * plan.result_plane, channel_floats, channels,
                              ceil_div(count - s, width.out_step), to + s * all_channels, width.out_step * all_channels);
@@ -93,9 +92,9 @@ static void write_tile(const GroupedPlan& plan, const float* results, int64_t im
         continue;
       }
       for (int64_t c = 0; c < channels; ++c) {
-        const int64_t at = ((image * all_channels + channel + c) * depth.out + d) * height.out + h;
+        const int64_t plane = ((at.image * all_channels + channel + c) * depth.out + d) * height.out + h;
         write_row<V, E>(from + c * channel_floats, plan.result_plane, width.out_step, count,
-                        static_cast<T*>(plan.target) + at * width.out + w);
+                        static_cast<T*>(plan.target) + plane * width.out + w);
       }
     }
   }
