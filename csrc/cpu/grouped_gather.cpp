@@ -71,6 +71,7 @@ class Gather {
     plan_.bundle = groups_per_tile(nhwc_, p_.groups, plan_.in_fan);
     plan_.bundles = ceil_div(p_.groups, plan_.bundle);
     choose_tile();
+    pack_rows();
     taps_.emplace_back(p_, axes_, plan_.tile, plan_.in_fan, dgrad_ ? w_k : w_c, w_tap);
     plan_.classes = taps_.front().lists.data();
     plan_.w = widened(tensors.w, p_.k * c * taps, w_);
@@ -123,6 +124,17 @@ class Gather {
     }
   }
 
+  void pack_rows() {
+    if (nhwc_) return;
+    spread_ = spread_rows(plan_.tile, kernels_.vector);
+    if (!spread_.empty()) plan_.tile.spread = spread_.data();
+    const bool direct = element_ == 0 && plan_.height_classes == 1 && plan_.width_classes == 1 &&
+                        kernels_.vector == 16 && axes_.width.tile.out_step == 1 && axes_.height.tile.out_step == 1;
+    if (!direct) return;
+    pack_ = row_lanes(plan_.tile.positions, plan_.tile.pitch, 0, plan_.tile.columns, kernels_.vector);
+    plan_.pack = pack_.data();
+  }
+
   const float* widened(const void* from, int64_t count, Scratch& to) const {
     if (element_ == 0 || from == nullptr) return static_cast<const float*>(from);
     const Converters& converters = kernels_.vector == 16 ? kConvertAvx512 : kConvertAvx2;
@@ -138,6 +150,7 @@ class Gather {
   GroupedAxes axes_;
   GroupedPlan plan_{};
   std::vector<GroupedTaps> taps_;
+  std::vector<RowLanes> spread_, pack_;
   Scratch w_, bias_;
 };
 

@@ -10,10 +10,37 @@ namespace {
 
 constexpr int kMostLanes = 4;  // target channels of a block
 
+// Where the results of a block go: to a tile of their own, or, packed, to `total` consecutive values of the target.
+struct GatherOut {
+  float* to;
+  int64_t lane;          // floats from channel to channel
+  const RowLanes* pack;  // of the block's first vector
+  int64_t total;
+};
+
+template <class V>
+CONVBOUND_INLINE void store_result(const GatherOut& out, int lane, int vector, typename V::Reg v) {
+  float* to = out.to + lane * out.lane;
+  if constexpr (Quad<V>::kPacks) {
+    if (out.pack != nullptr) {
+      const RowLanes& row = out.pack[vector];
+      to += row.before;
+      // Lanes beyond the packed ones are overwritten by the next vector.
+      if (row.before + V::kWidth <= out.total) {
+        V::store(to, Quad<V>::pack(v, row.mask));
+      } else if (row.before < out.total) {
+        V::store_first(to, Quad<V>::pack(v, row.mask), static_cast<int>(out.total - row.before));
+      }
+      return;
+    }
+  }
+  V::store(to + vector * V::kWidth, v);
+}
+
 // kLanes channels x kVectors vectors of consecutive positions.
 template <class V, int kLanes, int kVectors>
 static void gather_block(const TapList& list, const float* source, const float* w, int64_t w_lane, const float* bias,
-                         float* to, int64_t to_lane) {
+                         const GatherOut& out) {
   typename V::Reg sum[kLanes][kVectors];
 #pragma GCC unroll 8
   for (int k = 0; k < kLanes; ++k) {
@@ -38,11 +65,11 @@ static void gather_block(const TapList& list, const float* source, const float* 
 #pragma GCC unroll 8
   for (int k = 0; k < kLanes; ++k) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) V::store(to + k * to_lane + v * V::kWidth, sum[k][v]);
+    for (int v = 0; v < kVectors; ++v) store_result<V>(out, k, v, sum[k][v]);
   }
 }
 
-using GatherBlock = void (*)(const TapList&, const float*, const float*, int64_t, const float*, float*, int64_t);
+using GatherBlock = void (*)(const TapList&, const float*, const float*, int64_t, const float*, const GatherOut&);
 
 // AVX-512: 24 sums, 6 values and a factor; AVX2: 12, 3 and 1.
 template <class V>
@@ -76,14 +103,18 @@ struct Ahead {
 // All positions of one class, for `lanes` target channels.
 template <class V>
 static void gather_class(const GroupedPlan& plan, const TapList& list, int64_t positions, const float* source,
-                         const float* w, const float* bias, int64_t lanes, float* to, int64_t to_lane, Ahead& ahead) {
+                         const float* w, const float* bias, int64_t lanes, GatherOut out, Ahead& ahead) {
   const int64_t vectors = ceil_div(positions, V::kWidth), blocks = ceil_div(vectors, kMostVectors<V>);
   for (int64_t i = 0; i < blocks; ++i) {
     prefetch_some(ahead.target);
     prefetch_some(ahead.source);
     const int64_t begin = vectors * i / blocks, end = vectors * (i + 1) / blocks;
-    gather_block_of<V>(lanes, end - begin)(list, source + begin * V::kWidth, w, plan.w_lane, bias,
-                                           to + begin * V::kWidth, to_lane);
+    gather_block_of<V>(lanes, end - begin)(list, source + begin * V::kWidth, w, plan.w_lane, bias, out);
+    if (out.pack != nullptr) {
+      out.pack += end - begin;
+    } else {
+      out.to += (end - begin) * V::kWidth;
+    }
   }
 }
 
@@ -182,10 +213,19 @@ static void grouped_gather(const GroupedPlan& plan, int64_t begin, int64_t end, 
           const int64_t channel = (at.group + g) * plan.out_fan + k;
           const float* w = plan.w + (at.group + g) * plan.w_group + k * plan.w_lane;
           const float* bias = plan.bias == nullptr ? nullptr : plan.bias + channel;
+          if (!kNhwc && plan.pack != nullptr) {
+            const TileAxis &height = plan.tile.height, &width = plan.tile.width;
+            const int64_t lane = depth.out * height.out * width.out;
+            float* to = static_cast<float*>(plan.target) + (at.image * plan.groups * plan.out_fan + channel) * lane +
+                        (d * height.out + at.row) * width.out + at.column;
+            gather_class<V>(plan, plan.classes[t], positions, x, w, bias, lanes,
+                            {to, lane, plan.pack, at.rows * at.columns}, ahead);
+            continue;
+          }
           float* to = kNhwc ? results + (g * plan.out_fan + k) * to_lane : results;
           for (int64_t c = 0; c < classes; ++c) {
             gather_class<V>(plan, plan.classes[t * classes + c], positions, x, w, bias, lanes,
-                            to + c * plan.result_plane, to_lane, ahead);
+                            {to + c * plan.result_plane, to_lane, nullptr, 0}, ahead);
           }
           if (!kNhwc) write_tile<V, E, kNhwc>(plan, results, at, channel, lanes, d);
         }

@@ -21,6 +21,11 @@ struct TileAxis {
   const int64_t* residues;
 };
 
+// For a vector of positions, those that belong to a row: which lanes, and how many come before the vector.
+struct RowLanes {
+  int32_t mask, before;
+};
+
 // How a tile of the source lies in memory: [channel][slot and shift along D][slot along H][slot along W][row][pitch],
 // converted to fp32, zeros for padding. Then step (row, column) of the target meets tap (t, r, s) of channel c at row *
 // pitch + column + an offset of (c, t, r, s) alone, whatever the stride, the dilation, the padding and the layout.
@@ -32,6 +37,9 @@ struct TilePlan {
   int64_t plane;      // floats of the innermost three dimensions, and as many as vectors may reach beyond
   int64_t planes;     // per channel
   int64_t positions;  // from the first step of a full tile to its last, those between the rows included
+  // Where whole rows of the source are in the tile, in order: one entry for each vector of positions from the first row
+  // that has values. Null elsewhere, and where the instruction set does not spread values over lanes.
+  const RowLanes* spread;
 };
 
 // The tensors' element type, as an index into tables of kernels.
@@ -62,6 +70,9 @@ struct GroupedPlan {
 
   // A work item is one tile of `bundle` groups; they are in the order of the target.
   int64_t bundle, bundles, row_tiles, column_tiles, items;
+  // NCHW: one entry for each vector of positions, where results go to the target as they come out of registers; null
+  // where they go to a tile of their own.
+  const RowLanes* pack;
   // Per thread, in floats.
   int64_t source_floats, result_plane, result_floats;
 };

@@ -1,4 +1,5 @@
-// Transposes between NHWC and the tiles of the grouped kernels: 4 channels of as many pixels as a vector has lanes.
+// Between tensors and the tiles of the grouped kernels: transposes of 4 channels and as many pixels as a vector has
+// lanes.
 #pragma once
 
 #include "simd_avx2.h"
@@ -11,6 +12,7 @@ struct Quad;
 
 template <>
 struct Quad<Vector8> {
+  static constexpr bool kPacks = false;
   // Lane l of reg is the l-th of 4-float pieces at `p`.
   CONVBOUND_INLINE __m256 join(const float* const (&p)[2]) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[0])), _mm_loadu_ps(p[1]), 1);

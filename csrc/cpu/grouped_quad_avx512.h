@@ -1,4 +1,5 @@
-// Transposes between NHWC and the tiles of the grouped kernels: 4 channels of as many pixels as a vector has lanes.
+// Between tensors and the tiles of the grouped kernels: transposes of 4 channels and as many pixels as a vector has
+// lanes, and rows packed or spread.
 #pragma once
 
 #include "simd_avx512.h"
@@ -11,6 +12,10 @@ struct Quad;
 
 template <>
 struct Quad<Vector16> {
+  static constexpr bool kPacks = true;
+  // The lanes in the mask are moved to the front, or come from there; the others are zero.
+  CONVBOUND_INLINE __m512 pack(__m512 v, int mask) { return _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), v); }
+  CONVBOUND_INLINE __m512 spread(__m512 v, int mask) { return _mm512_maskz_expand_ps(static_cast<__mmask16>(mask), v); }
   // Lane l of reg is the l-th of 4-float pieces at `p`.
   CONVBOUND_INLINE __m512 join(const float* const (&p)[4]) {
     __m512 v = _mm512_maskz_broadcast_f32x4(0xffff, _mm_loadu_ps(p[0]));

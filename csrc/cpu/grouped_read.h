@@ -81,48 +81,82 @@ static void read_pixels(const typename E::Type* from, int64_t step, int64_t coun
   }
 }
 
+CONVBOUND_INLINE void clear(float* from, float* to) {
+  __builtin_memset(from, 0, static_cast<uint64_t>(to - from) * sizeof(float));
+}
+
+// Whole rows, which follow each other in memory: values are spread over vectors of positions.
+template <class V, class E>
+static void read_rows(const TilePlan& tile, const typename E::Type* from, int64_t count, float* to) {
+  if constexpr (Quad<V>::kPacks) {
+    const int64_t total = count * tile.width.in;
+    const RowLanes* lanes = tile.spread;
+    for (int64_t left = count * tile.pitch; left > 0; left -= V::kWidth, ++lanes, to += V::kWidth) {
+      const int64_t values = total - lanes->before;
+      const typename V::Reg v =
+          values >= V::kWidth ? E::load(from + lanes->before) : E::load_first(from + lanes->before, larger(values, 0));
+      V::store(to, Quad<V>::spread(v, lanes->mask));
+    }
+  }
+}
+
+template <class V, class E, bool kNhwc>
+static void read_plane(const TilePlan& tile, const void* tensor, const TileAt& at, int64_t d, int64_t row_residue,
+                       int64_t column_residue, float* plane) {
+  using T = typename E::Type;
+  const TileAxis &height = tile.height, &width = tile.width;
+  const int64_t channel_floats = tile.planes * tile.plane;
+  const int64_t rows = at.rows + height.reach, columns = at.columns + width.reach;
+  const bool outside = d < 0 || d >= tile.depth.in;
+  const Inside h =
+      inside(height.in_step * (at.row + height.low) + row_residue, height.in_step, outside ? 0 : rows, height.in);
+  const Inside w = inside(width.in_step * (at.column + width.low) + column_residue, width.in_step, columns, width.in);
+  const bool whole = !kNhwc && tile.spread != nullptr && h.count > 0;
+  for (int64_t c = 0; c < at.channels; ++c) {
+    float* own = plane + c * channel_floats;
+    clear(own, own + (whole ? h.skip * tile.pitch : tile.plane));
+    if (whole) clear(own + (h.skip + h.count) * tile.pitch, own + tile.plane);
+  }
+  if (h.count == 0 || w.count == 0) return;
+  plane += h.skip * tile.pitch;
+  if (kNhwc) {
+    const int64_t unit = tile.channels;
+    const T* from = static_cast<const T*>(tensor) +
+                    (((at.image * tile.depth.in + d) * height.in + h.source) * width.in + w.source) * unit + at.channel;
+    plane += w.skip;
+    for (int64_t i = 0; i < h.count; ++i) {
+      read_pixels<V, E>(from, width.in_step * unit, w.count, at.channels, plane, channel_floats);
+      from += height.in_step * width.in * unit;
+      plane += tile.pitch;
+    }
+    return;
+  }
+  for (int64_t c = 0; c < at.channels; ++c, plane += channel_floats) {
+    const int64_t channel = at.image * tile.channels + at.channel + c;
+    const T* from =
+        static_cast<const T*>(tensor) + ((channel * tile.depth.in + d) * height.in + h.source) * width.in + w.source;
+    if (whole) {
+      read_rows<V, E>(tile, from, h.count, plane);
+      continue;
+    }
+    float* row = plane + w.skip;
+    for (int64_t i = 0; i < h.count; ++i) {
+      read_row<V, E>(from, width.in_step, w.count, row);
+      from += height.in_step * width.in;
+      row += tile.pitch;
+    }
+  }
+}
+
 template <class V, class E, bool kNhwc>
 static void read_tile(const TilePlan& tile, const void* tensor, const TileAt& at, float* to) {
-  using T = typename E::Type;
   const TileAxis &depth = tile.depth, &height = tile.height, &width = tile.width;
-  const int64_t channel_floats = tile.planes * tile.plane;
-  const int64_t unit = kNhwc ? tile.channels : 1;
-  const int64_t rows = at.rows + height.reach, columns = at.columns + width.reach;
-  __builtin_memset(to, 0, static_cast<uint64_t>(at.channels * channel_floats) * sizeof(float));
-  const auto read_plane = [&](int64_t d, int64_t row_residue, int64_t column_residue, float* plane) {
-    const Inside h = inside(height.in_step * (at.row + height.low) + row_residue, height.in_step, rows, height.in);
-    const Inside w = inside(width.in_step * (at.column + width.low) + column_residue, width.in_step, columns, width.in);
-    if (w.count == 0) return;
-    plane += h.skip * tile.pitch + w.skip;
-    if (kNhwc) {
-      const T* from = static_cast<const T*>(tensor) +
-                      (((at.image * depth.in + d) * height.in + h.source) * width.in + w.source) * unit + at.channel;
-      for (int64_t i = 0; i < h.count; ++i) {
-        read_pixels<V, E>(from, width.in_step * unit, w.count, at.channels, plane, channel_floats);
-        from += height.in_step * width.in * unit;
-        plane += tile.pitch;
-      }
-      return;
-    }
-    for (int64_t c = 0; c < at.channels; ++c) {
-      const int64_t channel = at.image * tile.channels + at.channel + c;
-      const T* from =
-          static_cast<const T*>(tensor) + ((channel * depth.in + d) * height.in + h.source) * width.in + w.source;
-      float* row = plane + c * channel_floats;
-      for (int64_t i = 0; i < h.count; ++i) {
-        read_row<V, E>(from, width.in_step, w.count, row);
-        from += height.in_step * width.in;
-        row += tile.pitch;
-      }
-    }
-  };
-  float* plane = to;
   for (int64_t slot = 0; slot < depth.slots; ++slot) {
     for (int64_t shift = 0; shift <= depth.reach; ++shift) {
       const int64_t d = depth.in_step * (at.depth + depth.low + shift) + depth.residues[slot];
       for (int64_t i = 0; i < height.slots; ++i) {
-        for (int64_t j = 0; j < width.slots; ++j, plane += tile.plane) {
-          if (d >= 0 && d < depth.in) read_plane(d, height.residues[i], width.residues[j], plane);
+        for (int64_t j = 0; j < width.slots; ++j, to += tile.plane) {
+          read_plane<V, E, kNhwc>(tile, tensor, at, d, height.residues[i], width.residues[j], to);
         }
       }
     }

@@ -63,7 +63,7 @@ TilePlan GroupedAxes::tile(int64_t channels, int64_t rows, int64_t columns) cons
     const int64_t end = first < w.in ? ceil_div(w.in - first, w.in_step) : 0;
     shared = std::min({shared, left, std::max<int64_t>(row - end, 0)});
   }
-  TilePlan plan{depth.tile, h, w, channels, rows, columns, 0, 0, 0, 0};
+  TilePlan plan{depth.tile, h, w, channels, rows, columns, 0, 0, 0, 0, nullptr};
   plan.pitch = std::max(row - shared, columns);
   plan.plane = round_up((rows + h.reach - 1) * plan.pitch + row + kWidestVector, kWidestVector);
   if (plan.plane % 1024 == 0) plan.plane += kWidestVector;  // channels 4 KiB apart would share lines of the cache
@@ -97,6 +97,30 @@ GroupedTaps::GroupedTaps(const ConvProblem& p, const GroupedAxes& axes, const Ti
     }
   }
   for (const auto& list : taps) lists.push_back({list.data(), static_cast<int64_t>(list.size())});
+}
+
+std::vector<RowLanes> row_lanes(int64_t positions, int64_t pitch, int64_t skip, int64_t width, int64_t vector) {
+  std::vector<RowLanes> lanes;
+  int32_t before = 0;
+  for (int64_t first = 0; first < positions; first += vector) {
+    lanes.push_back({0, before});
+    for (int64_t i = 0; i < vector; ++i) {
+      const int64_t column = (first + i) % pitch;
+      if (column < skip || column >= skip + width) continue;
+      lanes.back().mask |= int32_t{1} << i;
+      ++before;
+    }
+  }
+  return lanes;
+}
+
+std::vector<RowLanes> spread_rows(const TilePlan& tile, int64_t vector) {
+  const TileAxis& w = tile.width;
+  const int64_t first = w.low + w.residues[0];  // of a row of the tile, as a coordinate
+  const bool whole = w.slots == 1 && w.in_step == 1 && tile.height.slots == 1 && tile.height.in_step == 1 &&
+                     first <= 0 && -first + w.in <= tile.pitch && tile.columns + w.reach >= -first + w.in;
+  if (vector != kWidestVector || !whole) return {};
+  return row_lanes((tile.rows + tile.height.reach) * tile.pitch, tile.pitch, -first, w.in, vector);
 }
 
 std::vector<TileSize> tile_sizes(const GroupedAxes& axes, int64_t longest) {

@@ -42,6 +42,12 @@ struct GroupedTaps {
               int64_t w_channel, int64_t w_tap);
 };
 
+// For each vector of `positions`, those lanes whose column, of `pitch`, is one of `width` from `skip` on.
+std::vector<RowLanes> row_lanes(int64_t positions, int64_t pitch, int64_t skip, int64_t width, int64_t vector);
+
+// TilePlan::spread; empty where it does not apply.
+std::vector<RowLanes> spread_rows(const TilePlan& tile, int64_t vector);
+
 // The steps of a tile along H and W.
 struct TileSize {
   int64_t rows, columns;

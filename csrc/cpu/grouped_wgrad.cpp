@@ -99,11 +99,16 @@ class Wgrad {
       TilePlan& x = plan_.x_tile;
       x = axes_.tile(p_.c, size.rows, size.columns);
       TilePlan& dy = plan_.dy_tile;
-      dy = {plain(0), plain(1), plain(2), p_.k, size.rows, size.columns, x.pitch, 0, 1, x.positions};
+      dy = {plain(0), plain(1), plain(2), p_.k, size.rows, size.columns, x.pitch, 0, 1, x.positions, nullptr};
       dy.plane = round_up(size.rows * x.pitch, 16) + 16;
       plan_.x_floats = channels * x.planes * x.plane;
       plan_.dy_floats = gradients * dy.plane;
       if (plan_.x_floats + plan_.dy_floats <= kNear) break;
+    }
+    if (!nhwc_) {
+      spread_ = {spread_rows(plan_.x_tile, kernels_.vector), spread_rows(plan_.dy_tile, kernels_.vector)};
+      if (!spread_[0].empty()) plan_.x_tile.spread = spread_[0].data();
+      if (!spread_[1].empty()) plan_.dy_tile.spread = spread_[1].data();
     }
     plan_.row_tiles = ceil_div(p_.output[1], plan_.x_tile.rows);
     plan_.column_tiles = ceil_div(p_.output[2], plan_.x_tile.columns);
@@ -134,6 +139,7 @@ class Wgrad {
   GroupedAxes axes_;
   GroupedWgradPlan plan_{};
   std::vector<GroupedTaps> taps_;
+  std::vector<std::vector<RowLanes>> spread_;
 };
 
 }  // namespace
