@@ -48,35 +48,47 @@ static void read_row(const typename E::Type* from, int64_t step, int64_t count, 
   }
 }
 
+// to[c][i] = from[i * step][c] for 4 channels, `plane` floats apart, and a vector of pixels.
+template <class V, class E, class Pixel>
+CONVBOUND_INLINE void read_block(const Pixel& pixel, int64_t channels, float* to, int64_t plane) {
+  typename V::Reg v[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const typename E::Type* p[V::kWidth / 4];
+#pragma GCC unroll 4
+    for (int l = 0; l < V::kWidth / 4; ++l) p[l] = pixel(4 * l + j);
+    v[j] = E::join(p);
+  }
+  Quad<V>::transpose(v);
+  for (int64_t k = 0; k < channels; ++k) V::store(to + k * plane, v[k]);
+}
+
 // to[c][i] = from[i * step][c], channels `plane` floats apart.
 template <class V, class E>
 static void read_pixels(const typename E::Type* from, int64_t step, int64_t count, int64_t channels, float* to,
                         int64_t plane) {
   using T = typename E::Type;
   static const T zeros[4] = {};
-  for (int64_t c = 0; c < channels; c += 4) {
+  int64_t c = 0;
+  for (; count >= V::kWidth && c + 4 <= channels; c += 4) {
+    for (int64_t begin = 0; begin < count; begin += V::kWidth) {
+      const int64_t i = smaller(begin, count - V::kWidth);  // the last block may overlap the one before it
+      const T* first = from + i * step + c;
+      read_block<V, E>([&](int64_t pixel) { return first + pixel * step; }, 4, to + c * plane + i, plane);
+    }
+  }
+  for (; c < channels; c += 4) {
     const int64_t some = smaller(4, channels - c);
     for (int64_t i = 0; i < count; i += V::kWidth) {
       const T* first = from + i * step + c;
-      float* out = to + c * plane + i;
       T padded[V::kWidth][4];
-      typename V::Reg v[4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const T* p[V::kWidth / 4];
-#pragma GCC unroll 4
-        for (int l = 0; l < V::kWidth / 4; ++l) {
-          const int64_t pixel = 4 * l + j;
-          p[l] = i + pixel < count ? first + pixel * step : zeros;
-          if (some < 4 && i + pixel < count) {
-            for (int64_t k = 0; k < 4; ++k) padded[pixel][k] = k < some ? p[l][k] : T{};
-            p[l] = padded[pixel];
-          }
-        }
-        v[j] = E::join(p);
-      }
-      Quad<V>::transpose(v);
-      for (int64_t k = 0; k < some; ++k) V::store(out + k * plane, v[k]);
+      const auto pixel = [&](int64_t at) {
+        if (i + at >= count) return static_cast<const T*>(zeros);
+        if (some == 4) return first + at * step;
+        for (int64_t k = 0; k < 4; ++k) padded[at][k] = k < some ? first[at * step + k] : T{};
+        return static_cast<const T*>(padded[at]);
+      };
+      read_block<V, E>(pixel, some, to + c * plane + i, plane);
     }
   }
 }

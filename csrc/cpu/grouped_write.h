@@ -36,33 +36,45 @@ static void write_row(const float* from, int64_t plane, int64_t classes, int64_t
   }
 }
 
+// to[i * step][c] = from[c * plane + i] for `channels` of 4 channels and a vector of pixels.
+template <class V, class E, class Pixel>
+CONVBOUND_INLINE void write_block(const float* from, int64_t plane, int64_t channels, const Pixel& pixel) {
+  typename V::Reg v[4];
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) v[k] = V::load(from + (k < channels ? k * plane : 0));
+  Quad<V>::transpose(v);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    typename E::Type* p[V::kWidth / 4];
+#pragma GCC unroll 4
+    for (int l = 0; l < V::kWidth / 4; ++l) p[l] = pixel(4 * l + j);
+    E::part(v[j], p);
+  }
+}
+
 // to[i * step][c] = from[c * plane + i].
 template <class V, class E>
 static void write_pixels(const float* from, int64_t plane, int64_t channels, int64_t count, typename E::Type* to,
                          int64_t step) {
   using T = typename E::Type;
-  for (int64_t c = 0; c < channels; c += 4) {
+  int64_t c = 0;
+  for (; count >= V::kWidth && c + 4 <= channels; c += 4) {
+    for (int64_t begin = 0; begin < count; begin += V::kWidth) {
+      const int64_t i = smaller(begin, count - V::kWidth);  // the last block may overlap the one before it
+      T* const first = to + i * step + c;
+      write_block<V, E>(from + c * plane + i, plane, 4, [&](int64_t pixel) { return first + pixel * step; });
+    }
+  }
+  for (; c < channels; c += 4) {
     const int64_t some = smaller(4, channels - c);
     for (int64_t i = 0; i < count; i += V::kWidth) {
-      T unused[V::kWidth][4];
       T* const first = to + i * step + c;
-      typename V::Reg v[4];
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) v[k] = V::load(from + (k < some ? c + k : c) * plane + i);
-      Quad<V>::transpose(v);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        T* p[V::kWidth / 4];
-#pragma GCC unroll 4
-        for (int l = 0; l < V::kWidth / 4; ++l) {
-          const int64_t pixel = 4 * l + j;
-          p[l] = some == 4 && i + pixel < count ? first + pixel * step : unused[pixel];
-        }
-        E::part(v[j], p);
-      }
-      if (some == 4) continue;
-      for (int64_t pixel = 0; pixel < smaller(V::kWidth, count - i); ++pixel) {
-        for (int64_t k = 0; k < some; ++k) first[pixel * step + k] = unused[pixel][k];
+      T aside[V::kWidth][4];
+      write_block<V, E>(from + c * plane + i, plane, some, [&](int64_t pixel) {
+        return some == 4 && i + pixel < count ? first + pixel * step : static_cast<T*>(aside[pixel]);
+      });
+      for (int64_t pixel = 0; some < 4 && pixel < smaller(V::kWidth, count - i); ++pixel) {
+        for (int64_t k = 0; k < some; ++k) first[pixel * step + k] = aside[pixel][k];
       }
     }
   }
