@@ -75,6 +75,17 @@ MORE_DEPTHWISE := mb2g64ic64ih56oc64kh31ph15 mb8g96ic96ih28oc96kh13ph6 mb8g96ic9
   mb1g240ic240ih28oc240kh5ph2 mb1g384ic384ih14oc384kh7ph3 mb1g960ic960ih7oc960kh3ph1 mb8g144ic144ih56oc144kh3sh3ph1 \
   mb32g144ic144ih56oc144kh3ph1
 
+# Few channels per group: ResNeXt-50 32x4d, RegNet, ShuffleNet, 1-D (MelGAN's discriminator, a TCN), GANs' decoders, 3-D.
+GROUPED := g32ic128ih56oc128kh3ph1 g32ic256ih56oc256kh3sh2ph1 g32ic256ih28oc256kh3ph1 g32ic512ih28oc512kh3sh2ph1 \
+  g32ic512ih14oc512kh3ph1 g32ic1024ih14oc1024kh3sh2ph1 g32ic1024ih7oc1024kh3ph1 g2ic32ih112oc32kh3sh2ph1 \
+  g13ic104ih28oc104kh3ph1 g26ic208ih14oc208kh3ph1 g55ic440ih14oc440kh3sh2ph1 g5ic120ih56oc120kh3sh2ph1 \
+  g7ic168ih28oc168kh3ph1 g17ic408ih14oc408kh3ph1 g25ic400ih7oc400kh3ph1 g3ic60ih28oc240kh1 g8ic96ih28oc384kh1 \
+  g8ic192ih14oc768kh1 g4ic16iw8192oc64kw41sw4pw20 g16ic64iw2048oc256kw41sw4pw20 g32ic256iw1024oc256kw3pw1 \
+  g32ic256iw1024oc256kw3pw8ew0dw4 g8ic128iw2000oc128kw5pw2 g16ic64ih56oc64kh4sh2ph1 g16ic128ih56oc128kh4sh2ph1 \
+  g8ic128ih28oc128kh4sh2ph1 g8ic256ih28oc256kh4sh2ph1 g16ic64id8ih28oc64kd3kh3pd1ph1 \
+  g16ic128id8ih14oc128kd3kh3pd1ph1
+MORE_GROUPED := $(GROUPED:%=mb8%) $(GROUPED:%=mb1%)
+
 .PHONY: perf
 perf: setup ## repeat the committed measurements: bench/results, the README's table, docs/roofline.png
 	mkdir -p bench/results
@@ -85,6 +96,11 @@ perf: setup ## repeat the committed measurements: bench/results, the README's ta
 	cp results/perf/result.json bench/results/cpu.json
 	cp results/perf_depthwise/result.json bench/results/cpu_depthwise.json
 	cp results/perf_depthwise_avx2/result.json bench/results/cpu_depthwise_avx2.json
+	$(PY) -m convbound.bench --out results/perf_grouped --time 120 --problem $(MORE_GROUPED)
+	CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
+	  $(PY) -m convbound.bench --out results/perf_grouped_avx2 --time 120 --problem $(MORE_GROUPED)
+	cp results/perf_grouped/result.json bench/results/cpu_grouped.json
+	cp results/perf_grouped_avx2/result.json bench/results/cpu_grouped_avx2.json
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
 
 # Depthwise layers of MobileNetV2, EfficientNet-B0, ConvNeXt-T and RepLKNet-31B, DeepLab's rates, a causal sequence.

@@ -22,8 +22,11 @@
 // loads and 4 broadcasts for 24 multiply-adds. The filter is read where it is, one run per target channel.
 //
 // Results leave through a tile of their own, which interleaves the classes of a strided dgrad, transposes, and narrows.
+// Where none of this is to do and AVX-512 can pack lanes, they go from registers to the target; whole rows of the
+// source come in likewise, spread over lanes as they are read.
 //
-// What is read and written. Source and target once, but for the rows of the halo; each tile twice more, in cache. NHWC
+// What is read and written. Source and target once, but for the rows of the halo; each tile twice more, in cache. The
+// lines that results go to, and the next tile, are prefetched among the arithmetic, one or a few at each tap. NHWC
 // items take as many groups as fill cache lines with their channels.
 #include <algorithm>
 #include <vector>

@@ -40,7 +40,7 @@ CONVBOUND_INLINE void store_result(const GatherOut& out, int lane, int vector, t
 // kLanes channels x kVectors vectors of consecutive positions.
 template <class V, int kLanes, int kVectors>
 static void gather_block(const TapList& list, const float* source, const float* w, int64_t w_lane, const float* bias,
-                         const GatherOut& out) {
+                         const GatherOut& out, Lines& lines) {
   typename V::Reg sum[kLanes][kVectors];
 #pragma GCC unroll 8
   for (int k = 0; k < kLanes; ++k) {
@@ -50,6 +50,7 @@ static void gather_block(const TapList& list, const float* source, const float* 
   }
   const TapAt* const end = list.taps + list.count;
   for (const TapAt* tap = list.taps; tap != end; ++tap) {
+    prefetch_some(lines);
     const float* x = source + tap->source;
     const float* f = w + tap->w;
     typename V::Reg value[kVectors];
@@ -69,7 +70,8 @@ static void gather_block(const TapList& list, const float* source, const float* 
   }
 }
 
-using GatherBlock = void (*)(const TapList&, const float*, const float*, int64_t, const float*, const GatherOut&);
+using GatherBlock = void (*)(const TapList&, const float*, const float*, int64_t, const float*, const GatherOut&,
+                             Lines&);
 
 // AVX-512: 24 sums, 6 values and a factor; AVX2: 12, 3 and 1.
 template <class V>
@@ -95,21 +97,14 @@ CONVBOUND_INLINE GatherBlock gather_block_of(int64_t lanes, int64_t vectors) {
                       : gather_block_of<V, 1>(vectors);
 }
 
-// What is fetched while blocks are computed: the lines that this item's results go to, and the next item's source.
-struct Ahead {
-  Prefetch target, source;
-};
-
 // All positions of one class, for `lanes` target channels.
 template <class V>
 static void gather_class(const GroupedPlan& plan, const TapList& list, int64_t positions, const float* source,
-                         const float* w, const float* bias, int64_t lanes, GatherOut out, Ahead& ahead) {
+                         const float* w, const float* bias, int64_t lanes, GatherOut out, Lines& lines) {
   const int64_t vectors = ceil_div(positions, V::kWidth), blocks = ceil_div(vectors, kMostVectors<V>);
   for (int64_t i = 0; i < blocks; ++i) {
-    prefetch_some(ahead.target);
-    prefetch_some(ahead.source);
     const int64_t begin = vectors * i / blocks, end = vectors * (i + 1) / blocks;
-    gather_block_of<V>(lanes, end - begin)(list, source + begin * V::kWidth, w, plan.w_lane, bias, out);
+    gather_block_of<V>(lanes, end - begin)(list, source + begin * V::kWidth, w, plan.w_lane, bias, out, lines);
     if (out.pack != nullptr) {
       out.pack += end - begin;
     } else {
@@ -144,45 +139,53 @@ CONVBOUND_INLINE TileAt item_at(const GroupedPlan& plan, int64_t item) {
   return at;
 }
 
-template <bool kNhwc>
-CONVBOUND_INLINE Prefetch prefetch_source(const TilePlan& tile, const void* tensor, const TileAt& at, int64_t element,
-                                          int64_t calls) {
+// The part of the source that a tile reads: of its last plane along D only, the others were read before.
+CONVBOUND_INLINE Part source_part(const TilePlan& tile, const void* tensor, const TileAt& at) {
   const TileAxis &depth = tile.depth, &height = tile.height, &width = tile.width;
   const int64_t row = height.in_step * (at.row + height.low), column = width.in_step * (at.column + width.low);
-  const Part part{tensor,
-                  tile.channels,
-                  depth.in,
-                  height.in,
-                  width.in,
-                  at.image,
-                  at.channel,
-                  at.channels,
-                  depth.in_step * (at.depth + depth.low + depth.reach),
-                  larger(row, 0),
-                  smaller(row + height.in_step * (at.rows + height.reach), height.in),
-                  larger(column, 0),
-                  smaller(column + width.in_step * (at.columns + width.reach), width.in)};
-  return prefetch_part(part, kNhwc, element, calls);
+  return {tensor,
+          tile.channels,
+          depth.in,
+          height.in,
+          width.in,
+          at.image,
+          at.channel,
+          at.channels,
+          depth.in_step * (at.depth + depth.low + depth.reach),
+          larger(row, 0),
+          smaller(row + height.in_step * (at.rows + height.reach), height.in),
+          larger(column, 0),
+          smaller(column + width.in_step * (at.columns + width.reach), width.in)};
 }
 
-template <bool kNhwc>
-CONVBOUND_INLINE Prefetch prefetch_target(const GroupedPlan& plan, const TileAt& at, int64_t element, int64_t calls) {
+CONVBOUND_INLINE Part target_part(const GroupedPlan& plan, const TileAt& at) {
   const TileAxis &depth = plan.tile.depth, &height = plan.tile.height, &width = plan.tile.width;
   const int64_t row = height.out_step * at.row, column = width.out_step * at.column;
-  const Part part{plan.target,
-                  plan.groups * plan.out_fan,
-                  depth.out,
-                  height.out,
-                  width.out,
-                  at.image,
-                  at.group * plan.out_fan,
-                  at.groups * plan.out_fan,
-                  at.depth * depth.out_step,
-                  row,
-                  smaller(row + height.out_step * at.rows, height.out),
-                  column,
-                  smaller(column + width.out_step * at.columns, width.out)};
-  return prefetch_part(part, kNhwc, element, calls);
+  return {plan.target,
+          plan.groups * plan.out_fan,
+          depth.out,
+          height.out,
+          width.out,
+          at.image,
+          at.group * plan.out_fan,
+          at.groups * plan.out_fan,
+          at.depth * depth.out_step,
+          row,
+          smaller(row + height.out_step * at.rows, height.out),
+          column,
+          smaller(column + width.out_step * at.columns, width.out)};
+}
+
+// While an item is computed, the lines that its results go to are fetched, and the next item's source.
+template <bool kNhwc>
+CONVBOUND_INLINE void plan_lines(const GroupedPlan& plan, int64_t item, int64_t end, int64_t element, int64_t taps,
+                                 Lines& lines) {
+  lines.next = lines.count = 0;
+  add_lines(target_part(plan, item_at<kNhwc>(plan, item)), kNhwc, element, 0, lines);
+  if (item + 1 < end) {
+    add_lines(source_part(plan.tile, plan.source, item_at<kNhwc>(plan, item + 1)), kNhwc, element, 1, lines);
+  }
+  lines.rate = ceil_div(lines.count, larger(taps, 1));
 }
 
 template <class V, class E, bool kNhwc>
@@ -192,16 +195,13 @@ static void grouped_gather(const GroupedPlan& plan, int64_t begin, int64_t end, 
   float* const results = memory + plan.source_floats;
   const int64_t classes = plan.height_classes * plan.width_classes, to_lane = classes * plan.result_plane;
   const int64_t blocks = ceil_div(plan.out_fan, kMostLanes);
+  Lines lines;
   for (int64_t item = begin; item < end; ++item) {
     const TileAt at = item_at<kNhwc>(plan, item);
     const int64_t positions = (at.rows - 1) * plan.tile.pitch + at.columns;
-    const int64_t calls =
-        plan.depth_classes * at.groups * blocks * classes * ceil_div(ceil_div(positions, V::kWidth), kMostVectors<V>);
-    Ahead ahead{prefetch_target<kNhwc>(plan, at, sizeof(typename E::Type), calls), {}};
-    if (item + 1 < end) {
-      ahead.source = prefetch_source<kNhwc>(plan.tile, plan.source, item_at<kNhwc>(plan, item + 1),
-                                            sizeof(typename E::Type), calls);
-    }
+    const int64_t vector_blocks = ceil_div(ceil_div(positions, V::kWidth), kMostVectors<V>);
+    plan_lines<kNhwc>(plan, item, end, sizeof(typename E::Type),
+                      at.groups * blocks * vector_blocks * plan.classes[0].count, lines);
     read_tile<V, E, kNhwc>(plan.tile, plan.source, at, source);
     for (int64_t t = 0; t < plan.depth_classes; ++t) {
       const int64_t d = at.depth * depth.out_step + t;
@@ -219,13 +219,13 @@ static void grouped_gather(const GroupedPlan& plan, int64_t begin, int64_t end, 
             float* to = static_cast<float*>(plan.target) + (at.image * plan.groups * plan.out_fan + channel) * lane +
                         (d * height.out + at.row) * width.out + at.column;
             gather_class<V>(plan, plan.classes[t], positions, x, w, bias, lanes,
-                            {to, lane, plan.pack, at.rows * at.columns}, ahead);
+                            {to, lane, plan.pack, at.rows * at.columns}, lines);
             continue;
           }
           float* to = kNhwc ? results + (g * plan.out_fan + k) * to_lane : results;
           for (int64_t c = 0; c < classes; ++c) {
             gather_class<V>(plan, plan.classes[t * classes + c], positions, x, w, bias, lanes,
-                            {to + c * plan.result_plane, to_lane, nullptr, 0}, ahead);
+                            {to + c * plan.result_plane, to_lane, nullptr, 0}, lines);
           }
           if (!kNhwc) write_tile<V, E, kNhwc>(plan, results, at, channel, lanes, d);
         }

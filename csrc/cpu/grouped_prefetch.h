@@ -1,5 +1,5 @@
-// Fetches what is wanted later, a few cache lines at a time between blocks of arithmetic: tiles touch many short pieces
-// of memory, which hardware prefetchers do not foresee.
+// Fetches what is wanted later, line by line among the arithmetic: tiles touch many short pieces of memory, which
+// hardware prefetchers do not foresee.
 #pragma once
 
 #include "simd.h"
@@ -15,54 +15,56 @@ struct Part {
   int64_t row, row_end, column, column_end;
 };
 
-// `runs` x `pieces` pieces of `bytes` each, of which [run][piece][byte] comes next.
-struct Prefetch {
-  const char* at;
-  int64_t runs, run_step, pieces, piece_step, bytes;
-  int64_t run, piece, byte;
-  int64_t lines_per_call;
+// The cache lines to be fetched, in this order, `rate` at each opportunity: counted from one of two tensors, which the
+// highest bit tells.
+struct Lines {
+  static constexpr int64_t kMost = 3072, kBytes = 64;
+  const char* base[2];
+  uint32_t line[kMost];
+  int64_t next, count, rate;
 };
 
-// For a part that is to be fetched after `calls` calls of prefetch_some.
-CONVBOUND_INLINE Prefetch prefetch_part(const Part& p, bool nhwc, int64_t element, int64_t calls) {
-  const int64_t rows = p.row_end - p.row, columns = p.column_end - p.column;
-  const int64_t pixel = nhwc ? p.channels * element : element, row = p.width * pixel, plane = p.height * row;
-  Prefetch f{};
-  if (rows <= 0 || columns <= 0 || p.d < 0 || p.d >= p.depth) return f;
-  int64_t offset = p.row * row + p.column * pixel;
-  if (nhwc) {
-    offset += (p.image * p.depth + p.d) * plane + p.channel * element;
-    const bool whole = p.channel_count == p.channels;
-    f = {nullptr, rows, row, whole ? 1 : columns, pixel, whole ? columns * pixel : p.channel_count * element, 0,
-         0,       0,    0};
-  } else {
-    offset += ((p.image * p.channels + p.channel) * p.depth + p.d) * plane;
-    const bool whole = columns == p.width;
-    f = {nullptr,
-         p.channel_count,
-         p.depth * plane,
-         whole ? 1 : rows,
-         row,
-         whole ? rows * row : columns * element,
-         0,
-         0,
-         0,
-         0};
+CONVBOUND_INLINE void prefetch_some(Lines& lines) {
+  for (int64_t i = 0; i < lines.rate && lines.next < lines.count; ++i) {
+    const uint32_t line = lines.line[lines.next++];
+    __builtin_prefetch(lines.base[line >> 31] + (line & 0x7fffffff) * Lines::kBytes, 0, 2);
   }
-  f.at = static_cast<const char*>(p.tensor) + offset;
-  f.lines_per_call = ceil_div(f.runs * f.pieces * (f.bytes / 64 + 1), calls);
-  return f;
 }
 
-CONVBOUND_INLINE void prefetch_some(Prefetch& f) {
-  for (int64_t i = 0; i < f.lines_per_call && f.run < f.runs; ++i) {
-    __builtin_prefetch(f.at + f.run * f.run_step + f.piece * f.piece_step + smaller(f.byte, f.bytes - 1), 0, 2);
-    f.byte += 64;
-    if (f.byte < f.bytes + 63) continue;  // the last byte may lie in one more line
-    f.byte = 0;
-    if (++f.piece < f.pieces) continue;
-    f.piece = 0;
-    ++f.run;
+// As many lines of a part as there is room for.
+static void add_lines(const Part& p, bool nhwc, int64_t element, int tensor, Lines& lines) {
+  const int64_t rows = p.row_end - p.row, columns = p.column_end - p.column;
+  if (rows <= 0 || columns <= 0 || p.d < 0 || p.d >= p.depth) return;
+  const int64_t pixel = nhwc ? p.channels * element : element, row = p.width * pixel, plane = p.height * row;
+  const char* at = static_cast<const char*>(p.tensor) + p.row * row + p.column * pixel;
+  int64_t runs = rows, run_step = row, pieces = columns, piece_step = pixel, bytes = p.channel_count * element;
+  if (nhwc) {
+    at += (p.image * p.depth + p.d) * plane + p.channel * element;
+    if (p.channel_count == p.channels) {
+      bytes *= pieces;
+      pieces = 1;
+    }
+  } else {
+    at += ((p.image * p.channels + p.channel) * p.depth + p.d) * plane;
+    runs = p.channel_count;
+    run_step = p.depth * plane;
+    const bool whole = columns == p.width;
+    pieces = whole ? 1 : rows;
+    piece_step = row;
+    bytes = columns * element * (whole ? rows : 1);
+  }
+  const char* const base = static_cast<const char*>(p.tensor) -
+                           reinterpret_cast<uintptr_t>(p.tensor) % static_cast<uintptr_t>(Lines::kBytes);
+  lines.base[tensor] = base;
+  const uint32_t mark = static_cast<uint32_t>(tensor) << 31;
+  for (int64_t run = 0; run < runs; ++run) {
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const int64_t from = at + run * run_step + piece * piece_step - base;
+      for (int64_t line = from / Lines::kBytes; line * Lines::kBytes < from + bytes; ++line) {
+        if (lines.count == Lines::kMost) return;
+        lines.line[lines.count++] = mark | static_cast<uint32_t>(line);
+      }
+    }
   }
 }
 

@@ -69,15 +69,16 @@ static void read_pixels(const typename E::Type* from, int64_t step, int64_t coun
                         int64_t plane) {
   using T = typename E::Type;
   static const T zeros[4] = {};
-  int64_t c = 0;
-  for (; count >= V::kWidth && c + 4 <= channels; c += 4) {
-    for (int64_t begin = 0; begin < count; begin += V::kWidth) {
-      const int64_t i = smaller(begin, count - V::kWidth);  // the last block may overlap the one before it
+  // All channels of a block of pixels in turn: with many channels in all, more pixels would not stay in the cache.
+  const int64_t full = count >= V::kWidth ? channels / 4 * 4 : 0;
+  for (int64_t begin = 0; full > 0 && begin < count; begin += V::kWidth) {
+    const int64_t i = smaller(begin, count - V::kWidth);  // the last block may overlap the one before it
+    for (int64_t c = 0; c < full; c += 4) {
       const T* first = from + i * step + c;
       read_block<V, E>([&](int64_t pixel) { return first + pixel * step; }, 4, to + c * plane + i, plane);
     }
   }
-  for (; c < channels; c += 4) {
+  for (int64_t c = full; c < channels; c += 4) {
     const int64_t some = smaller(4, channels - c);
     for (int64_t i = 0; i < count; i += V::kWidth) {
       const T* first = from + i * step + c;

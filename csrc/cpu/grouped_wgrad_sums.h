@@ -9,7 +9,7 @@ namespace {
 // kTaps taps of kLanes channels of dy, summed over `stack` tiles of `vectors` vectors of positions.
 template <class V, int kLanes, int kTaps>
 static void wgrad_block(const GroupedWgradPlan& plan, const TapAt* taps, int64_t stack, int64_t vectors, const float* x,
-                        const float* dy, bool fresh, float* to) {
+                        const float* dy, bool fresh, float* to, Lines& lines) {
   typename V::Reg sum[kTaps][4];
 #pragma GCC unroll 8
   for (int t = 0; t < kTaps; ++t) {
@@ -21,6 +21,7 @@ static void wgrad_block(const GroupedWgradPlan& plan, const TapAt* taps, int64_t
 #pragma GCC unroll 8
     for (int t = 0; t < kTaps; ++t) at[t] = x + taps[t].source;
     for (int64_t i = 0; i < vectors * V::kWidth; i += V::kWidth) {
+      prefetch_some(lines);
       typename V::Reg gradient[kLanes];
 #pragma GCC unroll 4
       for (int k = 0; k < kLanes; ++k) gradient[k] = V::load(dy + k * plan.dy_tile.plane + i);
@@ -43,7 +44,7 @@ static void wgrad_block(const GroupedWgradPlan& plan, const TapAt* taps, int64_t
 }
 
 using WgradBlock = void (*)(const GroupedWgradPlan&, const TapAt*, int64_t, int64_t, const float*, const float*, bool,
-                            float*);
+                            float*, Lines&);
 
 // AVX-512: 24 sums, 4 gradients and a value; AVX2: 8, 4 and 1.
 template <class V>
@@ -98,24 +99,21 @@ CONVBOUND_INLINE TileAt tile_at(const GroupedWgradPlan& plan, int64_t tile, int6
   return at;
 }
 
-// Tiles [tile, end) of one bundle, x and dy in turn.
+// Tiles [tile, end) of one bundle, x and dy in turn, are fetched while another stack is summed.
 struct StackAhead {
-  int64_t tile, end, bundle, calls;
+  int64_t tile, end, bundle;
   bool dy;
-  Prefetch part;
 };
 
 template <bool kNhwc>
-CONVBOUND_INLINE void prefetch_stack(const GroupedWgradPlan& plan, int64_t element, StackAhead& ahead) {
-  if (ahead.part.run == ahead.part.runs) {
-    if (ahead.tile == ahead.end) return;
-    const TilePlan& tile = ahead.dy ? plan.dy_tile : plan.x_tile;
-    const TileAt at = tile_at(plan, ahead.tile, ahead.bundle, ahead.dy);
-    ahead.part = prefetch_source<kNhwc>(tile, ahead.dy ? plan.dy : plan.x, at, element, ahead.calls);
-    ahead.tile += ahead.dy;
-    ahead.dy = !ahead.dy;
-  }
-  prefetch_some(ahead.part);
+CONVBOUND_INLINE void plan_lines(const GroupedWgradPlan& plan, int64_t element, StackAhead& ahead, Lines& lines) {
+  if (lines.next < lines.count || ahead.tile == ahead.end) return;
+  lines.next = lines.count = 0;
+  const TileAt at = tile_at(plan, ahead.tile, ahead.bundle, ahead.dy);
+  add_lines(source_part(ahead.dy ? plan.dy_tile : plan.x_tile, ahead.dy ? plan.dy : plan.x, at), kNhwc, element, 0,
+            lines);
+  ahead.tile += ahead.dy;
+  ahead.dy = !ahead.dy;
 }
 
 template <class V, class E, bool kNhwc>
@@ -128,8 +126,11 @@ static void grouped_wgrad_item(const GroupedWgradPlan& plan, int64_t chunk, int6
   const int64_t lane_blocks = ceil_div(plan.k_fan, kMostLanes), tap_blocks = ceil_div(plan.tap_count, kMostTaps<V>);
   const int64_t first = plan.tiles * chunk / plan.chunks, last = plan.tiles * (chunk + 1) / plan.chunks;
   const TileAt item = tile_at(plan, first, bundle, true);
+  Lines lines;
+  lines.next = lines.count = 0;
+  lines.rate = 1;
   for (int64_t begin = first; begin < last; begin += plan.stack) {
-    const int64_t stack = smaller(plan.stack, last - begin), calls = item.groups * lane_blocks * tap_blocks;
+    const int64_t stack = smaller(plan.stack, last - begin);
     const bool fresh = begin == first;
     for (int64_t i = 0; i < stack; ++i) {
       read_tile<V, E, kNhwc>(plan.x_tile, plan.x, tile_at(plan, begin + i, bundle, false), x + i * plan.x_floats);
@@ -138,8 +139,7 @@ static void grouped_wgrad_item(const GroupedWgradPlan& plan, int64_t chunk, int6
     // The next stack, or the next bundle's first.
     const bool more = begin + stack < last;
     const int64_t from = more ? begin + stack : first;
-    StackAhead ahead{from, smaller(from + plan.stack, last), more ? bundle : bundle + 1, ceil_div(calls, 2 * stack), {},
-                     {}};
+    StackAhead ahead{from, smaller(from + plan.stack, last), more ? bundle : bundle + 1, false};
     if (ahead.bundle == plan.bundles) ahead.tile = ahead.end;
     for (int64_t g = 0; g < item.groups; ++g) {
       const float* group_x = x + g * plan.c_fan * plan.x_tile.planes * plan.x_tile.plane;
@@ -149,9 +149,9 @@ static void grouped_wgrad_item(const GroupedWgradPlan& plan, int64_t chunk, int6
         float* to = sums + (item.group + g) * plan.w_group + k * plan.w_lane;
         for (int64_t j = 0; j < tap_blocks; ++j) {
           const int64_t tap = plan.tap_count * j / tap_blocks, taps = plan.tap_count * (j + 1) / tap_blocks - tap;
-          prefetch_stack<kNhwc>(plan, kElement, ahead);
+          plan_lines<kNhwc>(plan, kElement, ahead, lines);
           wgrad_block_of<V>(lanes, taps)(plan, plan.taps + tap, stack, vectors, group_x,
-                                         group_dy + k * plan.dy_tile.plane, fresh, to);
+                                         group_dy + k * plan.dy_tile.plane, fresh, to, lines);
         }
       }
     }

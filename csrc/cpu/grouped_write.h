@@ -57,15 +57,15 @@ template <class V, class E>
 static void write_pixels(const float* from, int64_t plane, int64_t channels, int64_t count, typename E::Type* to,
                          int64_t step) {
   using T = typename E::Type;
-  int64_t c = 0;
-  for (; count >= V::kWidth && c + 4 <= channels; c += 4) {
-    for (int64_t begin = 0; begin < count; begin += V::kWidth) {
-      const int64_t i = smaller(begin, count - V::kWidth);  // the last block may overlap the one before it
+  const int64_t full = count >= V::kWidth ? channels / 4 * 4 : 0;
+  for (int64_t begin = 0; full > 0 && begin < count; begin += V::kWidth) {
+    const int64_t i = smaller(begin, count - V::kWidth);  // the last block may overlap the one before it
+    for (int64_t c = 0; c < full; c += 4) {
       T* const first = to + i * step + c;
       write_block<V, E>(from + c * plane + i, plane, 4, [&](int64_t pixel) { return first + pixel * step; });
     }
   }
-  for (; c < channels; c += 4) {
+  for (int64_t c = full; c < channels; c += 4) {
     const int64_t some = smaller(4, channels - c);
     for (int64_t i = 0; i < count; i += V::kWidth) {
       T* const first = to + i * step + c;
