@@ -99,8 +99,19 @@ BF16 := mb8g144ic144ih56oc144kh3ph1 mb8g144ic144ih56oc144kh3sh2ph1 mb8g576ic576i
 AVX2 := CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 PERF = $(PY) -m convbound.bench --out results/$(1) --problem $(2) --time
 
+# Few channels per group: ResNeXt-50 32x4d, RegNet, ShuffleNet, 1-D (MelGAN's discriminator, a TCN), GANs' decoders, 3-D.
+GROUPED := g32ic128ih56oc128kh3ph1 g32ic256ih56oc256kh3sh2ph1 g32ic256ih28oc256kh3ph1 g32ic512ih28oc512kh3sh2ph1 \
+  g32ic512ih14oc512kh3ph1 g32ic1024ih14oc1024kh3sh2ph1 g32ic1024ih7oc1024kh3ph1 g2ic32ih112oc32kh3sh2ph1 \
+  g13ic104ih28oc104kh3ph1 g26ic208ih14oc208kh3ph1 g55ic440ih14oc440kh3sh2ph1 g5ic120ih56oc120kh3sh2ph1 \
+  g7ic168ih28oc168kh3ph1 g17ic408ih14oc408kh3ph1 g25ic400ih7oc400kh3ph1 g3ic60ih28oc240kh1 g8ic96ih28oc384kh1 \
+  g8ic192ih14oc768kh1 g4ic16iw8192oc64kw41sw4pw20 g16ic64iw2048oc256kw41sw4pw20 g32ic256iw1024oc256kw3pw1 \
+  g32ic256iw1024oc256kw3pw8ew0dw4 g8ic128iw2000oc128kw5pw2 g16ic64ih56oc64kh4sh2ph1 g16ic128ih56oc128kh4sh2ph1 \
+  g8ic128ih28oc128kh4sh2ph1 g8ic256ih28oc256kh4sh2ph1 g16ic64id8ih28oc64kd3kh3pd1ph1 \
+  g16ic128id8ih14oc128kd3kh3pd1ph1
+MORE_GROUPED := $(GROUPED:%=mb8%) $(GROUPED:%=mb1%)
+
 .PHONY: perf
-perf: setup ## repeat the committed measurements (11 minutes): bench/results, tables of README and docs/cpu.md, docs/roofline.png
+perf: setup ## repeat the committed measurements (16 minutes): bench/results, tables of README and docs/cpu.md, docs/roofline.png
 	mkdir -p bench/results
 	$(PY) -m convbound.bench --out results/cpu
 	$(call PERF,cpu_depthwise,$(MORE_DEPTHWISE) $(MORE_MODELS)) 170
@@ -109,7 +120,10 @@ perf: setup ## repeat the committed measurements (11 minutes): bench/results, ta
 	$(call PERF,cpu_decoders,$(DECODERS)) 40 --transposed
 	$(call PERF,cpu_bf16,$(BF16)) 40 --dtype bf16
 	$(AVX2) $(call PERF,cpu_bf16_avx2,$(BF16)) 40 --dtype bf16
-	for run in cpu cpu_depthwise cpu_depthwise_avx2 cpu_dimensions cpu_decoders cpu_bf16 cpu_bf16_avx2; do \
+	$(call PERF,cpu_grouped,$(MORE_GROUPED)) 120
+	$(AVX2) $(call PERF,cpu_grouped_avx2,$(MORE_GROUPED)) 120
+	for run in cpu cpu_depthwise cpu_depthwise_avx2 cpu_dimensions cpu_decoders cpu_bf16 cpu_bf16_avx2 cpu_grouped \
+	  cpu_grouped_avx2; do \
 	  cp results/$$run/result.json bench/results/$$run.json || exit 1; done
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
 	$(PY) -m convbound.bench means docs/cpu.md bench/results/cpu*.json

@@ -77,6 +77,11 @@ def cpu_kernels() -> tuple[Source, ...]:
         Source("csrc/cpu/depthwise_wgrad_tiles.cpp"),
         Source("csrc/cpu/depthwise_wgrad_avx2.cpp", avx2),
         Source("csrc/cpu/depthwise_wgrad_avx512.cpp", avx512),
+        Source("csrc/cpu/grouped_tiles.cpp"),
+        Source("csrc/cpu/grouped_gather.cpp"),
+        Source("csrc/cpu/grouped_wgrad.cpp"),
+        Source("csrc/cpu/grouped_avx2.cpp", avx2),
+        Source("csrc/cpu/grouped_avx512.cpp", avx512),
         Source("csrc/dispatch/cpu.cpp"),
     )
 

@@ -29,6 +29,7 @@ class Preference:
     layout: Layout
     applies: Callable[[ConvProblem], bool]
     reason: str
+    isas: tuple[str, ...] = MEASURED_ISAS
 
 
 def _late(problem: ConvProblem) -> bool:
@@ -101,9 +102,77 @@ CPU_PREFERENCES = (
 )
 
 
-def preferred(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout) -> Preference | None:
-    """The first row that speaks for a native kernel, or None: torch."""
+def _grouped(problem: ConvProblem, most: int, most_in_3d: int = 4) -> bool:
+    # 4 to `most` channels per group, and the kinds of layers that were measured.
+    c, k = problem.c // problem.groups, problem.k // problem.groups
+    if problem.groups == 1 or not (4 <= c <= most and c <= k <= 4 * c):
+        return False
+    if problem.ndim == 1:
+        return problem.filter[0] <= 64 and problem.stride[0] <= 4 and problem.dilation[0] <= 8
+    # In 3-D torch skips the planes that are all padding, which counts where it is fast otherwise.
+    few = problem.ndim == 2 or c <= most_in_3d
+    return few and max(problem.filter) <= 4 and max(problem.stride) <= 2 and max(problem.dilation) == 1
+
+
+def _grouped_fprop(problem: ConvProblem) -> bool:
+    # With 32 channels, torch's matrix products fill their vectors.
+    return _grouped(problem, 24)
+
+
+def _grouped_wgrad(problem: ConvProblem) -> bool:
+    return _grouped(problem, 24, 8)
+
+
+def _grouped_dgrad(problem: ConvProblem) -> bool:
+    # Torch inserts zeros where dgrad has a stride.
+    return _grouped(problem, 24) or (_grouped(problem, 32) and min(problem.stride) == 2)
+
+
+def _grouped_fprop_avx2(problem: ConvProblem) -> bool:
+    # AVX2's vectors are half as wide, and so are torch's, which are full with half the channels.
+    return _grouped(problem, 16)
+
+
+def _grouped_dgrad_avx2(problem: ConvProblem) -> bool:
+    return _grouped(problem, 16 if problem.ndim == 1 else 8) or (_grouped(problem, 32) and min(problem.stride) == 2)
+
+
+def _grouped_wgrad_avx2(problem: ConvProblem) -> bool:
+    return _grouped(problem, 16 if problem.ndim == 1 else 8, 8)
+
+
+def _grouped_nhwc(problem: ConvProblem) -> bool:
+    # Transposing each tile pays where torch's own vectors, which lie along channels, are mostly empty.
+    return _grouped(problem, 24 if problem.ndim == 1 else 8 if max(problem.filter) == 3 else 4)
+
+
+def _grouped_dgrad_nhwc(problem: ConvProblem) -> bool:
+    return _grouped(problem, 24 if problem.ndim == 1 else 4)
+
+
+def _grouped_wgrad_nhwc(problem: ConvProblem) -> bool:
+    return _grouped(problem, 24 if problem.ndim == 1 else 8, 8)
+
+
+_GROUPED_REASON = "few channels per group in fp32: faster than torch on every measured layer of this kind"
+
+CPU_PREFERENCES += (
+    Preference("grouped_fprop", "fprop", torch.float32, "NCHW", _grouped_fprop, _GROUPED_REASON, ("avx512",)),
+    Preference("grouped_dgrad", "dgrad", torch.float32, "NCHW", _grouped_dgrad, _GROUPED_REASON, ("avx512",)),
+    Preference("grouped_wgrad", "wgrad", torch.float32, "NCHW", _grouped_wgrad, _GROUPED_REASON, ("avx512",)),
+    Preference("grouped_fprop", "fprop", torch.float32, "NCHW", _grouped_fprop_avx2, _GROUPED_REASON, ("avx2",)),
+    Preference("grouped_dgrad", "dgrad", torch.float32, "NCHW", _grouped_dgrad_avx2, _GROUPED_REASON, ("avx2",)),
+    Preference("grouped_wgrad", "wgrad", torch.float32, "NCHW", _grouped_wgrad_avx2, _GROUPED_REASON, ("avx2",)),
+    Preference("grouped_fprop", "fprop", torch.float32, "NHWC", _grouped_nhwc, _GROUPED_REASON),
+    Preference("grouped_dgrad", "dgrad", torch.float32, "NHWC", _grouped_dgrad_nhwc, _GROUPED_REASON),
+    Preference("grouped_wgrad", "wgrad", torch.float32, "NHWC", _grouped_wgrad_nhwc, _GROUPED_REASON),
+)
+
+
+def preferred(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, isa: str) -> Preference | None:
+    """The first row that speaks for a native kernel on an instruction set, or None: torch."""
     for row in CPU_PREFERENCES:
-        if (row.pass_, row.dtype, row.layout) == (pass_, dtype, layout) and row.applies(problem):
+        case = (row.pass_, row.dtype, row.layout) == (pass_, dtype, layout) and isa in row.isas
+        if case and row.applies(problem):
             return row
     return None

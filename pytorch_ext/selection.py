@@ -111,7 +111,7 @@ def choose(
         return Choice(pass_, "torch", f"{dtype} has no native kernel")
     if CPU_ISA not in preferences.MEASURED_ISAS:
         return Choice(pass_, "torch", f"nothing was measured on the instruction set {CPU_ISA}")
-    row = preferences.preferred(problem, pass_, dtype, layout)
+    row = preferences.preferred(problem, pass_, dtype, layout, CPU_ISA)
     if row is None:
         return Choice(pass_, "torch", "no native kernel was measured faster here")
     return Choice(pass_, "cpu", row.reason)

@@ -15,17 +15,18 @@ from convbound.problem import DTYPE_NAMES, ConvProblem
 
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+RESULTS = [json.loads(file.read_text()) for file in sorted(ROOT.glob(preferences.EVIDENCE))]
 ROWS: list[dict[str, Any]] = [
-    row
-    for file in sorted(ROOT.glob(preferences.EVIDENCE))
-    for row in json.loads(file.read_text())["rows"]
+    {**row, "isa": result["machine"]["isa"].lower()}
+    for result in RESULTS
+    for row in result["rows"]
     if row["backend"] == "cpu" and row["layer"] != "overhead" and row["status"] == "ok"
 ]
 
 
 def preferred(row: dict[str, Any]) -> preferences.Preference | None:
     problem = ConvProblem.parse(row["problem"])
-    return preferences.preferred(problem, row["pass"], DTYPES[row["dtype"]], row["layout"])
+    return preferences.preferred(problem, row["pass"], DTYPES[row["dtype"]], row["layout"], row["isa"])
 
 
 def test_no_preferred_kernel_was_measured_slower():

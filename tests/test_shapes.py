@@ -102,6 +102,53 @@ DEPTHWISE = {
     ],
 }
 
+# Tiles of the grouped kernels: vectors of 8 or 16 positions, 6 (AVX2: 3) of them and 4 target channels side by side, in
+# wgrad 6 (2) taps and 4 channels; rows share the zeros between them; NHWC is transposed 4 channels at a time, 16
+# channels or more together; rows longer than 2048 are several tiles.
+GROUPED = {
+    "output width by rows": [
+        f"g2ic4ih{h}iw{w}oc4kh3ph1" for h, w in itertools.product([1, 2, 7, 14], [*ALONG_VECTORS, *around(48, 96)])
+    ],
+    "channels in by channels out": [
+        f"g3ic{3 * c}ih5iw6oc{3 * k}kh2kw3ph1"
+        for c, k in itertools.product([2, 3, 4, 5, 8, 13, 16, 17, 32], [1, 2, 3, 4, 5, 6, 8, 9, 16, 33])
+    ],
+    "groups": [f"mb2g{g}ic{4 * g}ih5iw9oc{4 * g}kh3ph1" for g in (2, 3, 4, 5, 7, 17, 33)],
+    "filter sizes": [
+        f"g2ic6ih9iw11oc4kh{r}kw{s}ph{r // 2}pw{s // 2}" for r, s in itertools.product([1, 2, 3, 4, 5, 7], repeat=2)
+    ],
+    "stride by dilation by taps": [
+        f"g2ic4ih23iw25oc6kh{r}kw4sh{stride}sw{across}dh{dilation}dw{away}ph2pw1"
+        for r, stride, across in itertools.product([1, 2, 3], [1, 2, 3, 5], [1, 2, 3, 4])
+        for dilation, away in ((1, 1), (2, 3))
+    ],
+    "padding of up to more than the input": [
+        f"g2ic6{sizes}oc6kh3ph{top}pw{left}eh{bottom}ew{right}"
+        for sizes in ("ih2iw3", "ih2iw3sh2", "ih5iw4dh2", "ih5iw4sh3dh2", "ih1", "ih1sh2", "ih9iw17")
+        for top, bottom, left, right in [(7, 7, 9, 9), (3, 3, 2, 2), (0, 9, 11, 0), (9, 0, 0, 11), (2, 0, 1, 2)]
+    ],
+    "cropped by negative end padding": [
+        f"g2ic4ih9iw11oc4kh{r}kw{s}sh{stride}dh{dilation}ph{begin}pw1eh-{crop}ew-{begin}"
+        for r, s, stride, dilation, begin, crop in itertools.product((1, 2, 3), (1, 3), (1, 2), (1, 2), (0, 1), (1, 2))
+    ],
+    "rows of a line image": [
+        f"g2ic4iw{w}oc6{window}"
+        for w in (95, 96, 97, 2047, 2048, 2049, 4500)
+        for window in ("kw1", "kw4pw3ew0", "kw3sw2pw2ew0", "kw3sw4pw2ew0dw3", "kw41sw4pw20")
+    ],
+    "tiles of several rows and images": [
+        f"mb{n}g2ic{2 * c}ih{size}oc{2 * c}kh3ph1{steps}"
+        for n, c, size in ((3, 16, 30), (17, 4, 14), (2, 32, 57), (40, 8, 7))
+        for steps in ("", "sh2")
+    ],
+    "three dimensions": [
+        f"mb2g2ic{2 * c}id{d}ih7iw10oc{2 * k}kd{t}kh3kw2{steps}"
+        for c, k in ((2, 3), (4, 2), (8, 8))
+        for d, t in ((1, 1), (4, 3), (7, 2))
+        for steps in ("pd1ph1", "sd2sh1sw2pd1ph0", "sd1sh2sw1pd2ph1dd2dh1", "sd3pd1ph1dd2dh2dw1")
+    ],
+}
+
 
 def complaints(problems: Iterable[str], pass_: Pass, layout: Layout, dtype: torch.dtype) -> list[str]:
     """What is wrong with the native results, one line per problem."""
@@ -136,6 +183,7 @@ def groups_of(table: dict[str, list[str]]) -> dict[Group, list[str]]:
 
 
 GROUPS = groups_of(DEPTHWISE)
+GROUPED_GROUPS = groups_of(GROUPED)
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: "-".join(group))
@@ -152,6 +200,22 @@ def test_simd_kernels_serve_them_all(sizes: str, isa: str, pass_: Pass):
     with instruction_set(isa):
         for problem, layout, dtype in itertools.product(DEPTHWISE[sizes], LAYOUTS, SIMD_DTYPES):
             assert serving_row(parse(problem), pass_, dtype, layout) == f"depthwise_{pass_}", problem
+
+
+@pytest.mark.parametrize("group", GROUPED_GROUPS, ids=lambda group: "-".join(group))
+def test_grouped(group: Group):
+    _, pass_, layout, dtype, isa = group
+    with instruction_set(isa):
+        assert not complaints(GROUPED_GROUPS[group], pass_, layout, BY_NAME[dtype])
+
+
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa != "generic"])
+@pytest.mark.parametrize("sizes", GROUPED)
+def test_grouped_simd_kernels_serve_them_all(sizes: str, isa: str, pass_: Pass):
+    with instruction_set(isa):
+        for problem, layout, dtype in itertools.product(GROUPED[sizes], LAYOUTS, SIMD_DTYPES):
+            assert serving_row(parse(problem), pass_, dtype, layout) == f"grouped_{pass_}", problem
 
 
 ANY_FAMILY = {

@@ -28,6 +28,8 @@ PROBLEMS = [
         "mb6g40ic40ih33iw30oc40kh7ph3",
         "mb2g3ic3id6ih17iw40oc3kd3kh3kw2sd1sh2sw1pd1ph1pw0",
         "mb2g2ic8ih12iw13oc6kh3ph1",
+        "mb3g4ic16ih70iw61oc20kh3ph1",
+        "mb2g2ic16iw5000oc8kw9sw2pw4",
     )
 ]
 

@@ -4,6 +4,7 @@
 
 #include "csrc/cpu/depthwise_gather.h"
 #include "csrc/cpu/depthwise_wgrad.h"
+#include "csrc/cpu/grouped.h"
 #include "csrc/cpu/naive.h"
 
 namespace convbound::cpu {

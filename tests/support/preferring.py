@@ -17,7 +17,7 @@ REASON = "a test says so"
 def native_preferred(passes: Collection[Pass] = PASSES) -> Iterator[None]:
     """``auto`` takes the native kernels for these passes of every problem, and torch for the others."""
     rows = tuple(
-        preferences.Preference("any", pass_, dtype, layout, lambda _: True, REASON)
+        preferences.Preference("any", pass_, dtype, layout, lambda _: True, REASON, (selection.CPU_ISA,))
         for pass_ in passes
         for dtype in DTYPES
         for layout in LAYOUTS
