@@ -87,10 +87,30 @@ perf: setup ## repeat the committed measurements: bench/results, the README's ta
 	cp results/perf_depthwise_avx2/result.json bench/results/cpu_depthwise_avx2.json
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
 
+# Depthwise layers of MobileNetV2, EfficientNet-B0, ConvNeXt-T and RepLKNet-31B, DeepLab's rates, a causal sequence.
+TRACED := mb32g32ic32ih112oc32kh3ph1 mb32g96ic96ih112oc96kh3sh2ph1 mb32g144ic144ih56oc144kh3ph1 \
+  mb32g192ic192ih28oc192kh3ph1 mb32g576ic576ih14oc576kh3ph1 mb32g576ic576ih14oc576kh3sh2ph1 mb32g960ic960ih7oc960kh3ph1 \
+  mb32g144ic144ih56oc144kh5sh2ph2 mb32g240ic240ih28oc240kh5ph2 mb32g672ic672ih14oc672kh5ph2 mb32g1152ic1152ih7oc1152kh5ph2 \
+  mb32g96ic96ih56oc96kh7ph3 mb32g192ic192ih28oc192kh7ph3 mb32g384ic384ih14oc384kh7ph3 mb32g768ic768ih7oc768kh7ph3 \
+  mb32g128ic128ih56oc128kh31ph15 mb32g256ic256ih28oc256kh29ph14 mb32g512ic512ih14oc512kh27ph13 mb32g1024ic1024ih7oc1024kh13ph6 \
+  mb32g256ic256ih33oc256kh3ph6dh6 mb32g256ic256ih33oc256kh3ph12dh12 mb32g256ic256ih33oc256kh3ph18dh18 \
+  mb32g256ic256ih33oc256kh3ph36dh36 mb32g1024ic1024iw2048oc1024kw4pw3ew0
+TRACED_STEPS := mb32g144ic144ih56oc144kh3ph1 mb32g96ic96ih56oc96kh7ph3
+TRACE = $(PY) -m convbound.bench --trace --dtype fp16 --out results/traffic/$(1) --table
+
 .PHONY: traffic
-traffic: setup ## repeat the traces of the CUDA kernels: the tables of docs/traffic.md
-	$(PY) -m convbound.bench --trace --out results/traffic --dtype fp16 --table 'docs/traffic.md#step0' --kernel naive \
+traffic: setup ## repeat the traces of the CUDA kernels: the tables of docs/traffic.md and docs/depthwise.md
+	$(call TRACE,step0) 'docs/traffic.md#step0' --kernel naive \
 	  --problem mb2g144ic144ih56oc144kh3ph1 mb2g96ic96ih56oc96kh7ph3
+	$(call TRACE,coalesced) 'docs/depthwise.md#coalesced' --pass fprop --layout NHWC \
+	  --kernel depthwise_fprop_nhwc_general --problem $(TRACED_STEPS)
+	$(call TRACE,window) 'docs/depthwise.md#window' --pass fprop --layout NCHW \
+	  --kernel depthwise_fprop_nchw_tiled --problem $(TRACED_STEPS)
+	$(call TRACE,planes) 'docs/depthwise.md#planes' --pass fprop --layout NCHW \
+	  --kernel depthwise_fprop_nchw_bands --problem $(TRACED_STEPS)
+	$(call TRACE,toeplitz) 'docs/depthwise.md#toeplitz' --pass fprop --layout NCHW \
+	  --kernel depthwise_fprop_nchw_toeplitz --problem mb32g128ic128ih56oc128kh31ph15
+	$(call TRACE,layers) 'docs/depthwise.md#layers' --problem $(TRACED)
 
 .PHONY: lint
 lint: $(STAMPS)/dev ## ruff (format and lint) and clang-format, changing nothing

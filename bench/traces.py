@@ -1,14 +1,13 @@
 """``--trace``: the memory traffic of the CUDA kernels on the layers of a run, counted in the emulator.
 
-Each case is traced at the smallest batch, doubled from 1, whose grid fills the GPU twice, or no longer grows: from
-there on the ratios do not depend on the batch.
+Of a batch, the blocks of one image are traced, then of two, and counts are extrapolated from there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from convbound.bench.rows import STATUS_FAILED, STATUS_OK
 from convbound.gpus import find_gpu
 from convbound.problem import DTYPE_NAMES, Layout
 
-WAVES = 2
 TABLE = "traffic"
 # So many reports can be read one by one; of more, the table says what matters.
 _MOST_REPORTS = 6
@@ -49,7 +47,6 @@ class TraceRow:
     status: str = STATUS_OK
     message: str = ""
     kernel: str = ""
-    traced_batch: int = 0
     sm_l2: float = 0.0
     dram: float = 0.0
     coalescing: float = 0.0
@@ -68,7 +65,6 @@ COLUMNS: dict[str, Callable[[TraceRow], str]] = {
     "dtype": lambda row: row.dtype,
     "layout": lambda row: row.layout,
     "kernel": lambda row: row.kernel,
-    "batch": lambda row: str(row.traced_batch),
     "SM-L2": lambda row: f"{row.sm_l2:.2f}",
     "DRAM": lambda row: f"{row.dram:.2f}",
     "coalescing": lambda row: f"{row.coalescing:.2f}",
@@ -107,30 +103,18 @@ def _trace(case: Case, layout: Layout, gpu: str, kernel: str | None) -> tuple[Tr
     found = find_gpu(gpu)
     row = TraceRow(layer.model, layer.name, str(layer.problem), case.pass_, DTYPE_NAMES[case.dtype], layout, found.name)
     try:
-        blocks = 0
-        for batch in _batches(layer.problem.n):
-            problem = dataclasses.replace(layer.problem, n=batch)
-            trace = tracing.trace(problem, case.pass_, dtype=case.dtype, layout=layout, gpu=gpu, kernel=kernel)
-            before, blocks = blocks, trace.launches[0].blocks
-            if blocks == before or blocks >= WAVES * found.sms * trace.launches[0].resident_blocks:
-                break
+        trace = tracing.trace(
+            layer.problem, case.pass_, dtype=case.dtype, layout=layout, gpu=gpu, kernel=kernel, images=1
+        )
     except (ValueError, RuntimeError) as error:
         row.status, row.message = STATUS_FAILED, " ".join(str(error).split())
         return row, None
-    row.kernel, row.traced_batch = trace.kernel, batch
+    row.kernel = trace.kernel
     row.sm_l2, row.dram, row.wide_share = trace.sm_l2_ratio, trace.dram_ratio, trace.wide_share
     row.coalescing, row.shared = trace.coalescing, trace.bank_conflicts
     row.bound, row.floor_us = trace.bounds[0].resource, trace.bounds[0].seconds * 1e6
     row.compulsory_us = trace.compulsory_bytes / found.dram * 1e6
     return row, trace
-
-
-def _batches(most: int) -> Iterator[int]:
-    batch = 1
-    while batch < most:
-        yield batch
-        batch *= 2
-    yield most
 
 
 def _write(rows: list[TraceRow], file: Path) -> None:

@@ -73,6 +73,8 @@ class Trace(TypedDict):
     traffic_ratio: float
     coalescing: float
     bank_conflicts: float
+    loaded_bytes_by_width: list[int]
+    stored_bytes_by_width: list[int]
     report: str
 
 def device_kernels() -> list[DeviceRow]: ...
@@ -80,6 +82,7 @@ def device_select(
     pass_: Pass, problem: ConvProblem, dtype: DType, layout: Layout, arch: int, shared_per_block: int
 ) -> LaunchedRow | None: ...
 def device_serves(row: int, problem: ConvProblem, arch: int, shared_per_block: int) -> bool: ...
+def device_launch(row: int, problem: ConvProblem) -> LaunchedRow: ...
 def simt_profile(name: str) -> tuple[int, int]: ...
 def simt_run(
     pass_: Pass,

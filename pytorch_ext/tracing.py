@@ -6,7 +6,8 @@ from a GPU's data sheet, no measurements.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,19 @@ from convbound.gpus import DEFAULT_GPU, L1_BYTES, L2_PORT_BYTES, Gpu, find_gpu
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 SECTOR = 32
+_ON_TENSOR_CORES = ("toeplitz",)  # kernels whose products the fp32 lanes do not do
+_FEWEST_BLOCKS = 16
+# What grows with the blocks that run.
+_GROWING = (
+    "blocks",
+    "blocks_in_l1",
+    "load_bytes",
+    "store_bytes",
+    "dram_bytes",
+    "loaded_bytes_by_width",
+    "stored_bytes_by_width",
+)
+_GROWING_SITE = ("accesses", "requests", "transactions", "ideal")
 
 
 @dataclass(frozen=True)
@@ -140,9 +154,10 @@ class Trace:
             dram += launch.dram_bytes / gpu.dram
             l2 += (launch.load_bytes + launch.store_bytes) / L2_PORT_BYTES / clocks
             l1 += sum(site.l1_cycles for site in launch.sites) / clocks
-        fma = self.problem.flops / 2 / (gpu.fma_rate(self.dtype) * min(1.0, self.blocks / gpu.sms))
-        found = [Bound("DRAM", dram), Bound("the ports between SMs and L2", l2)]
-        found += [Bound("L1 and shared memory", l1), Bound("multiply-adds", fma)]
+        found = [Bound("DRAM", dram), Bound("the ports between SMs and L2", l2), Bound("L1 and shared memory", l1)]
+        if not any(name in self.kernel for name in _ON_TENSOR_CORES):
+            fma = self.problem.flops / 2 / (gpu.fma_rate(self.dtype) * min(1.0, self.blocks / gpu.sms))
+            found.append(Bound("multiply-adds", fma))
         return tuple(sorted(found, key=lambda bound: -bound.seconds))
 
     @property
@@ -177,11 +192,12 @@ def trace(
     layout: Layout = "NCHW",
     gpu: str = DEFAULT_GPU,
     kernel: str | None = None,
+    images: int | None = None,
 ) -> Trace:
     """Run one pass of a problem by its CUDA kernel in the emulator, and count every access to memory.
 
-    It takes about a second for each ten million accesses of single threads; what grows with the batch can be seen at a
-    small one, as long as the grid still fills the GPU.
+    It takes about a second for each ten million accesses of single threads. For large batches `images` gives the same
+    figures sooner: one image's blocks are like another's.
 
     Parameters
     ----------
@@ -194,6 +210,9 @@ def trace(
     kernel
         A kernel of the registry, such as ``"naive_fprop"``, or ``"naive"`` in any pass; the dispatcher's choice if not
         given.
+    images
+        Run only as many blocks of each launch as come to this many of the batch's images, then twice as many, and
+        take it that the counts grow by as much with every further block.
 
     Raises
     ------
@@ -218,6 +237,8 @@ def trace(
             raise ValueError(f"trace: {name}={value!r} must be one of {', '.join(map(str, allowed))}")
     if not problem.n:
         raise ValueError(f"trace: {problem} has an empty batch, for which no kernel is launched")
+    if images is not None and images < 1:
+        raise ValueError(f"trace: images={images} must be 1 or more, or None for the whole batch")
     chosen = find_gpu(gpu)
     row = _row(problem, pass_, dtype, layout, chosen, kernel)
     like = torch.empty(0, dtype=dtype)
@@ -226,17 +247,30 @@ def trace(
         name: fakes.empty_dense(like, shape, layout == "NHWC").zero_()
         for name, shape in zip("xwy", (problem.x_shape, problem.w_shape, problem.y_shape), strict=True)
     }
-    traces = introspect.simt_run(
-        introspect.Pass[pass_],
-        explanation._native_problem(introspect, problem),
-        introspect.DType[DTYPE_NAMES[dtype]],
-        introspect.Layout[layout],
-        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
-        bias=0,
-        options=f"trace profile={chosen.profile}",
-        row=row["index"],
-    )
-    return Trace(problem, pass_, dtype, layout, chosen, str(row["name"]), tuple(map(_launch, traces)))
+
+    def run(blocks: int | None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = introspect.simt_run(
+            introspect.Pass[pass_],
+            explanation._native_problem(introspect, problem),
+            introspect.DType[DTYPE_NAMES[dtype]],
+            introspect.Layout[layout],
+            **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+            bias=0,
+            options=f"trace profile={chosen.profile}" + (f" blocks=0:{blocks}" if blocks else ""),
+            row=row["index"],
+        )
+        return found
+
+    if images is None:
+        launches = [_launch(found) for found in run(None)]
+    else:
+        grid = math.prod(run(1)[0]["grid"])
+        blocks = max(_FEWEST_BLOCKS, math.ceil(grid * images / problem.n))
+        launches = [_extrapolated(one, two) for one, two in zip(run(blocks), run(2 * blocks), strict=True)]
+        # Where the first blocks share an image, their distinct sectors grow too slowly: each is moved once at least.
+        first = launches[0]
+        launches[0] = replace(first, dram_bytes=max(first.dram_bytes, first.compulsory_bytes))
+    return Trace(problem, pass_, dtype, layout, chosen, str(row["name"]), tuple(launches))
 
 
 def _row(
@@ -267,8 +301,30 @@ def _launch(found: dict[str, Any]) -> Launch:
     fields = {name: found[name] for name in Launch.__dataclass_fields__}
     fields["loaded_bytes_by_width"] = tuple(found["loaded_bytes_by_width"])
     fields["stored_bytes_by_width"] = tuple(found["stored_bytes_by_width"])
-    fields["sites"] = tuple(Site(**site) for site in found["sites"])
+    fields["sites"] = tuple(Site(**{name: site[name] for name in Site.__dataclass_fields__}) for site in found["sites"])
     return Launch(**fields)
+
+
+def _extrapolated(few: dict[str, Any], more: dict[str, Any]) -> Launch:
+    """A launch of which few blocks were run, then more."""
+    grid, ran = math.prod(more["grid"]), more["blocks"]
+    if ran == grid:
+        return _launch(more)
+
+    def grow(one: Any, two: Any) -> Any:
+        if isinstance(two, int):
+            return two + (two - one) * (grid - ran) // (ran - few["blocks"])
+        return [grow(*pair) for pair in zip(one, two, strict=True)]
+
+    found = dict(more)
+    for name in _GROWING:
+        found[name] = grow(few[name], more[name])
+    before = {(site["pc"], site["kind"]): site for site in few["sites"]}
+    found["sites"] = []
+    for site in more["sites"]:
+        one = before.get((site["pc"], site["kind"]), dict.fromkeys(_GROWING_SITE, 0))
+        found["sites"].append({**site, **{name: grow(one[name], site[name]) for name in _GROWING_SITE}})
+    return _launch(found)
 
 
 def _ratio(value: float, ideal: float) -> float:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from support import device
 from support.check import assert_exact, expected, run
-from support.data import integers
+from support.data import integers, reals
+from support.edges import EDGES, walk
 from support.problems import PROBLEMS
 
 import convbound
@@ -22,52 +23,59 @@ pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated 
 
 ROWS = device.rows()
 
-# Sizes around the tiles of the kernels, and around what 16 bits count.
-EDGES = tuple(
-    map(
-        ConvProblem.parse,
-        """
-        ic1iw1oc1kw1 one element
-        ic1iw255oc1kw1 naive:one less than a block
-        ic1iw256oc1kw1 naive:one block
-        ic1iw257oc1kw1 naive:one more
-        mb3g43ic43iw2oc43kw2pw1ew0 naive:a block and two threads
-        mb65537ic1iw1oc1kw1 batch beyond 65535
-        g65537ic65537iw2oc65537kw2 channels beyond 65535
-        ic2ih1iw9oc2kh3kw4ph4pw7 padding wider than the input
-        g2ic2ih5iw6oc2kh5kw6 a filter as large as the input
-        ic2iw40oc2kw2dw39 a dilation as wide as the input
-        """.strip().splitlines(),
-    )
-)
-
 
 @pytest.fixture(autouse=True)
 def _no_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONVBOUND_SIMT_OPTIONS", raising=False)
 
 
-def check_row(row: dict[str, Any], problem: ConvProblem, options: str, sign: str = "signed") -> None:
+def check_row(
+    row: dict[str, Any], problem: ConvProblem, options: str, sign: str = "signed", *, aligned: bool = False
+) -> None:
     pass_ = row["pass"].name
     dtype = device.dtype_of(row)
     operands = integers(problem, pass_, dtype, sign)
-    results, _ = device.run_row(row, operands, problem, options)
+    results, _ = device.run_row(row, operands, problem, options, aligned=aligned)
     assert_exact(results, expected(pass_, operands, problem), dtype)
+
+
+def served(row: dict[str, Any], profile: str = "sm_90") -> list[ConvProblem]:
+    return [problem for problem in walk(row["name"]) if device.serves(row, problem, profile)]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)
 def test_row_on_every_problem(row: dict[str, Any]):
-    served = [problem for problem in PROBLEMS if device.serves(row, problem, "sm_80")]
-    assert served, "no problem of tests/support/problems.py reaches this row"
-    for problem in served:
+    problems = served(row, "sm_80")
+    assert problems, "no problem of tests/support reaches this row"
+    for problem in problems:
         check_row(row, problem, "check profile=sm_80 order=reverse")
 
 
+@pytest.mark.parametrize("row", [row for row in ROWS if row["family"] != "naive"], ids=device.row_id)
+def test_row_on_aligned_tensors(row: dict[str, Any]):
+    # Tensors at odd offsets, as everywhere else in this file, never take the path of vector accesses.
+    for problem in served(row):
+        check_row(row, problem, "check order=random seed=5 cp_async=late", aligned=True)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)
-def test_row_at_the_edges(row: dict[str, Any]):
-    for problem in EDGES:
-        if device.serves(row, problem):
-            check_row(row, problem, "check order=random seed=5 cp_async=late")
+def test_results_are_the_same_bit_by_bit_in_every_order_of_threads(row: dict[str, Any]):
+    problem = served(row)[0]
+    operands = reals(problem, row["pass"].name, device.dtype_of(row))
+    first, *others = (
+        device.run_row(row, operands, problem, options, aligned=True)[0]
+        for options in ("order=forward workers=1", "order=reverse", "order=random seed=8 cp_async=late")
+    )
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=device.row_id)
+def test_shared_memory_is_seen(row: dict[str, Any]):
+    problem = served(row)[0]
+    _, traces = device.run_row(row, integers(problem, row["pass"].name, device.dtype_of(row)), problem, "trace")
+    for trace in traces:
+        assert any(" shared " in line for line in trace["report"].splitlines()[1:]) == (trace["shared_bytes"] > 0)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)
@@ -80,7 +88,7 @@ def test_row_on_long_sums_of_positive_numbers(row: dict[str, Any]):
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)
 def test_row_on_every_architecture_that_it_serves(row: dict[str, Any]):
-    first = next(problem for problem in PROBLEMS if device.serves(row, problem))
+    first = served(row)[0]
     for profile in device.PROFILES:
         if device.serves(row, first, profile):
             check_row(row, first, f"check profile={profile}")

@@ -93,6 +93,7 @@ def test_every_gpu_has_a_profile_with_as_many_multiprocessors(gpu):
         ({"gpu": "H200"}, r"gpu='H200' is unknown; choose one of T4 \(sm_75\), A100"),
         ({"kernel": "naive_dgrad"}, "kernel='naive_dgrad' is no fprop kernel for torch.float32 NCHW; there are "),
         ({"problem": "mb0ic1iw4oc1kw1"}, "has an empty batch"),
+        ({"images": 0}, "images=0 must be 1 or more"),
         ({"problem": "ic1iw4oc1kw1sw1073741824pw1073741824"}, "no CUDA kernel serves fprop of"),
         (
             {"problem": "ic1iw4oc1kw1sw1073741824pw1073741824", "kernel": "naive_fprop"},
@@ -123,10 +124,7 @@ def test_the_benchmark_prints_reports_of_few_cases(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("On an H100 SXM naive_fprop is bound by") == 2  # layouts
     rows = json.loads((tmp_path / "traces.json").read_text())
-    assert [(row["kernel"], row["layout"], row["traced_batch"]) for row in rows] == [
-        ("naive_fprop", "NCHW", 1),
-        ("naive_fprop", "NHWC", 1),
-    ]
+    assert [(row["kernel"], row["layout"]) for row in rows] == [("naive_fprop", "NCHW"), ("naive_fprop", "NHWC")]
     assert rows[0]["sm_l2"] >= 1 == rows[0]["dram"]
 
 
@@ -145,12 +143,15 @@ def test_the_benchmark_prints_and_rewrites_a_table_of_many(tmp_path, capsys):
     assert text.count("| fprop |") == 4
 
 
-def test_the_batch_grows_until_the_grid_fills_the_gpu_twice(tmp_path):
-    assert bench(tmp_path, "--problem", "mb64g64ic64ih32oc64kh1", "--pass", "fprop", "--layout", "NCHW") == cli.EXIT_OK
-    (row,) = json.loads((tmp_path / "traces.json").read_text())
-    trace = convbound.trace(f"mb{row['traced_batch']}g64ic64ih32oc64kh1")
-    resident = trace.launches[0].resident_blocks
-    assert trace.launches[0].blocks >= 2 * 132 * resident > trace.launches[0].blocks // 2
+@pytest.mark.parametrize("pass_", ["fprop", "wgrad"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_a_batch_is_extrapolated_from_one_image(layout, pass_):
+    problem = "mb8g32ic32ih28oc32kh3ph1"
+    whole, sampled = (convbound.trace(problem, pass_, layout=layout, images=images) for images in (None, 1))
+    assert [launch.blocks for launch in sampled.launches] == [launch.blocks for launch in whole.launches]
+    for name in ("sm_l2_ratio", "dram_ratio", "coalescing", "bank_conflicts", "wide_share"):
+        assert getattr(sampled, name) == pytest.approx(getattr(whole, name), rel=0.03), name
+    assert sampled.bounds[0].seconds == pytest.approx(whole.bounds[0].seconds, rel=0.05)
 
 
 def test_a_case_that_cannot_be_traced_is_kept_with_its_error(tmp_path, capsys):

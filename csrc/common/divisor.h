@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cstdint>
 
 namespace convbound {
@@ -24,6 +25,29 @@ __device__ __forceinline__ int take(int64_t& index, const Divisor& divisor) {
   const int remainder = static_cast<int>(index - quotient * divisor.size);
   index = quotient;
   return remainder;
+}
+
+// The same for 32-bit indices: one wide multiplication and a shift, cheap enough for inner loops.
+// With shift = 31 + ceil(log2(size)) and multiplier = floor(2^shift / size) + 1, the quotient is exact below 2^31.
+struct IndexDivisor {
+  int size;
+  int shift;
+  uint32_t multiplier;
+
+  explicit IndexDivisor(int64_t size)
+      : size(static_cast<int>(size)),
+        shift(31 + std::bit_width(static_cast<uint64_t>(size) - 1)),
+        multiplier(static_cast<uint32_t>((uint64_t{1} << shift) / static_cast<uint64_t>(size) + 1)) {}
+};
+
+struct QuotientRemainder {
+  int quotient, remainder;
+};
+
+__device__ __forceinline__ QuotientRemainder divide(int index, const IndexDivisor& divisor) {
+  const auto product = static_cast<uint64_t>(static_cast<uint32_t>(index)) * divisor.multiplier;
+  const int quotient = static_cast<int>(product >> divisor.shift);
+  return {quotient, index - quotient * divisor.size};
 }
 
 }  // namespace convbound

@@ -5,9 +5,11 @@
 // 16-bit elements of neighbouring columns of A or rows of B, the lower index in the lower half:
 //   mma_m16n8k16  A 16x16: a[0] (g, 2t)   a[1] (g+8, 2t)   a[2] (g, 2t+8)   a[3] (g+8, 2t+8)
 //                 B 16x8:  b[0] (2t, g)   b[1] (2t+8, g)
-//   mma_m16n8k8   A 16x8:  a[0] (g, t)    a[1] (g+8, t)    a[2] (g, t+4)    a[3] (g+8, t+4)
+//   mma_m16n8k8   A 16x8:  a[0] (g, 2t)   a[1] (g+8, 2t)
+//                 B 8x8:   b[0] (2t, g)
+//   ..._tf32      A 16x8:  a[0] (g, t)    a[1] (g+8, t)    a[2] (g, t+4)    a[3] (g+8, t+4)
 //                 B 8x8:   b[0] (t, g)    b[1] (t+4, g)
-//   both          C 16x8:  c[0], c[1] (g, 2t), (g, 2t+1)   c[2], c[3] (g+8, 2t), (g+8, 2t+1)
+//   all           C 16x8:  c[0], c[1] (g, 2t), (g, 2t+1)   c[2], c[3] (g+8, 2t), (g+8, 2t+1)
 //   ldmatrix      lane 8i + r points to row r (8 elements, 16 bytes, aligned) of matrix i; every lane receives (g, 2t)
 //   and
 //                 (g, 2t+1) of each matrix, with kTranspose (2t, g) and (2t+1, g)
@@ -131,7 +133,7 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
   constexpr bool kHalf = std::is_same_v<T, __half>;
   static_assert(kHalf || std::is_same_v<T, __nv_bfloat16>, "mma_m16n8k16 multiplies __half or __nv_bfloat16");
 #if !defined(__CUDACC__)
-  simt::mma(kHalf ? simt::MmaType::kFloat16 : simt::MmaType::kBFloat16, d, a, b, c, simt::Site::current());
+  simt::mma(kHalf ? simt::MmaType::kFloat16 : simt::MmaType::kBFloat16, 16, d, a, b, c, simt::Site::current());
 #elif __CUDA_ARCH__ >= 800
   if constexpr (kHalf) {
     asm volatile(
@@ -151,11 +153,35 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
 #endif
 }
 
+// The same with depth 8: half of the work, where 16 would be half zeros.
+template <typename T>
+__device__ __forceinline__ void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1],
+                                            const float (&c)[4]) {
+  constexpr bool kHalf = std::is_same_v<T, __half>;
+  static_assert(kHalf || std::is_same_v<T, __nv_bfloat16>, "mma_m16n8k8 multiplies __half or __nv_bfloat16");
+#if !defined(__CUDACC__)
+  simt::mma(kHalf ? simt::MmaType::kFloat16 : simt::MmaType::kBFloat16, 8, d, a, b, c, simt::Site::current());
+#elif __CUDA_ARCH__ >= 800
+  if constexpr (kHalf) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %8, %9, %10};"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+  } else {
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %8, %9, %10};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b[0]), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
+  }
+#else
+  __trap();
+#endif
+}
+
 // The same with depth 8 for fp32 bits of which 10 mantissa bits take part (tf32). sm_80 and later.
 __device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                                  const float (&c)[4]) {
 #if !defined(__CUDACC__)
-  simt::mma(simt::MmaType::kTf32, d, a, b, c, simt::Site::current());
+  simt::mma(simt::MmaType::kTf32, 8, d, a, b, c, simt::Site::current());
 #elif __CUDA_ARCH__ >= 800
   asm volatile(
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -1,6 +1,12 @@
 #include "csrc/dispatch/device.h"
 
+#include "csrc/depthwise/depthwise_nchw.h"
+#include "csrc/depthwise/depthwise_ncl.h"
+#include "csrc/depthwise/depthwise_nhwc.h"
+#include "csrc/depthwise/depthwise_wgrad.h"
+#include "csrc/dilated/dilated.h"
 #include "csrc/naive/naive.h"
+#include "csrc/transposed/transposed.h"
 
 namespace convbound::device {
 

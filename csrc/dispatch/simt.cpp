@@ -70,11 +70,16 @@ void set_option(Options& options, std::string_view key, std::string_view value) 
     options.async_copy = one_of<AsyncCopy>(key, value, {{"eager", AsyncCopy::kEager}, {"late", AsyncCopy::kLate}});
   } else if (key == "seed") {
     options.seed = static_cast<uint64_t>(number(key, value));
+  } else if (key == "blocks") {
+    const size_t colon = std::min(value.find(':'), value.size());
+    options.first_block = static_cast<uint64_t>(number(key, value.substr(0, colon)));
+    options.blocks = static_cast<uint64_t>(number(key, value.substr(std::min(colon + 1, value.size()))));
   } else if (key == "workers") {
     options.workers = static_cast<int>(number(key, value));
   } else {
-    throw std::runtime_error("option " + std::string(key) +
-                             " is unknown; there are check, trace, profile=, order=, seed=, cp_async= and workers=");
+    throw std::runtime_error(
+        "option " + std::string(key) +
+        " is unknown; there are check, trace, profile=, order=, seed=, cp_async=, blocks= and workers=");
   }
 }
 

@@ -28,6 +28,7 @@ struct Call {
 //   order=forward  of the threads of a block: forward, reverse or random
 //   seed=0         of the random order
 //   cp_async=eager when a cp.async copies: eager (at once) or late (when it is waited for)
+//   blocks=0:100   only so many blocks of each grid, from the first number on
 //   workers=0      OS threads; 0 is one per core
 // Throws std::runtime_error for anything else.
 Options parse_options(std::string_view text);

@@ -61,6 +61,7 @@ const char* name_of(simt::AccessKind kind) {
 py::dict describe(const simt::SiteTrace& site) {
   const bool global = site.space == simt::Space::kGlobal;
   py::dict text;
+  text["pc"] = site.pc;
   text["location"] = site.location;
   text["space"] = global ? "global" : "shared";
   text["kind"] = name_of(site.kind);
@@ -130,6 +131,9 @@ void bind_device(py::module_& m) {
       py::arg("row"), py::arg("problem"), py::arg("arch"), py::arg("shared_per_block"),
       "Whether the row with this index could compute the problem on such a device.");
   m.def(
+      "device_launch", [](size_t row, const ConvProblem& problem) { return describe(row_at(row), problem); },
+      py::arg("row"), py::arg("problem"), "The row with this index and its launch for a problem that it serves.");
+  m.def(
       "simt_profile",
       [](const std::string& name) {
         const simt::Profile& profile = simt::find_profile(name);
@@ -144,10 +148,12 @@ void bind_device(py::module_& m) {
       [](Pass pass, const ConvProblem& problem, DType dtype, Layout layout, uintptr_t x, uintptr_t w, uintptr_t y,
          uintptr_t bias, const std::string& options, std::optional<size_t> row) {
         const auto pointer = [](uintptr_t address) { return reinterpret_cast<void*>(address); };
-        std::vector<std::max_align_t> workspace;
+        std::vector<std::byte> workspace;
         const auto allocate = [&](size_t bytes) {
-          workspace.resize(bytes / sizeof(std::max_align_t) + 1);
-          return static_cast<void*>(workspace.data());
+          constexpr uintptr_t kAlignment = 256;  // as cudaMalloc does: sectors are then counted alike each time
+          workspace.resize(bytes + kAlignment);
+          const auto begin = reinterpret_cast<uintptr_t>(workspace.data());
+          return pointer((begin + kAlignment - 1) / kAlignment * kAlignment);
         };
         simt::Call call{pass,     problem, dtype, layout, {pointer(x), pointer(w), pointer(y), pointer(bias)},
                         allocate, nullptr};

@@ -85,12 +85,13 @@ Block& this_threads_block() {
 // first block is found, whatever the number of workers.
 class Grid {
  public:
-  explicit Grid(const Launch& launch) : launch_(launch) {}
+  explicit Grid(const Launch& launch)
+      : launch_(launch), next_(launch.options.first_block), last_(launch.last_block()) {}
 
   void work() {
     Block& block = this_threads_block();
     block.begin_launch(launch_);
-    for (uint64_t index = next_++; index < launch_.blocks() && index < first_failed_; index = next_++) {
+    for (uint64_t index = next_++; index < last_ && index < first_failed_; index = next_++) {
       if (!block.run(index)) keep(block.failure());
     }
     if (launch_.options.trace) {
@@ -129,7 +130,8 @@ class Grid {
   static constexpr uint64_t kNone = UINT64_MAX;
 
   const Launch& launch_;
-  std::atomic<uint64_t> next_{0};
+  std::atomic<uint64_t> next_;
+  const uint64_t last_;  // and none from here on
   std::atomic<uint64_t> first_failed_{kNone};
   std::mutex mutex_;
   Failure failure_{};
@@ -160,7 +162,7 @@ std::string with_places(const std::string& text) {
 int worker_count(const Launch& launch) {
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   const int wanted = launch.options.workers > 0 ? launch.options.workers : cores;
-  return static_cast<int>(std::min<uint64_t>(static_cast<uint64_t>(wanted), launch.blocks()));
+  return static_cast<int>(std::min<uint64_t>(static_cast<uint64_t>(wanted), launch.last_block()));
 }
 
 }  // namespace

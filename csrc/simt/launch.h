@@ -1,6 +1,7 @@
 // One launch, as the workers see it: read-only while it runs.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "csrc/simt/cuda/runtime_api.h"
@@ -25,6 +26,12 @@ struct Launch {
 
   unsigned threads() const { return block.x * block.y * block.z; }
   uint64_t blocks() const { return static_cast<uint64_t>(grid.x) * grid.y * grid.z; }
+  // One past the last block that runs.
+  uint64_t last_block() const {
+    return options.first_block < blocks()
+               ? options.first_block + std::min(options.blocks, blocks() - options.first_block)
+               : options.first_block;
+  }
   size_t shared_bytes() const { return kernel->static_shared_bytes + dynamic_shared; }
   bool observed() const { return options.check || options.trace; }
 };

@@ -20,6 +20,7 @@ struct LoadMatrixCall {
 
 struct MmaCall {
   MmaType type;
+  int depth;
   float* d;
   const uint32_t* a;
   const uint32_t* b;
@@ -104,9 +105,9 @@ void load_matrix(uint32_t* registers, int matrices, bool transpose, const void* 
   current_block->collective(call);
 }
 
-void mma(MmaType type, float* d, const uint32_t* a, const uint32_t* b, const float* c, Site site) {
-  require(80, type == MmaType::kTf32 ? "mma.m16n8k8.tf32" : "mma.m16n8k16", site);
-  MmaCall fragments{type, d, a, b, c};
+void mma(MmaType type, int depth, float* d, const uint32_t* a, const uint32_t* b, const float* c, Site site) {
+  require(80, type == MmaType::kTf32 ? "mma.m16n8k8.tf32" : depth == 8 ? "mma.m16n8k8" : "mma.m16n8k16", site);
+  MmaCall fragments{type, depth, d, a, b, c};
   WarpCall call{WarpOp::kMma, 0xffffffffu, 0, 0, 32, 0, site, &fragments};
   current_block->collective(call);
 }
@@ -132,14 +133,14 @@ void complete_mma(WarpCall* const* calls) {
   const auto of = [&](int lane) -> const MmaCall& { return *static_cast<MmaCall*>(calls[lane]->payload); };
   const MmaType type = of(0).type;
   const int pack = type == MmaType::kTf32 ? 1 : 2;  // elements per register
-  const int depth = 8 * pack;
+  const int depth = of(0).depth, b_registers = depth / (4 * pack), a_registers = 2 * b_registers;
   float a[16][16], b[16][8], d[16][8];
   for (int lane = 0; lane < 32; ++lane) {
     const int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < a_registers; ++i) {
       for (int e = 0; e < pack; ++e) a[g + i % 2 * 8][t * pack + i / 2 * 4 * pack + e] = widen(type, of(lane).a[i], e);
     }
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < b_registers; ++i) {
       for (int e = 0; e < pack; ++e) b[t * pack + i * 4 * pack + e][g] = widen(type, of(lane).b[i], e);
     }
   }

@@ -37,6 +37,8 @@ struct Options {
   bool check = false;               // alignment, bounds, races, exactly-once
   bool check_uninitialized = true;  // with check: reads of shared memory, outputs and workspaces not yet written
   bool trace = false;               // count traffic
+  uint64_t first_block = 0;         // only the blocks from this one on run,
+  uint64_t blocks = UINT64_MAX;     // and this many: of a grid too large to emulate, on tensors too large to fill
   int workers = 0;                  // OS threads; 0: one per core
   int registers_per_thread = 0;     // as ptxas reports them, for resident blocks and launch limits; 0: not known
 };
@@ -49,7 +51,7 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   void add_tensor(std::string name, const void* base, size_t bytes, Role role);
-  void finish() const;  // with check: every byte of every output was written
+  void finish() const;  // with check: every byte of every output was written, unless only some blocks ran
 
   const Options& options() const { return options_; }
   const std::vector<LaunchTrace>& traces() const { return traces_; }

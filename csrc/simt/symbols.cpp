@@ -94,6 +94,8 @@ void replace_all(std::string& text, std::string_view from, std::string_view to) 
 std::string short_name(std::string name) {
   replace_all(name, "convbound::simt::Narrow<convbound::simt::Binary16>", "__half");
   replace_all(name, "convbound::simt::Narrow<convbound::simt::Brain16>", "__nv_bfloat16");
+  replace_all(name, "__half >", "__half>");  // as nvcc's names, which have no template there
+  replace_all(name, "__nv_bfloat16 >", "__nv_bfloat16>");
   replace_all(name, "(anonymous namespace)::", "");
   if (name.starts_with("void ")) name.erase(0, 5);
   if (!name.ends_with(')')) return name;
@@ -189,26 +191,46 @@ bool is_stand_in(const std::string& line) {
   return false;
 }
 
-std::string run_addr2line(const std::string& path, uint64_t offset) {
-  std::string quoted;
-  for (const char c : path) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  char hex[32];
-  std::snprintf(hex, sizeof(hex), "0x%llx", static_cast<unsigned long long>(offset));
-  const std::string command = "addr2line -i -e '" + quoted + "' " + hex + " 2>/dev/null";
-  std::string output;
+// What addr2line writes of one address: its inlined frames, innermost first.
+std::string chosen_line(std::string frames) {
+  size_t end = frames.find('\n');
+  while (is_stand_in(frames.substr(0, end)) && end + 1 < frames.size()) {
+    frames.erase(0, end + 1);
+    end = frames.find('\n');
+  }
+  frames.resize(std::min(end, frames.size()));
+  frames = frames.substr(0, frames.find(" (discriminator"));
+  if (frames.starts_with("??") || frames.ends_with(":?") || frames.ends_with(":0")) return "";
+  return frames.substr(frames.rfind('/') + 1);
+}
+
+// One process for all addresses of a module: reading its debug information is what takes the time.
+std::vector<std::string> run_addr2line(const std::string& path, uintptr_t base,
+                                       const std::vector<uintptr_t>& return_addresses) {
+  std::string command = "addr2line -a -i -e '";
+  for (const char c : path) command += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  command += "'";
+  for (const uintptr_t address : return_addresses) {
+    char hex[32];
+    std::snprintf(hex, sizeof(hex), " 0x%llx", static_cast<unsigned long long>(address - 1 - base));
+    command += hex;
+  }
+  command += " 2>/dev/null";
+  std::vector<std::string> frames;
   if (FILE* pipe = popen(command.c_str(), "r")) {
-    char buffer[512];
-    while (std::fgets(buffer, sizeof(buffer), pipe) != nullptr) output += buffer;
+    char buffer[4096];
+    while (std::fgets(buffer, sizeof(buffer), pipe) != nullptr) {
+      if (std::string_view(buffer).starts_with("0x")) {
+        frames.emplace_back();
+      } else if (!frames.empty()) {
+        frames.back() += buffer;
+      }
+    }
     pclose(pipe);
   }
-  size_t end = output.find('\n');
-  while (is_stand_in(output.substr(0, end)) && end + 1 < output.size()) {
-    output.erase(0, end + 1);
-    end = output.find('\n');
-  }
-  output.resize(std::min(end, output.size()));
-  output = output.substr(0, output.find(" (discriminator"));
-  return output.starts_with("??") || output.ends_with(":?") || output.ends_with(":0") ? "" : output;
+  frames.resize(return_addresses.size());
+  std::ranges::transform(frames, frames.begin(), chosen_line);
+  return frames;
 }
 
 }  // namespace
@@ -226,24 +248,35 @@ bool in_loaded_module(uintptr_t address) {
   return dl_iterate_phdr(visit_module, &found) != 0;
 }
 
-std::string source_line(uintptr_t return_address) {
-  const uintptr_t address = return_address - 1;
-  const Module& module = cache().module_at(address);
-  // /proc/self/exe would be addr2line itself in the child process.
-  char executable[4096];
-  std::string path = module.path;
-  if (path == "/proc/self/exe" && realpath(path.c_str(), executable) != nullptr) path = executable;
-  std::string line = run_addr2line(path, address - module.base);
-  if (!line.empty()) {
-    const size_t slash = line.rfind('/');
-    return slash == std::string::npos ? line : line.substr(slash + 1);
+std::vector<std::string> source_lines(const std::vector<uintptr_t>& return_addresses) {
+  static std::mutex mutex;
+  static std::map<uintptr_t, std::string> known;
+  const std::lock_guard lock(mutex);
+  std::map<const Module*, std::vector<uintptr_t>> wanted;
+  for (const uintptr_t address : return_addresses) {
+    if (known.try_emplace(address).second) wanted[&cache().module_at(address - 1)].push_back(address);
   }
-  const Symbol* symbol = function_at(module, address);
-  if (symbol == nullptr) return "";
-  char offset[32];
-  std::snprintf(offset, sizeof(offset), "+0x%llx",
-                static_cast<unsigned long long>(address - module.base - symbol->value));
-  return short_name(demangle(symbol->name)) + offset;
+  for (const auto& [module, addresses] : wanted) {
+    // /proc/self/exe would be addr2line itself in the child process.
+    char executable[4096];
+    std::string path = module->path;
+    if (path == "/proc/self/exe" && realpath(path.c_str(), executable) != nullptr) path = executable;
+    const std::vector<std::string> lines = run_addr2line(path, module->base, addresses);
+    for (size_t i = 0; i < addresses.size(); ++i) {
+      std::string& line = known[addresses[i]] = lines[i];
+      const Symbol* symbol = line.empty() ? function_at(*module, addresses[i] - 1) : nullptr;
+      if (symbol == nullptr) continue;
+      char offset[32];
+      std::snprintf(offset, sizeof(offset), "+0x%llx",
+                    static_cast<unsigned long long>(addresses[i] - 1 - module->base - symbol->value));
+      line = short_name(demangle(symbol->name)) + offset;
+    }
+  }
+  std::vector<std::string> lines;
+  for (const uintptr_t address : return_addresses) lines.push_back(known[address]);
+  return lines;
 }
+
+std::string source_line(uintptr_t return_address) { return source_lines({return_address}).front(); }
 
 }  // namespace convbound::simt

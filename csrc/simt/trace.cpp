@@ -36,9 +36,10 @@ double LaunchTrace::coalescing() const { return ratio(sectors, ideal_sectors); }
 double LaunchTrace::bank_conflicts() const { return ratio(wavefronts, ideal_wavefronts); }
 
 void LaunchTrace::locate() {
-  for (SiteTrace& site : sites) {
-    if (site.location.empty()) site.location = source_line(site.pc);
-  }
+  std::vector<uintptr_t> pcs;
+  for (const SiteTrace& site : sites) pcs.push_back(site.pc);
+  const std::vector<std::string> lines = source_lines(pcs);
+  for (size_t i = 0; i < sites.size(); ++i) sites[i].location = lines[i];
 }
 
 std::string to_string(const LaunchTrace& trace) {

@@ -10,8 +10,8 @@ import torch
 from support import device as registry
 from support.check import Results, assert_exact, expected, run
 from support.data import Operands, Sign, amid_nan, integers
+from support.edges import EDGES, walk
 from support.problems import PROBLEMS
-from test_simt_exact import EDGES
 
 from convbound import fakes
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
@@ -45,7 +45,7 @@ def served(row: dict[str, Any], target: Target) -> list[ConvProblem]:
     """The problems that the row computes there."""
     limits = (target.arch, target.shared_per_block)
     serves = registry.introspect.device_serves
-    return [p for p in (*PROBLEMS, *EDGES) if serves(row["index"], registry.native(p), *limits)]
+    return [p for p in walk(row["name"]) if serves(row["index"], registry.native(p), *limits)]
 
 
 def row_checks(target: Target) -> Iterator[Check]:
@@ -110,6 +110,21 @@ def written_beside(tensor: torch.Tensor) -> int:
     return int((~buffer.isnan()).sum())
 
 
+# As many channels as the tiles of Triton's products take, which the interpreter would be too slow for.
+PRODUCTS = tuple(
+    map(
+        ConvProblem.parse,
+        """
+        mb2g2ic512ih9iw8oc512kh3ph1 grouped:two groups
+        mb2g2ic512ih9iw8oc512kh3sh2ph1 grouped:strided
+        mb2g16ic128ih9iw8oc128kh3ph1 grouped:packs
+        mb2g16ic128ih9iw8oc128kh3sh2ph1 grouped:strided packs
+        mb2ic96ih9iw8oc136kh3ph1 dense:channels beyond a tile
+        """.strip().splitlines(),
+    )
+)
+
+
 def triton_checks(target: Target) -> Iterator[Check]:
     """Every row of the table of Triton kernels on every problem that it serves; each compiles first."""
     if "triton" not in target.backends:
@@ -118,7 +133,7 @@ def triton_checks(target: Target) -> Iterator[Check]:
 
     for row in KERNELS:
         for dtype in row.dtypes:
-            for problem in PROBLEMS:
+            for problem in (*PROBLEMS, *PRODUCTS):
                 if row.serves(problem, row.pass_, dtype, row.layout, target.arch):
                     name = f"row triton {row.name} {DTYPE_NAMES[dtype]} {problem}"
                     yield Check(name, partial(check_triton_row, row, dtype, problem))

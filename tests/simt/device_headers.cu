@@ -32,6 +32,8 @@ __global__ void __launch_bounds__(32) every_wrapper(const __grid_constant__ Para
   float sums[4] = {};
   ptx::mma_m16n8k16<__half>(sums, four, two, sums);
   ptx::mma_m16n8k16<__nv_bfloat16>(sums, four, two, sums);
+  ptx::mma_m16n8k8<__half>(sums, two, one, sums);
+  ptx::mma_m16n8k8<__nv_bfloat16>(sums, two, one, sums);
   ptx::mma_m16n8k8_tf32(sums, four, two, sums);
   p.y[lane] = sums[0] + sums[1] + sums[2] + sums[3] + static_cast<float>(one[0]);
 }

@@ -236,41 +236,46 @@ void async_zero_fill() {
   for (int i = 0; i < 128; ++i) check_equal(out[i], i % 4 < i / 4 % 5 ? i % 4 + 1.0f : 0.0f, "element");
 }
 
-// C = A * B for one 16x8 tile, A and B read by ldmatrix (B transposed on the way, for it lies in rows of N).
+// C = 1 + A * B for one 16x8 tile, A and B read by ldmatrix (B transposed on the way, for it lies in rows of N), depth
+// 16 or 8.
 template <typename T>
 struct Product {
-  const T* a;  // 16 x 16
-  const T* b;  // 16 x 8
+  const T* a;  // 16 x depth
+  const T* b;  // depth x 8
   float* c;    // 16 x 8
 };
 
-template <typename T>
+template <typename T, int kDepth>
 __global__ void __launch_bounds__(32) multiply(const __grid_constant__ Product<T> p) {
-  __shared__ __align__(16) T a[16 * 16];
-  __shared__ __align__(16) T b[16 * 8];
+  __shared__ __align__(16) T a[16 * kDepth];
+  __shared__ __align__(16) T b[kDepth * 8];
   const int lane = static_cast<int>(threadIdx.x);
-  for (int i = lane; i < 256; i += 32) a[i] = p.a[i];
-  for (int i = lane; i < 128; i += 32) b[i] = p.b[i];
+  for (int i = lane; i < 16 * kDepth; i += 32) a[i] = p.a[i];
+  for (int i = lane; i < kDepth * 8; i += 32) b[i] = p.b[i];
   __syncwarp();
-  uint32_t a_fragment[4], b_fragment[2];
-  ptx::ldmatrix<4>(a_fragment, a + lane % 16 * 16 + lane / 16 * 8);
-  ptx::ldmatrix<2, true>(b_fragment, b + lane % 16 * 8);
+  uint32_t a_fragment[kDepth / 4], b_fragment[kDepth / 8];
+  ptx::ldmatrix<kDepth / 4>(a_fragment, a + lane % 16 * kDepth + lane / 16 % (kDepth / 8) * 8);
+  ptx::ldmatrix<kDepth / 8, true>(b_fragment, b + lane % kDepth * 8);
   float sums[4] = {1, 1, 1, 1};
-  ptx::mma_m16n8k16<T>(sums, a_fragment, b_fragment, sums);
+  if constexpr (kDepth == 16) {
+    ptx::mma_m16n8k16<T>(sums, a_fragment, b_fragment, sums);
+  } else {
+    ptx::mma_m16n8k8<T>(sums, a_fragment, b_fragment, sums);
+  }
   for (int i = 0; i < 4; ++i) p.c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sums[i];
 }
 
-template <typename T>
+template <typename T, int kDepth>
 void matrix_product() {
-  Buffer<T> a(256), b(128);
+  Buffer<T> a(16 * kDepth), b(kDepth * 8);
   Buffer<float> c(128);
   a.fill([](size_t i) { return T(static_cast<float>(i * 7 % 23) - 11); });
   b.fill([](size_t i) { return T(static_cast<float>(i * 5 % 19) - 9); });
-  launch("multiply", multiply<T>, {.block_x = 32}, nullptr, {a.data, b.data, c.data});
+  launch("multiply", multiply<T, kDepth>, {.block_x = 32}, nullptr, {a.data, b.data, c.data});
   for (size_t m = 0; m < 16; ++m) {
     for (size_t n = 0; n < 8; ++n) {
       float sum = 1;
-      for (size_t k = 0; k < 16; ++k) sum += float(a[m * 16 + k]) * float(b[k * 8 + n]);
+      for (size_t k = 0; k < kDepth; ++k) sum += float(a[m * kDepth + k]) * float(b[k * 8 + n]);
       check_equal(c[m * 8 + n], sum, "C");
     }
   }
@@ -345,8 +350,10 @@ const Register kCases[] = {
     {"async_ring-late", [] { async_ring(simt::AsyncCopy::kLate, "sm_80"); }},
     {"async_ring-sm_75", [] { async_ring(simt::AsyncCopy::kLate, "sm_75"); }},
     {"async_zero_fill", async_zero_fill},
-    {"matrix_product-half", matrix_product<__half>},
-    {"matrix_product-bfloat16", matrix_product<__nv_bfloat16>},
+    {"matrix_product-half", matrix_product<__half, 16>},
+    {"matrix_product-bfloat16", matrix_product<__nv_bfloat16, 16>},
+    {"matrix_product-half-depth_8", matrix_product<__half, 8>},
+    {"matrix_product-bfloat16-depth_8", matrix_product<__nv_bfloat16, 8>},
     {"matrix_product-tf32", matrix_product_tf32},
     {"shared_memory_is_poisoned", shared_memory_is_poisoned},
     {"depthwise3x3-float", [] { depthwise<float>({}); }},

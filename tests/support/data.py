@@ -99,7 +99,7 @@ def amid_nan(tensor: Tensor, channels_last: bool, offset: int = 65) -> Tensor:
     """The tensor, dense in the layout, as a view at an odd offset of a buffer that is NaN everywhere else.
 
     What a kernel reads beside the tensor and lets into a result then shows; and nothing is better aligned than its
-    elements are, unless `offset` is even.
+    elements are, unless `offset` is even (torch aligns a buffer to 64 bytes).
     """
     dense = to_layout(tensor, channels_last and tensor.dim() > 1)
     buffer = torch.full((tensor.numel() + 130,), torch.nan, dtype=tensor.dtype, device=tensor.device)

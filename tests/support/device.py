@@ -52,20 +52,28 @@ def select(problem: ConvProblem, row: dict[str, Any], profile: str) -> dict[str,
 
 
 def run_row(
-    row: dict[str, Any], operands: Operands, problem: ConvProblem, options: str, registered_pass: str | None = None
+    row: dict[str, Any],
+    operands: Operands,
+    problem: ConvProblem,
+    options: str,
+    registered_pass: str | None = None,
+    *,
+    aligned: bool = False,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """The results of one row by name, from operands amid NaN into outputs amid NaN; and the traces, if asked for.
 
     The checker is told that the row computes `registered_pass`, its own unless a test of the checker says otherwise.
+    No tensor is better aligned than its elements, unless `aligned` asks for multiples of 64 bytes.
     """
     pass_ = row["pass"].name
     channels_last = row["layout"].name == "NHWC"
     dtype = operands.x.dtype
-    t = operands.map(lambda tensor: amid_nan(tensor, channels_last))
+    offset = 64 if aligned else 65
+    t = operands.map(lambda tensor: amid_nan(tensor, channels_last, offset))
 
     def output(shape: tuple[int, ...]) -> Tensor:
         like = fakes.empty_dense(torch.empty(0, dtype=dtype), shape, channels_last and len(shape) > 1)
-        return amid_nan(like.fill_(torch.nan), channels_last)
+        return amid_nan(like.fill_(torch.nan), channels_last, offset)
 
     written = {"fprop": ("y",), "dgrad": ("x",), "wgrad": ("w", "bias")}[pass_]
     shapes = {"x": problem.x_shape, "w": problem.w_shape, "y": problem.y_shape, "bias": (problem.k,)}

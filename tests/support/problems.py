@@ -25,10 +25,15 @@ PROBLEMS = tuple(
         g16ic16ih14iw17oc16kh3ph1 depthwise:3x3
         mb2g17ic17ih9iw20oc17kh7kw5ph3pw2 depthwise:7x5
         mb2g5ic5ih11iw13oc15kh5kw3sh2sw3ph2pw0 depthwise:multiplier and strides
+        mb2g8ic8ih9iw11oc8kh3sh2ph1 depthwise:3x3 stride 2
+        mb2g40ic40ih13iw16oc40kh5ph2 depthwise:5x5
+        g24ic24ih12iw17oc24kh5sh2ph2 depthwise:5x5 stride 2
+        mb3g24ic24ih7iw8oc24kh7ph3 depthwise:7x7
         mb2g8ic8ih12iw21oc8kh3ph2dh2 depthwise:dilated
         g3ic3ih15iw9oc3kh2kw4sh1sw2ph0pw3dh3dw1 depthwise:even filter
         g4ic4ih10iw12oc4kh3sh2eh1ew1 depthwise:padded at the end only
         mb3g6ic6iw29oc6kw4pw3ew0 depthwise:causal 1-D
+        mb2g16ic16iw40oc16kw4pw3ew0 depthwise:causal 1-D, rows of whole vectors
         g4ic4id5ih6iw7oc4kd3kh2kw1sd2sh1sw1pd1ph0 depthwise:3-D
         mb2g4ic8ih9iw7oc12kh3ph1 grouped:3x3
         mb2g2ic6ih10iw11oc4kh3sh2ph1 grouped:strided
@@ -49,6 +54,18 @@ PROBLEMS = tuple(
         ic2iw16oc3kw3sw2pw1 transposed:1-D
         g2ic4id6ih5iw8oc2kd2kh3kw4sd2sh1sw2pd0ph1 transposed:3-D
         mb8g2ic2ih28iw30oc2kh3ph1 depthwise:long sum in wgrad
+        mb2g16ic16ih13iw18oc16kh3sh2ph1 depthwise:3x3 stride 2
+        g8ic8ih10iw13oc8kh4sh2ph1 depthwise:4x4 stride 2
+        g8ic8ih12iw9oc8kh5sh2ph2 depthwise:5x5 stride 2
+        g8ic8ih17iw12oc8kh7sh2ph3 depthwise:7x7 stride 2
+        g8ic8ih9iw14oc8kh2kw5ph1pw4dh3dw2 depthwise:dilated 2x5
+        mb2g8ic8iw50oc8kw4pw12ew0dw4 depthwise:dilated causal 1-D
+        g4ic4ih17iw15oc8kh3sh3sw1ph2 depthwise:multiplier, stride in height alone
+        g3ic3ih9iw10oc3kh5ph2 depthwise:5x5
+        mb2g3ic3ih11iw9oc6kh5sh2ph2 depthwise:5x5, multiplier and stride
+        g3ic3ih12iw9oc3kh7ph3 depthwise:7x7
+        g2ic2ih9iw12oc2kh7sh2ph3 depthwise:7x7, stride
+        g2ic2ih30iw23oc2kh13ph6 depthwise:13x13
         """.strip().splitlines(),
     )
 )

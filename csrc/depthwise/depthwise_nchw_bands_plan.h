@@ -1,0 +1,153 @@
+// How the bands kernel (depthwise_nchw_bands.h) shares planes out to blocks, warps and lanes. Host code.
+#pragma once
+
+#include <algorithm>
+
+#include "csrc/depthwise/depthwise_nchw_problem.h"
+
+namespace convbound::depthwise {
+
+// Input and output of a block: several blocks have to fit on a multiprocessor. A few planes of up to 56 x 56 floats
+// fit whole; larger planes are cut into bands.
+constexpr int kBlockBytes = 28 * 1024;
+// Until here a block takes more planes, to have more to do at once.
+constexpr int kManyPlanesBytes = 20 * 1024;
+// The most that a band of very wide rows may take; wider ones are for the tiled kernel. Fits into every device's 99 KB.
+constexpr int kMostBytes = 96 * 1024;
+// Warps of a block, as a rule; and where that many planes have to lie beside each other.
+constexpr int kWarps = 4;
+constexpr int kMostWarps = 8;
+constexpr int kLanes = 32;
+
+struct BandPlan {
+  int columns;           // groups of outputs that one thread computes side by side, per row
+  int band_rows, bands;  // rows of output in a block, and blocks for one plane
+  int planes;            // per block and image; 1 where there are bands
+  int images;            // per block, of the same channels
+  int segments, lanes;   // a row wider than a warp is cut into segments of so many columns, one for each lane
+  int slot_log2;         // lanes of a slot; a warp has 32 / slot planes
+  int apart_log2;        // the planes of a warp lie this many planes apart, so that they fall on other banks
+  int sets_log2;         // warps beside each other on further planes
+  int threads;
+  int x_bytes, w_bytes, y_bytes;  // of shared memory, x and y of each image, each with room for any address modulo 16
+
+  int shared_bytes() const { return images * (x_bytes + y_bytes) + w_bytes; }
+};
+
+// What a kernel instance is made for.
+struct BandShape {
+  int element, columns, strip, access;  // bytes; outputs of a thread along W and H; bytes of a shared load
+};
+
+constexpr int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
+
+constexpr int log2_up(int value) {
+  int result = 0;
+  for (int reach = 1; reach < value; reach *= 2) result++;
+  return result;
+}
+
+// The most 4-byte words on one bank when lanes load what they share out so: 1 is ideal. Lanes with 8 bytes go by
+// half-warps.
+constexpr int bank_conflicts(int plane_bytes, int lane_bytes, int columns, int slot_log2, int apart, int access) {
+  const int at_once = access == 8 ? kLanes / 2 : kLanes, per_lane = std::max(1, access / 4);
+  int most = 1;
+  for (int first = 0; first < kLanes; first += at_once) {
+    int words[kLanes * 2] = {}, count = 0, on_bank[kLanes] = {};
+    for (int i = 0; i < at_once; i++) {
+      const int lane = first + i, column = lane & ((1 << slot_log2) - 1);
+      if (column >= columns) continue;
+      for (int k = 0; k < per_lane; k++) {
+        words[count++] = ((lane >> slot_log2) * apart * plane_bytes + column * lane_bytes) / 4 + k;
+      }
+    }
+    std::sort(words, words + count);
+    count = static_cast<int>(std::unique(words, words + count) - words);
+    for (int i = 0; i < count; i++) most = std::max(most, ++on_bank[words[i] % kLanes]);
+  }
+  return most;
+}
+
+constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
+  BandPlan plan{};
+  const int64_t in_row = int64_t{p.in_w} * shape.element, out_row = int64_t{p.out_w} * shape.element;
+  const int64_t whole = p.in_h * in_row + p.out_h * out_row;
+  const auto band_bytes = [&](int64_t rows) {
+    return std::min<int64_t>(p.in_h, (rows - 1) * p.stride_h + p.filter_h) * in_row + rows * out_row;
+  };
+  plan.columns = divide_up(p.out_w, shape.columns);
+  plan.band_rows = p.out_h;
+  plan.bands = 1;
+  if (whole > kBlockBytes) {
+    int rows = shape.strip;
+    for (int more = rows + shape.strip; more < p.out_h; more += shape.strip) {
+      if (band_bytes(more) <= kBlockBytes) rows = more;
+    }
+    plan.bands = divide_up(p.out_h, rows);
+    plan.band_rows = divide_up(divide_up(p.out_h, plan.bands), shape.strip) * shape.strip;
+    plan.bands = divide_up(p.out_h, plan.band_rows);
+  }
+  const int strips = divide_up(plan.band_rows, shape.strip);
+  plan.segments = divide_up(plan.columns, kLanes);
+  plan.lanes = divide_up(plan.columns, plan.segments);
+  plan.planes = 1;
+  if (plan.bands > 1 || plan.segments > 1) {
+    const int units = strips * plan.segments;
+    plan.slot_log2 = 5;
+    plan.threads = divide_up(units, divide_up(units, kWarps)) * kLanes;
+  } else {
+    plan.slot_log2 = log2_up(plan.columns);
+    const int groups = kLanes >> plan.slot_log2;
+    const auto conflicts = [&](int apart) {
+      return bank_conflicts(static_cast<int>(p.in_h * in_row), shape.columns * p.stride_w * shape.element, plan.columns,
+                            plan.slot_log2, apart, shape.access) +
+             bank_conflicts(static_cast<int>(p.out_h * out_row), shape.columns * shape.element, plan.columns,
+                            plan.slot_log2, apart, shape.columns == 2 ? shape.access : shape.element);
+    };
+    int fewest = conflicts(1);
+    for (int log2 = 1; log2 < 4; log2++) {
+      const int found = conflicts(1 << log2);
+      if (found < fewest && (groups << log2) * whole <= kBlockBytes) {
+        fewest = found;
+        plan.apart_log2 = log2;
+      }
+    }
+    plan.planes = groups << plan.apart_log2;
+    constexpr int kTooMany = kWarps / 2 + 1;  // warps, to have twice as many
+    for (int warps = strips << plan.apart_log2; warps < kTooMany; warps *= 2) {
+      if (2 * plan.planes * whole <= kManyPlanesBytes) {
+        plan.sets_log2++;
+        plan.planes *= 2;
+      }
+    }
+    const int plane_warps = 1 << (plan.apart_log2 + plan.sets_log2);
+    const int passes = divide_up(strips, std::max(1, kWarps / plane_warps));
+    plan.threads = plane_warps * divide_up(strips, passes) * kLanes;
+  }
+  // Filters of more than a fifth of the planes' size are read once for two images.
+  const int planes_size = p.in_h * p.in_w + p.out_h * p.out_w;
+  const bool large_filter = plan.bands == 1 && 5 * p.filter_h * p.filter_w > planes_size;
+  const bool even_groups = p.multiplier == 1 && p.filters % plan.planes == 0 && p.planes > p.filters;
+  plan.images = large_filter && even_groups && 2 * plan.planes * whole <= kBlockBytes ? 2 : 1;
+  const auto padded = [&](int64_t elements) {
+    return static_cast<int>(std::min<int64_t>((elements * shape.element + 31) / 16 * 16, 1 << 30));
+  };
+  const int x_planes = p.multiplier == 1 ? plan.planes : (plan.planes - 1) / p.multiplier + 2;
+  const int64_t in_rows = plan.bands == 1 ? p.in_h : (plan.band_rows - 1) * int64_t{p.stride_h} + p.filter_h;
+  plan.x_bytes = padded(x_planes * std::min<int64_t>(p.in_h, in_rows) * p.in_w);
+  plan.w_bytes = padded(int64_t{plan.planes} * p.filter_h * p.filter_w);
+  plan.y_bytes = padded(int64_t{plan.planes} * plan.band_rows * p.out_w);
+  return plan;
+}
+
+inline LaunchShape bands_shape(const PlaneProblem& p, const BandPlan& plan) {
+  LaunchShape shape;
+  const int64_t images = p.planes / p.filters;
+  shape.grid_x = plan.images == 1 ? (p.planes + plan.planes - 1) / plan.planes * plan.bands
+                                  : (images + plan.images - 1) / plan.images * (p.filters / plan.planes);
+  shape.block_x = plan.threads;
+  shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
+  return shape;
+}
+
+}  // namespace convbound::depthwise

@@ -1,0 +1,99 @@
+// How the tiled kernel (depthwise_nchw_tiled.h) shares planes out to blocks and threads. Host code.
+#pragma once
+
+#include <algorithm>
+
+#include "csrc/depthwise/depthwise_nchw_problem.h"
+
+namespace convbound::depthwise {
+
+constexpr int kTiledThreads = 128;
+constexpr int kTiledRows = 4;  // of output per thread
+// Of shared memory: what a block may take with several planes, and what every device that runs sm_80 code can give.
+constexpr int kSeveralPlanesBytes = 32 * 1024;
+constexpr int kMostTiledBytes = 96 * 1024;
+
+struct TiledPlan {
+  int slot_log2;         // lanes that lie beside each other along W
+  int columns, rows;     // groups of outputs in a tile: per row, and of kTiledRows rows
+  int tiles_h, tiles_w;  // of a plane
+  int planes;            // per block
+  int threads;
+  int in_rows, pitch;  // of the input tile, in elements
+  int skew;            // elements between every kTiledRows rows of it, for other banks
+  int plane_elements;  // from one plane's tile to the next one's
+  int filter_pitch;    // floats of a row of the filter
+  int filter_stride;   // floats from one plane's filter to the next one's
+  int chunk_log2;      // lanes that load one row of the input tile
+  int x_bytes, w_bytes, y_bytes;
+
+  int shared_bytes() const { return x_bytes + w_bytes + y_bytes; }
+};
+
+struct TiledShape {
+  int element, columns;  // bytes; outputs of a thread along W
+};
+
+inline TiledPlan plan_tiled(const PlaneProblem& p, const TiledShape& shape) {
+  const auto divide_up = [](int value, int divisor) { return (value + divisor - 1) / divisor; };
+  const auto log2_up = [](int value) {
+    int result = 0;
+    for (int reach = 1; reach < value; reach *= 2) result++;
+    return result;
+  };
+  constexpr int kWidest = 128;  // columns of output in a tile
+  const int vector = 16 / shape.element;
+  TiledPlan plan{};
+  const int all_columns = divide_up(p.out_w, shape.columns), all_rows = divide_up(p.out_h, kTiledRows);
+  plan.tiles_w = divide_up(all_columns, kWidest / shape.columns);
+  plan.columns = divide_up(all_columns, plan.tiles_w);
+  plan.slot_log2 = log2_up(plan.columns);
+  const int slot = 1 << plan.slot_log2;
+  // What a tile of some rows and planes takes.
+  const auto size_up = [&](int rows, int planes) {
+    plan.rows = rows;
+    plan.planes = planes;
+    plan.tiles_h = divide_up(all_rows, rows);
+    plan.in_rows = (rows * kTiledRows - 1) * p.stride_h + p.filter_h;
+    // Vectors of input are loaded as far as whole chunks of taps reach.
+    plan.pitch = divide_up((plan.columns * shape.columns - 1) * p.stride_w + 1 + divide_up(p.filter_w, vector) * vector,
+                           vector) *
+                 vector;
+    const int wavefront = 8 * vector;  // 128 bytes: threads below each other should start where their upper one ends
+    const auto until = [&](int at, int wanted) { return ((wanted - at) % wavefront + wavefront) % wavefront; };
+    plan.skew = shape.columns > 1 ? until(kTiledRows * plan.pitch, slot * vector) : 0;
+    const int elements = plan.in_rows * plan.pitch + divide_up(plan.in_rows, kTiledRows) * plan.skew;
+    plan.plane_elements = elements + until(elements, rows * slot * vector);
+    plan.filter_pitch = divide_up(p.filter_w, 4) * 4;
+    plan.filter_stride = divide_up(p.filter_h * plan.filter_pitch, 32) * 32 + 4;
+    plan.x_bytes = planes * plan.plane_elements * shape.element;
+    plan.w_bytes = planes * plan.filter_stride * 4;
+    const int out_row = std::min(plan.columns * shape.columns, p.out_w);
+    plan.y_bytes = divide_up(planes * rows * kTiledRows * out_row * shape.element, 16) * 16 + 16;
+    return plan.shared_bytes();
+  };
+  const int most_rows = std::max(1, kTiledThreads >> plan.slot_log2);
+  int rows = divide_up(all_rows, divide_up(all_rows, most_rows));
+  for (int halvings = 0; halvings < 5; halvings++) {
+    if (size_up(rows, 1) > kMostTiledBytes) rows = divide_up(rows, 2);
+  }
+  const int one = size_up(rows, 1);
+  int planes = 1;
+  if (plan.tiles_h * plan.tiles_w == 1) {
+    planes = std::max(1, std::min(kTiledThreads / (slot * rows), kSeveralPlanesBytes / one));
+  }
+  size_up(rows, planes);
+  plan.threads = divide_up(slot * rows * planes, 32) * 32;
+  plan.chunk_log2 = std::min(5, log2_up(plan.pitch / vector + 1));
+  return plan;
+}
+
+inline LaunchShape tiled_shape(const PlaneProblem& p, const TiledPlan& plan) {
+  LaunchShape shape;
+  shape.grid_x = (p.planes + plan.planes - 1) / plan.planes * plan.tiles_h * plan.tiles_w;
+  shape.block_x = plan.threads;
+  shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
+  return shape;
+}
+
+}  // namespace convbound::depthwise

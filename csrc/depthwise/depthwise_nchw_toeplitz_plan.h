@@ -1,0 +1,154 @@
+// How the Toeplitz kernel (depthwise_nchw_toeplitz.h) shares planes out to blocks, warps and products. Host code.
+#pragma once
+
+#include <algorithm>
+
+#include "csrc/depthwise/depthwise_nchw_problem.h"
+
+namespace convbound::depthwise {
+
+constexpr int kToeplitzThreads = 128;
+// One product makes a tile of 16 rows and 8 columns of output from a strip of 8 columns of input, 16 bytes of each row,
+// or from a window of two strips of which the first has an even number.
+constexpr int kProductRows = 16, kStrip = 8, kWindow = 2 * kStrip;
+constexpr int kWavefront = 64;  // elements that all banks of shared memory give at once
+// Shared memory of a block: while that lasts it takes more images of its filter; a plane larger than the second is cut
+// into bands; and what every device that runs sm_80 code can give.
+constexpr int kSeveralImagesBytes = 40 * 1024, kWholePlaneBytes = 72 * 1024, kMostToeplitzBytes = 96 * 1024;
+
+// The sums that a warp keeps: `tall` times 16 rows of `tiles` times 8 columns, each from `strips` strips at a time.
+struct ToeplitzShape {
+  int strips, tiles, tall;
+};
+
+struct ToeplitzPlan {
+  ToeplitzShape shape;
+  int images;             // of one filter in a block; rows of theirs that have the same number lie beside each other
+  int team_log2;          // threads that copy one image
+  int bands, band_rows;   // of a plane's output
+  int lead;               // columns of the first tile that lie left of the plane
+  int shift;              // columns between the first one of a tile's first strip and the first one that it needs
+  int chunks;             // of shape.windows windows, which together hold a tile's columns of input
+  int column_groups;      // of shape.tiles tiles
+  int skip, left, width;  // columns of the input that are left out, of zeros before the first, of input
+  int columns, pitch;     // of a row in shared memory: those that are read, and to the next row, in elements
+  int zeros;              // elements before the rows
+  int filter_pitch, odd_copy;  // of a row of the filter, and from one copy of the filter to the other one, in elements
+  int x_bytes, w_bytes, raw_bytes, y_bytes;  // of shared memory; y for each image
+
+  int shared_bytes() const { return x_bytes + w_bytes + raw_bytes + images * y_bytes; }
+};
+
+// Instructions that a thread executes per image with `images` of them in a block, fitted to counts of machine code:
+// those of a block, of an image, of an output, and of the 16 or 32 rows that a warp takes at once and each filter row
+// that reaches the input from there.
+inline double toeplitz_cost(const PlaneProblem& p, const ToeplitzPlan& plan, int images) {
+  constexpr double kOfBlock = 400, kOfImage = 41, kOfOutput = 0.122, kOfUnit = 170, kOfRow = 14, kOfProduct = 1.6;
+  constexpr int kWarps = kToeplitzThreads / 32;
+  const int rows = kProductRows * plan.shape.tall;
+  const int units = (std::min(p.out_h, plan.band_rows) * images + rows - 1) / rows * plan.column_groups;
+  const double products = plan.shape.tall * plan.shape.tiles * plan.chunks * (plan.shape.strips + 1) / 2.0;
+  const int steps = std::min(p.filter_h, p.in_h + (rows - 1) / images);
+  const double of_unit = kOfUnit + steps * (kOfRow * plan.chunks + kOfProduct * products);
+  const double of_blocks = plan.bands * (kOfBlock + (units + kWarps - 1) / kWarps * of_unit) / images;
+  return of_blocks + kOfImage + kOfOutput * p.out_h * p.out_w;
+}
+
+// Whether it executes less than half of what the FMA kernel (depthwise_nchw_tiled.h) does for 4 rows of 8 columns: 1.75
+// or 2.5 instructions per tap, as counted.
+inline bool toeplitz_halves(const PlaneProblem& p, const ToeplitzPlan& plan) {
+  const double of_tap = p.filter_w > 8 ? 2.5 : 1.75;
+  const double columns = (p.out_w + 7) / 8 * 8, rows = (p.out_h + 3) / 4 * 4;
+  return 2 * kToeplitzThreads * toeplitz_cost(p, plan, plan.images) < of_tap * p.filter_h * p.filter_w * rows * columns;
+}
+
+// Where columns lie, with tiles that begin `lead` columns left of the plane.
+inline ToeplitzPlan arrange_columns(const PlaneProblem& p, int lead, const ToeplitzShape& shape) {
+  const auto divide_up = [](int value, int divisor) { return (value + divisor - 1) / divisor; };
+  constexpr int kFewestStrips = 2, kMostStrips = 5;
+  ToeplitzPlan plan{};
+  plan.lead = lead;
+  plan.shift = ((-lead - p.pad_w) % kStrip + kStrip) % kStrip;
+  const int needed = std::max(divide_up(kStrip - 1 + p.filter_w + plan.shift, kStrip), kFewestStrips);
+  plan.chunks = divide_up(needed, kMostStrips);
+  plan.shape = {divide_up(needed, plan.chunks), shape.tiles, shape.tall};
+  plan.column_groups = divide_up(divide_up(p.out_w + lead, kStrip), shape.tiles);
+  const int strips = plan.chunks * plan.shape.strips, before = lead + p.pad_w + plan.shift;
+  plan.columns = (plan.column_groups * shape.tiles + strips - 1) * kStrip;
+  plan.skip = std::max(-before, 0);
+  plan.left = std::min(std::max(before, 0), plan.columns);
+  plan.width = std::max(0, std::min(p.in_w - plan.skip, plan.columns - plan.left));
+  // Eight rows of a strip fall on different banks.
+  plan.pitch = plan.columns % 16 == 0 ? plan.columns + 8 : plan.columns;
+  // A row of zeros, to be read from the bank on which the row begins that it stands for.
+  plan.zeros = divide_up(plan.columns + kWavefront, kWavefront) * kWavefront;
+  plan.filter_pitch = (strips + 1) * kStrip;
+  plan.odd_copy = divide_up(p.filter_h * plan.filter_pitch, 64) * 64 + 32;
+  return plan;
+}
+
+// What a block takes: bands of a plane, or images.
+inline void share_out(ToeplitzPlan& plan, const PlaneProblem& p, int64_t images_of_all) {
+  const auto divide_up = [](int value, int divisor) { return (value + divisor - 1) / divisor; };
+  constexpr int kElement = 2;
+  const auto size_up = [&](int band_rows, int images) {
+    plan.images = images;
+    plan.band_rows = band_rows;
+    plan.bands = divide_up(p.out_h, band_rows);
+    const int in_rows = std::min(p.in_h, band_rows + p.filter_h - 1);
+    plan.x_bytes = (in_rows * images * plan.pitch + plan.zeros) * kElement;
+    // Rows of an odd length wait where the output will lie until they are moved to their columns.
+    plan.y_bytes = divide_up(std::max(in_rows * p.in_w, band_rows * p.out_w) * kElement, 16) * 16 + 16;
+    return plan.shared_bytes();
+  };
+  plan.w_bytes = 2 * plan.odd_copy * kElement;
+  plan.raw_bytes = divide_up(p.filter_h * p.filter_w * kElement, 16) * 16 + 16;
+  constexpr int kMostBands = 64;
+  for (int bands = 1; bands < kMostBands; bands++) {
+    const int rows = bands == 1 ? p.out_h : divide_up(divide_up(p.out_h, bands), kProductRows) * kProductRows;
+    if (size_up(rows, 1) <= kWholePlaneBytes) break;
+  }
+  // More images only where they save a twentieth of the instructions and leave every multiprocessor two blocks.
+  constexpr int64_t kMostImages = 16, kBlocksWanted = 264;
+  constexpr double kBetter = 0.95;
+  const int64_t most = plan.bands == 1 ? std::min({kMostImages, images_of_all, p.planes / kBlocksWanted}) : 1;
+  const auto cost_of_all = [&](int count) {
+    const int64_t blocks = (images_of_all + count - 1) / count;
+    return static_cast<double>(blocks * count) * toeplitz_cost(p, plan, count);
+  };
+  const int64_t end = most + 1;
+  int images = 1;
+  for (int count = 2; count < end; count++) {
+    if (size_up(p.out_h, count) > kSeveralImagesBytes) break;
+    if (cost_of_all(count) < kBetter * cost_of_all(images)) images = count;
+  }
+  size_up(plan.band_rows, images);
+  plan.team_log2 = images == 1 ? 7 : images == 2 ? 6 : 5;
+}
+
+inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) {
+  constexpr ToeplitzShape kShapes[] = {{0, 7, 1}, {0, 4, 2}, {0, 2, 2}};
+  ToeplitzPlan best{};
+  double least = 0;
+  // Another lead may need fewer strips. Odd ones would tear pairs of outputs apart.
+  for (int lead = 0; lead < kStrip; lead += 2) {
+    for (const ToeplitzShape& shape : kShapes) {
+      ToeplitzPlan plan = arrange_columns(p, lead, shape);
+      share_out(plan, p, images_of_all);
+      const double cost = toeplitz_cost(p, plan, plan.images);
+      if (least == 0 || cost < least) best = plan, least = cost;
+    }
+  }
+  return best;
+}
+
+inline LaunchShape toeplitz_shape(const PlaneProblem& p, const ToeplitzPlan& plan) {
+  LaunchShape shape;
+  const int64_t images = p.planes / p.filters;
+  shape.grid_x = (images + plan.images - 1) / plan.images * p.filters * plan.bands;
+  shape.block_x = kToeplitzThreads;
+  shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
+  return shape;
+}
+
+}  // namespace convbound::depthwise

@@ -1,0 +1,338 @@
+// depthwise_ncl: y[n,k,q] = bias[k] + sum over s of x[n,k / m,q + s - padding] * w[k,s], causal or centred or padded in
+// any other way, and dx, the same with the filter turned around (m = 1). A filter of one row over images (1 x S, NCHW)
+// is the same convolution with more rows.
+//
+// Bytes: x and y once, and one or two vectors of 16 bytes before and after each tile; a row of 2048 halves is one tile.
+// FLOPs: 2 S per output, so that up to about 16 taps memory is the floor.
+//
+// A block takes up to 512 vectors of a row, or several shorter rows, and copies them by cp.async into shared memory,
+// each where it lay in its vector: 8 KB in flight per block, whatever the registers hold. A thread then owns the 16
+// bytes of one output vector at a time. It reads the two or three vectors that its window touches, and which of their
+// elements meet which tap depends only on the padding modulo the vector: one of 8 (fp32: 4) unrolled bodies, the same
+// for all threads, so that there are no shifts of misaligned data and no bank conflicts.
+#include "csrc/depthwise/depthwise_ncl.h"
+
+#include <algorithm>
+
+#include "csrc/common/divisor.h"
+#include "csrc/common/numeric.h"
+#include "csrc/common/pair.h"
+#include "csrc/common/ptx.h"
+#include "csrc/common/shared.h"
+#include "csrc/depthwise/depthwise_nhwc_plan.h"
+
+namespace convbound::depthwise {
+
+namespace {
+
+constexpr int kThreads = 128;
+// 10 blocks of 128 threads have 48 registers each, and 80 KB of tiles: above the 64 KB that sm_100 wants in flight.
+constexpr int kBlocks = 10;
+constexpr int kVectorsPerThread = 4;
+constexpr int kTileVectors = kThreads * kVectorsPerThread;
+constexpr int64_t kTileBytes = 24 * 1024, kFilterBytes = 8 * 1024;
+constexpr int64_t kEnoughBlocks = 2 * 132;
+
+template <typename T>
+struct NclParams {
+  const T* source;
+  const T* filter;
+  const T* bias;
+  T* result;
+  int rows;  // of the result
+  int length, result_length, taps;
+  int first_vector, shift;  // the window of output vector v begins at element `shift` of input vector v + first_vector
+  bool flip, vector_source, vector_result;
+  int block_rows, row_vectors;  // of the output, in a block
+  int tile_width, pitch;        // vectors of a row in shared memory, and from one row to the next
+  IndexDivisor tiles, by_row_vectors, by_tile_width, by_filter, height, channels, multiplier;
+};
+
+template <typename T>
+inline constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
+
+// Rows of the result are n, k, h in memory order; those of the source n, k / multiplier, h.
+struct RowPlace {
+  int channel;
+  int64_t source;
+};
+
+template <typename T>
+__device__ __forceinline__ RowPlace row_place(const NclParams<T>& p, int row) {
+  const QuotientRemainder h = divide(row, p.height);
+  const QuotientRemainder k = divide(h.quotient, p.channels);
+  const int64_t plane = static_cast<int64_t>(k.quotient) * divide(p.channels.size, p.multiplier).quotient +
+                        divide(k.remainder, p.multiplier).quotient;
+  return {k.remainder, plane * p.height.size + h.remainder};
+}
+
+// Starts the copy of the block's rows, zeros outside them.
+template <typename T>
+__device__ __forceinline__ void copy_rows(const NclParams<T>& p, int first_row, int first_vector, uint4* tile) {
+  const int vectors = p.block_rows * p.tile_width;
+  if (p.vector_source) {
+    for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kThreads) {
+      const QuotientRemainder row = divide(i, p.by_tile_width);
+      const int begin = (first_vector + row.remainder) * kPerVector<T>;
+      const bool inside = begin >= 0 && begin < p.length && first_row + row.quotient < p.rows;
+      const T* from = p.source;
+      if (inside) from += row_place(p, first_row + row.quotient).source * p.length + begin;
+      ptx::cp_async<16>(tile + row.quotient * p.pitch + row.remainder, from, inside ? 16 : 0);
+    }
+    return;
+  }
+  const int elements = vectors * kPerVector<T>;
+  for (int i = static_cast<int>(threadIdx.x); i < elements; i += kThreads) {
+    const QuotientRemainder row = divide(i / kPerVector<T>, p.by_tile_width);
+    const int at = (first_vector + row.remainder) * kPerVector<T> + i % kPerVector<T>;
+    const bool inside = at >= 0 && at < p.length && first_row + row.quotient < p.rows;
+    T value = narrow<T>(0.0f);
+    if (inside) value = p.source[row_place(p, first_row + row.quotient).source * p.length + at];
+    reinterpret_cast<T*>(tile + row.quotient * p.pitch + row.remainder)[i % kPerVector<T>] = value;
+  }
+}
+
+// The filters and biases of the block's rows in fp32, [row][taps + 1].
+template <typename T>
+__device__ __forceinline__ void load_filters(const NclParams<T>& p, int first_row, float* filters) {
+  const int count = p.block_rows * (p.taps + 1);
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    const QuotientRemainder row = divide(i, p.by_filter);
+    float value = 0.0f;
+    if (first_row + row.quotient < p.rows) {
+      const int k = row_place(p, first_row + row.quotient).channel, s = row.remainder;
+      if (s < p.taps) {
+        value = widen(p.filter[static_cast<int64_t>(k) * p.taps + (p.flip ? p.taps - 1 - s : s)]);
+      } else if (p.bias != nullptr) {
+        value = widen(p.bias[k]);
+      }
+    }
+    filters[i] = value;
+  }
+}
+
+// Adds up to a vector's number of taps to the outputs of a vector; their window begins at element kShift of `from`.
+template <typename T, int kShift>
+__device__ __forceinline__ void add_taps(const uint4* from, const float* filter, int taps,
+                                         float (&sum)[kPerVector<T>]) {
+  constexpr int kSize = kPerVector<T>;
+  constexpr int kVectors = (kShift + 2 * kSize - 2) / kSize + 1, kPairs = VectorPairs<T>::kPairs;
+  float x[kVectors * kSize];
+#pragma unroll
+  for (int v = 0; v < kVectors; v++) {
+    const VectorPairs<T> vector = unpack<T>(from[v]);
+#pragma unroll
+    for (int i = 0; i < kPairs; i++) {
+      const float2 pair = widen_pair(vector.pair[i]);
+      x[v * kSize + 2 * i] = pair.x;
+      x[v * kSize + 2 * i + 1] = pair.y;
+    }
+  }
+#pragma unroll
+  for (int s = 0; s < kSize; s++) {
+    if (s >= taps) continue;
+    const float w = filter[s];
+#pragma unroll
+    for (int i = 0; i < kSize; i++) sum[i] = fmaf(w, x[kShift + i + s], sum[i]);
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void add_taps(int shift, const uint4* from, const float* filter, int taps,
+                                         float (&sum)[kPerVector<T>]) {
+  switch (shift) {
+    case 0:
+      return add_taps<T, 0>(from, filter, taps, sum);
+    case 1:
+      return add_taps<T, 1>(from, filter, taps, sum);
+    case 2:
+      return add_taps<T, 2>(from, filter, taps, sum);
+    case 3:
+      return add_taps<T, 3>(from, filter, taps, sum);
+    default:
+      break;
+  }
+  if constexpr (kPerVector<T> == 8) {
+    switch (shift) {
+      case 4:
+        return add_taps<T, 4>(from, filter, taps, sum);
+      case 5:
+        return add_taps<T, 5>(from, filter, taps, sum);
+      case 6:
+        return add_taps<T, 6>(from, filter, taps, sum);
+      default:
+        return add_taps<T, 7>(from, filter, taps, sum);
+    }
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ uint4 narrow_vector(const float (&sum)[kPerVector<T>]) {
+  constexpr int kPairs = VectorPairs<T>::kPairs;
+  VectorPairs<T> vector;
+#pragma unroll
+  for (int i = 0; i < kPairs; i++) vector.pair[i] = narrow_pair<T>({sum[2 * i], sum[2 * i + 1]});
+  return pack(vector);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, kBlocks) depthwise_ncl(const __grid_constant__ NclParams<T> p) {
+  auto* tile = dynamic_shared<uint4>();
+  uint4* staging = tile + p.block_rows * p.pitch;
+  auto* filters = reinterpret_cast<float*>(staging + kThreads);
+  const int thread = static_cast<int>(threadIdx.x);
+  const QuotientRemainder place = divide(static_cast<int>(blockIdx.x), p.tiles);
+  const int first_row = place.quotient * p.block_rows, first_output = place.remainder * p.row_vectors;
+  copy_rows(p, first_row, first_output + p.first_vector, tile);
+  load_filters(p, first_row, filters);
+  ptx::cp_async_wait_all();
+  __syncthreads();
+
+  constexpr int kSize = kPerVector<T>;
+  const int vectors = p.block_rows * p.row_vectors;
+#pragma unroll 1
+  for (int first = 0; first < vectors; first += kThreads) {
+    const QuotientRemainder row = divide(first + thread, p.by_row_vectors);
+    float sum[kPerVector<T>];
+    if (first + thread < vectors) {
+      const float* filter = filters + row.quotient * (p.taps + 1);
+      const uint4* from = tile + row.quotient * p.pitch + row.remainder;
+#pragma unroll
+      for (int i = 0; i < kSize; i++) sum[i] = filter[p.taps];
+#pragma unroll 1
+      for (int s = 0; s < p.taps; s += kPerVector<T>) {
+        add_taps<T>(p.shift, from, filter + s, p.taps - s, sum);
+        from++;
+      }
+    }
+    if (p.vector_result) {
+      const int q = (first_output + row.remainder) * kPerVector<T>;
+      if (first + thread < vectors && first_row + row.quotient < p.rows && q < p.result_length) {
+        T* to = p.result + static_cast<int64_t>(first_row + row.quotient) * p.result_length + q;
+        *reinterpret_cast<uint4*>(to) = narrow_vector<T>(sum);
+      }
+      continue;
+    }
+    // Rows that do not begin at 16 bytes: the warp's outputs go out element by element, neighbours together.
+    if (first + thread < vectors) staging[thread] = narrow_vector<T>(sum);
+    __syncwarp();
+#pragma unroll 1
+    for (int i = 0; i < kSize; i++) {
+      const int element = i * 32 + thread % 32;
+      const int vector = thread / 32 * 32 + element / kPerVector<T>;
+      const QuotientRemainder at = divide(first + vector, p.by_row_vectors);
+      const int q = (first_output + at.remainder) * kPerVector<T> + element % kPerVector<T>;
+      if (first + vector < vectors && first_row + at.quotient < p.rows && q < p.result_length) {
+        p.result[static_cast<int64_t>(first_row + at.quotient) * p.result_length + q] =
+            reinterpret_cast<const T*>(staging + vector)[element % kPerVector<T>];
+      }
+    }
+    __syncwarp();
+  }
+}
+
+// The block's share of the rows.
+struct NclPlan {
+  int64_t rows, tiles, row_vectors, tile_width, pitch, block_rows, blocks;
+  size_t shared_bytes;
+};
+
+NclPlan plan_rows(const Gather& g, int64_t per_vector) {
+  const auto divide_up = [](int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; };
+  NclPlan plan;
+  plan.rows = g.images * g.channels * g.result[0];
+  const int64_t vectors = divide_up(g.result[1], per_vector);
+  plan.tiles = divide_up(vectors, kTileVectors);
+  plan.row_vectors = plan.tiles == 1 ? vectors : divide_up(divide_up(vectors, plan.tiles), 8) * 8;
+  plan.tiles = divide_up(vectors, plan.row_vectors);
+  plan.tile_width = plan.row_vectors + 1 + divide_up(g.filter[1], per_vector);
+  // Neighbouring threads in different rows meet different banks when the pitch is row_vectors modulo 128 bytes.
+  plan.pitch = plan.row_vectors + divide_up(plan.tile_width - plan.row_vectors, 8) * 8;
+  const int64_t filter_bytes = (g.filter[1] + 1) * 4;
+  plan.block_rows = std::min({kTileVectors / plan.row_vectors, kTileBytes / (plan.pitch * 16),
+                              kFilterBytes / filter_bytes, plan.rows * plan.tiles / kEnoughBlocks});
+  plan.block_rows = std::max<int64_t>(plan.block_rows, 1);
+  plan.blocks = divide_up(plan.rows, plan.block_rows) * plan.tiles;
+  plan.shared_bytes = static_cast<size_t>(plan.block_rows * (plan.pitch * 16 + filter_bytes) + kThreads * 16);
+  return plan;
+}
+
+template <typename T>
+LaunchShape launch_shape(const NclPlan& plan) {
+  LaunchShape shape;
+  shape.grid_x = plan.blocks;
+  shape.block_x = kThreads;
+  shape.shared_bytes = plan.shared_bytes;
+  return shape;
+}
+
+template <typename T>
+NclParams<T> make_params(const Gather& g, const NclPlan& plan, const void* source, const Tensors& tensors,
+                         void* result) {
+  const auto aligned = [](const void* tensor, int64_t length) {
+    return reinterpret_cast<uintptr_t>(tensor) % 16 == 0 && length % kPerVector<T> == 0;
+  };
+  const auto size = [](int64_t value) { return static_cast<int>(value); };
+  const int shift = size((kPerVector<T> - g.padding[1] % kPerVector<T>) % kPerVector<T>);
+  return {.source = static_cast<const T*>(source),
+          .filter = static_cast<const T*>(tensors.w),
+          .bias = static_cast<const T*>(tensors.bias),
+          .result = static_cast<T*>(result),
+          .rows = size(plan.rows),
+          .length = size(g.source[1]),
+          .result_length = size(g.result[1]),
+          .taps = size(g.filter[1]),
+          .first_vector = (size(-g.padding[1]) - shift) / kPerVector<T>,
+          .shift = shift,
+          .flip = g.flip,
+          .vector_source = aligned(source, g.source[1]),
+          .vector_result = aligned(result, g.result[1]),
+          .block_rows = size(plan.block_rows),
+          .row_vectors = size(plan.row_vectors),
+          .tile_width = size(plan.tile_width),
+          .pitch = size(plan.pitch),
+          .tiles = IndexDivisor(plan.tiles),
+          .by_row_vectors = IndexDivisor(plan.row_vectors),
+          .by_tile_width = IndexDivisor(plan.tile_width),
+          .by_filter = IndexDivisor(g.filter[1] + 1),
+          .height = IndexDivisor(g.result[0]),
+          .channels = IndexDivisor(g.channels),
+          .multiplier = IndexDivisor(g.per_source)};
+}
+
+}  // namespace
+
+template <Pass kPass, typename T>
+bool NclKernel<kPass, T>::supports(const ConvProblem& p) {
+  const bool one_row = p.filter[1] == 1 && p.stride[1] == 1 && p.padding[1] == 0 && p.input[1] == p.output[1];
+  if (!is_gather(kPass, p) || !one_row || p.stride[2] != 1 || p.dilation[2] != 1) return false;
+  constexpr int64_t kMostTaps = 1024, kMost = (int64_t{1} << 31) - 1024;
+  const Gather gather(kPass, p);
+  return gather.gathered == 1 && gather.filter[1] <= kMostTaps &&
+         gather.images * gather.channels * gather.result[0] < kMost;
+}
+
+template <Pass kPass, typename T>
+LaunchShape NclKernel<kPass, T>::shape(const ConvProblem& problem) {
+  return launch_shape<T>(plan_rows(Gather(kPass, problem), kPerVector<T>));
+}
+
+template <Pass kPass, typename T>
+void NclKernel<kPass, T>::launch(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
+  const Gather gather(kPass, problem);
+  const NclPlan plan = plan_rows(gather, kPerVector<T>);
+  constexpr bool kForward = kPass == Pass::kFprop;
+  convbound::launch(
+      "depthwise_ncl", depthwise_ncl<T>, launch_shape<T>(plan), stream,
+      make_params<T>(gather, plan, kForward ? tensors.x : tensors.y, tensors, kForward ? tensors.y : tensors.x));
+}
+
+#define CONVBOUND_NCL(T)                      \
+  template struct NclKernel<Pass::kFprop, T>; \
+  template struct NclKernel<Pass::kDgrad, T>;
+CONVBOUND_NCL(__half)
+CONVBOUND_NCL(__nv_bfloat16)
+CONVBOUND_NCL(float)
+#undef CONVBOUND_NCL
+
+}  // namespace convbound::depthwise

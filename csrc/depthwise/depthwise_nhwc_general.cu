@@ -1,0 +1,240 @@
+// depthwise_nhwc_general: y[n,k,p,q] = bias[k] + sum over r,s of x[n,k / m,p * stride + r * dilation - padding, ...] *
+// w[k,r,s] for every filter, stride, dilation and multiplier m that fits, 1-D (NLC) included; and with stride 1
+// dx[n,c,h,w] = bias[c] + sum over the m channels k of c, r and s of dy[n,k,h - r * dilation + padding, ...] *
+// w[k,r,s].
+//
+// Bytes: as the tile of depthwise_nhwc_tile.h. FLOPs: 2 R S per output. A patch is 7 columns of one row, so that 1-D
+// and oblong filters waste nothing, and slices have 32 bytes, for large halos. With stride and dilation 1 along the row
+// a lane widens 14 inputs for 8 taps of its 7 outputs: 14 loads, 28 conversions, 16 loads of the filter and 112 FMA.
+//
+// The filter lies in shared memory in fp32, a group of its rows at a time: 31 rows of 31 taps would take 65 KB. Where
+// one group is all, lanes compute several patches of a tile; otherwise the sums of one patch wait in registers while
+// the groups pass, and so they do while dgrad gathers the m channels of dy.
+#include <algorithm>
+
+#include "csrc/depthwise/depthwise_nhwc.h"
+#include "csrc/depthwise/depthwise_nhwc_tile.h"
+
+namespace convbound::depthwise {
+
+namespace {
+
+template <typename Element>
+struct GeneralTraits : PatchTraits<Element, 2, 1, 7> {
+  using Base = PatchTraits<Element, 2, 1, 7>;
+  static constexpr int kFilterStride = Base::kChannels + 1;  // words of a tap; odd, for the banks' sake
+  static constexpr int64_t kFilterBytes = 12 * 1024;         // of a group of rows, unless one row needs more
+  static constexpr int64_t kMostFilterBytes = 16 * 1024;
+  static constexpr int64_t kTileBytes = 40 * 1024;
+  static constexpr int kRounds = 4;
+  static constexpr int kBlocks = 6;
+  __device__ static int skipped_columns(const TileParams<Element>& p, int column) {
+    return divide(column, p.by_column_group).quotient;
+  }
+  __device__ static int row_groups(const TileParams<Element>& p, int row) {
+    return divide(row, p.by_row_group).quotient;
+  }
+  // Large filters need large halos: what an RTX 4090 has, above the 64 KB of sm_75.
+  static constexpr int64_t kLargeTileBytes = 72 * 1024;
+  static_assert(kTileBytes + Base::kStagedBytes + Base::kPosition + kFilterBytes <= 64 * 1024);
+  static_assert(kLargeTileBytes + Base::kStagedBytes + Base::kPosition + kMostFilterBytes <= 99 * 1024);
+};
+
+template <typename T>
+struct GeneralParams {
+  TileParams<T> tile;
+  int group_rows;  // rows of the filter in shared memory at a time
+  IndexDivisor by_group_taps;
+  bool single;  // one group and one channel gathered: tile and filter serve all patches
+  bool unit;    // stride and dilation 1 along the row
+};
+
+// The filter's rows [first, first + rows) of the slice in fp32, [tap][first or second of a pair][lane].
+template <typename Tr, typename T>
+__device__ __forceinline__ void load_filter(const GeneralParams<T>& g, int channel, int nth, int first, int rows,
+                                            float* to) {
+  const TileParams<T>& p = g.tile;
+  const int taps = p.filter_h * p.filter_w, count = g.by_group_taps.size * Tr::kChannels;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kTileThreads) {
+    const QuotientRemainder c = divide(i, g.by_group_taps);
+    if (c.remainder >= rows * p.filter_w) continue;
+    const int t = first * p.filter_w + c.remainder;
+    float value = 0.0f;
+    if (channel + c.quotient < p.channels) {
+      const int64_t k = static_cast<int64_t>(channel + c.quotient) * p.gathered + nth;
+      value = widen(p.filter[k * taps + (p.flip ? taps - 1 - t : t)]);
+    }
+    to[c.remainder * Tr::kFilterStride + c.quotient % 2 * Tr::kLanes + c.quotient / 2] = value;
+  }
+}
+
+template <typename Tr>
+__device__ __forceinline__ float2 tap_pair(const float* filter, int t) {
+  return {filter[t * Tr::kFilterStride], filter[t * Tr::kFilterStride + Tr::kLanes]};
+}
+
+template <typename Tr>
+__device__ __forceinline__ float2 input_pair(const unsigned char* row, int position) {
+  return widen_pair(*reinterpret_cast<const PairOf<typename Tr::T>*>(row + position * Tr::kPosition));
+}
+
+__device__ __forceinline__ void add_product(float2& sum, float2 w, float2 x) {
+  sum.x = fmaf(w.x, x.x, sum.x);
+  sum.y = fmaf(w.y, x.y, sum.y);
+}
+
+// kTaps neighbouring taps of a row with stride and dilation 1.
+template <typename Tr, int kTaps>
+__device__ __forceinline__ void add_taps(const unsigned char* row, const float* filter,
+                                         float2 (&sum)[1][Tr::kColumns]) {
+  constexpr int kInputs = Tr::kColumns + kTaps - 1;
+  float2 x[kInputs];
+#pragma unroll
+  for (int j = 0; j < kInputs; j++) x[j] = input_pair<Tr>(row, j);
+#pragma unroll
+  for (int s = 0; s < kTaps; s++) {
+    const float2 w = tap_pair<Tr>(filter, s);
+#pragma unroll
+    for (int c = 0; c < Tr::kColumns; c++) add_product(sum[0][c], w, x[c + s]);
+  }
+}
+
+// One row of the filter over one row of the tile, `row` at the patch's first column.
+template <typename Tr, typename T>
+__device__ __forceinline__ void add_row(const GeneralParams<T>& g, const unsigned char* row, const float* filter,
+                                        float2 (&sum)[1][Tr::kColumns]) {
+  const TileParams<T>& p = g.tile;
+  if (g.unit) {
+    const int eights = p.filter_w / 8, four = p.filter_w / 4 % 2, ones = p.filter_w % 4;
+#pragma unroll 1
+    for (int i = 0; i < eights; i++) {
+      add_taps<Tr, 8>(row, filter, sum);
+      row += 8 * Tr::kPosition;
+      filter += 8 * Tr::kFilterStride;
+    }
+    if (four != 0) {
+      add_taps<Tr, 4>(row, filter, sum);
+      row += 4 * Tr::kPosition;
+      filter += 4 * Tr::kFilterStride;
+    }
+#pragma unroll 1
+    for (int i = 0; i < ones; i++) add_taps<Tr, 1>(row + i * Tr::kPosition, filter + i * Tr::kFilterStride, sum);
+    return;
+  }
+#pragma unroll 1
+  for (int s = 0; s < p.filter_w; s++) {
+    const float2 w = tap_pair<Tr>(filter, s);
+#pragma unroll
+    for (int c = 0; c < Tr::kColumns; c++) {
+      const int column = c * p.stride_w + s * p.dilation_w;
+      add_product(sum[0][c], w, input_pair<Tr>(row, column + Tr::skipped_columns(p, column)));
+    }
+  }
+}
+
+template <typename Tr>
+__global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
+    depthwise_nhwc_general(const __grid_constant__ GeneralParams<typename Tr::T> g) {
+  const TileParams<typename Tr::T>& p = g.tile;
+  auto* tile = dynamic_shared<unsigned char>();
+  auto* filter = reinterpret_cast<float*>(tile + p.filter_offset);
+  const TilePlace place = tile_place<Tr>(p);
+  const int lane = static_cast<int>(threadIdx.x) % Tr::kLanes;
+  copy_bias<Tr>(p, place.channel, tile + p.bias_offset);
+  for (int first = 0; first < p.slots; first += Tr::kSlots) {
+    const int slot = first + static_cast<int>(threadIdx.x) / Tr::kLanes;
+    const bool active = slot < p.slots;
+    const PatchPlace patch = patch_place<Tr>(p, active ? slot : 0, p.patch_distance);
+    const unsigned char* mine = tile + patch.position * Tr::kPosition + lane * 2 * sizeof(typename Tr::T);
+    float2 sum[1][Tr::kColumns] = {};
+    for (int nth = 0; nth < p.gathered; nth++) {
+      for (int group = 0; group < p.filter_h; group += g.group_rows) {
+        const int rows = min(g.group_rows, p.filter_h - group);
+        if (first == 0 || !g.single) {
+          __syncthreads();  // nobody reads what is overwritten
+          if (group == 0) copy_tile<Tr>(p, place, tile, nth);
+          load_filter<Tr>(g, place.channel, nth, group, rows, filter);
+          ptx::cp_async_wait_all();
+          __syncthreads();
+        }
+        if (!active) continue;
+#pragma unroll 1
+        for (int r = 0; r < rows; r++) {
+          const int h = (group + r) * p.dilation_h;
+          const int position = h * p.pitch + Tr::row_groups(p, h) * p.row_skew;
+          add_row<Tr>(g, mine + position * Tr::kPosition, filter + r * p.filter_w * Tr::kFilterStride + lane, sum);
+        }
+      }
+    }
+    const float2 bias = bias_pair<Tr>(p, tile + p.bias_offset, lane);
+#pragma unroll
+    for (int c = 0; c < Tr::kColumns; c++) sum[0][c] = {sum[0][c].x + bias.x, sum[0][c].y + bias.y};
+    store_patch<Tr>(p, place, patch, active, tile + p.staging_offset, sum);
+  }
+}
+
+// How a launch goes through the filter.
+template <typename Tr>
+struct FilterPlan {
+  int64_t group_rows, bytes;
+  bool single;
+
+  explicit FilterPlan(const Gather& g) {
+    const int64_t row_bytes = g.filter[1] * Tr::kFilterStride * 4;
+    group_rows = std::clamp<int64_t>(Tr::kFilterBytes / row_bytes, 1, g.filter[0]);
+    bytes = group_rows * row_bytes;
+    single = group_rows == g.filter[0] && g.gathered == 1;
+  }
+};
+
+template <typename Tr>
+TilePlan plan(const Gather& gather) {
+  PatchShape shape = patch_shape<Tr>();
+  const FilterPlan<Tr> filter(gather);
+  if (!filter.single) shape.rounds = 1;
+  if (filter.group_rows < gather.filter[0]) shape.tile_bytes = Tr::kLargeTileBytes;
+  return plan_tile(gather, shape);
+}
+
+}  // namespace
+
+template <Pass kPass, typename T>
+bool NhwcGeneralKernel<kPass, T>::supports(const ConvProblem& problem) {
+  using Tr = GeneralTraits<T>;
+  if (!is_gather(kPass, problem)) return false;
+  const Gather gather(kPass, problem);
+  return FilterPlan<Tr>(gather).bytes <= Tr::kMostFilterBytes && plan<Tr>(gather).tile_bytes <= Tr::kLargeTileBytes;
+}
+
+template <Pass kPass, typename T>
+LaunchShape NhwcGeneralKernel<kPass, T>::shape(const ConvProblem& problem) {
+  using Tr = GeneralTraits<T>;
+  const Gather gather(kPass, problem);
+  return tile_launch<Tr>(plan<Tr>(gather), FilterPlan<Tr>(gather).bytes);
+}
+
+template <Pass kPass, typename T>
+void NhwcGeneralKernel<kPass, T>::launch(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
+  using Tr = GeneralTraits<T>;
+  const Gather gather(kPass, problem);
+  const TilePlan tile = plan<Tr>(gather);
+  const FilterPlan<Tr> filter(gather);
+  const GeneralParams<T> params{.tile = tile_params<Tr>(gather, tile, kPass == Pass::kFprop ? tensors.x : tensors.y,
+                                                        tensors, kPass == Pass::kFprop ? tensors.y : tensors.x),
+                                .group_rows = static_cast<int>(filter.group_rows),
+                                .by_group_taps = IndexDivisor(filter.group_rows * gather.filter[1]),
+                                .single = filter.single,
+                                .unit = gather.stride[1] == 1 && gather.dilation[1] == 1};
+  convbound::launch("depthwise_nhwc_general", depthwise_nhwc_general<Tr>, tile_launch<Tr>(tile, filter.bytes), stream,
+                    params);
+}
+
+#define CONVBOUND_NHWC(T)                             \
+  template struct NhwcGeneralKernel<Pass::kFprop, T>; \
+  template struct NhwcGeneralKernel<Pass::kDgrad, T>;
+CONVBOUND_NHWC(__half)
+CONVBOUND_NHWC(__nv_bfloat16)
+CONVBOUND_NHWC(float)
+#undef CONVBOUND_NHWC
+
+}  // namespace convbound::depthwise

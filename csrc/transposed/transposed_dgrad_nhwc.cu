@@ -1,0 +1,268 @@
+// transposed_dgrad, NHWC, depthwise: dx[n,h,w,c] = bias[c] + sum over m,r,s of dy[n,p,q,c*M+m] * w[c*M+m,r,s] with
+// h + padding = p * stride + r * dilation (and w alike).
+//
+// dx is cut into blocks of stride x stride positions as in transposed_nchw.h. A thread owns 16 bytes of channels (8
+// halves) and takes one block after the other: every tap of the filter once, 16-byte loads of dy, 16-byte stores of dx.
+// Neighbouring threads have neighbouring channels, so every access covers whole sectors. Several blocks need one
+// element of dy: it comes from L2 once for each thread block and from L1 after that, for the 8 x 16 blocks of a tile
+// and 128 bytes of channels need (8 + halo) * (16 + halo) * 128 bytes: 20 KB for 3x3 at stride 2, where sm_90 would
+// leave 32 KB to each of 8 blocks, and registers allow 3.
+//
+//   global memory   dx once; dy (9/8 * 17/16) times at 3x3, stride 2, which is 4 % of all traffic
+//   per thread      3x3: 4 loads and 4 stores of 16 bytes for 32 elements, 72 FMA, 26 shared loads of
+//                   filter and bias; else a load of dy for each tap of a block and a shared load of filter for two
+//                   blocks
+//   in flight       768 threads x 4 x 16 bytes = 48 KB on sm_80 and sm_90
+//
+// Channels that are no multiple of 16 bytes, pointers that are not aligned and channel multipliers take the same kernel
+// with one channel a thread.
+#include <type_traits>
+
+#include "csrc/common/channel_slices.h"
+#include "csrc/common/divisor.h"
+#include "csrc/common/shared.h"
+#include "csrc/transposed/phases.h"
+#include "csrc/transposed/transposed_nchw.h"
+
+namespace convbound::transposed {
+
+namespace {
+
+constexpr int kNhwcThreads = 256;
+constexpr int kTileHeight = 8, kTileBlocks = 128;
+
+template <typename T>
+struct NhwcParams {
+  const T* dy;
+  const T* filter;
+  const T* bias;
+  T* dx;
+  ChannelSlices slices;
+  int multiplier;
+  Axis h, w;
+  Phases rows, columns;
+};
+
+// What one thread works on: its vector of channels in one image.
+template <typename T>
+struct Channels {
+  const T* dy;
+  T* dx;
+  const float* filter;
+  int lane;
+};
+
+// 3x3 at stride 2: the 2x2 block from a window of 2x2 elements of dy. The filter stays in shared memory: in registers
+// it would spill, for the compiler keeps it widened there.
+template <typename T, int kElements>
+struct Blocks3x3 {
+  static constexpr int kRows = 1;  // blocks at a time, below each other
+  const NhwcParams<T>& params;
+  Channels<T> at;
+
+  __device__ __forceinline__ Blocks3x3(const NhwcParams<T>& params, const Channels<T>& at) : params(params), at(at) {}
+
+  __device__ __forceinline__ void make(int i, int, int j) const {
+    const Axis &h = params.h, &w = params.w;
+    const int channels = params.slices.channels;
+    float window[2][2][kElements] = {};
+#pragma unroll
+    for (int t = 0; t < 2; t++) {
+#pragma unroll
+      for (int u = 0; u < 2; u++) {
+        const int p = i - t, q = j - u;
+        if (p >= 0 && p < h.output && q >= 0 && q < w.output) {
+          load_widened(at.dy + (static_cast<int64_t>(p) * w.output + q) * channels, window[t][u]);
+        }
+      }
+    }
+#pragma unroll
+    for (int fh = 0; fh < 2; fh++) {
+#pragma unroll
+      for (int fw = 0; fw < 2; fw++) {
+        float sum[kElements];
+        read_slot<kElements>(params.slices, at.filter, 9, at.lane, sum);  // the bias
+#pragma unroll
+        for (int r = fh; r < 3; r += 2) {
+#pragma unroll
+          for (int s = fw; s < 3; s += 2) {
+            float tap[kElements];
+            read_slot<kElements>(params.slices, at.filter, r * 3 + s, at.lane, tap);
+            add_product(window[r / 2][s / 2], tap, sum);
+          }
+        }
+        const int at_h = 2 * i + fh - h.padding, at_w = 2 * j + fw - w.padding;
+        if (at_h >= 0 && at_h < h.input && at_w >= 0 && at_w < w.input) {
+          store_narrowed(at.dx + (static_cast<int64_t>(at_h) * w.input + at_w) * channels, sum);
+        }
+      }
+    }
+  }
+};
+
+// Anything else, two blocks at a time for each tap that is read from shared memory.
+template <typename T, int kElements>
+struct BlocksAny {
+  static constexpr int kRows = 2;
+  const NhwcParams<T>& params;
+  Channels<T> at;
+
+  __device__ __forceinline__ BlocksAny(const NhwcParams<T>& params, const Channels<T>& at) : params(params), at(at) {}
+
+  __device__ __forceinline__ void make(int i, int i_end, int j) const {
+    const Axis &h = params.h, &w = params.w;
+    const Phases &rows = params.rows, &columns = params.columns;
+    const int channels = params.slices.channels, taps = h.filter * w.filter;
+    for (int fh = 0; fh < h.stride; fh++) {
+      const int row_taps = rows.count[fh];
+      for (int fw = 0; fw < w.stride; fw++) {
+        const int at_w = j * w.stride + fw - w.padding, column_taps = columns.count[fw];
+        if (at_w < 0 || at_w >= w.input) continue;
+        float sum[kRows][kElements];
+#pragma unroll
+        for (int b = 0; b < kRows; b++)
+          read_slot<kElements>(params.slices, at.filter, params.slices.taps, at.lane, sum[b]);
+        for (int m = 0; m < params.multiplier; m++) {
+          for (int t = 0; t < row_taps; t++) {
+            const int p = i + rows.offset[fh] - t * rows.move;
+            const int first = m * taps + (rows.first[fh] + t * rows.step) * w.filter + columns.first[fw];
+            const T* const row = at.dy + static_cast<int64_t>(p) * w.output * channels * params.multiplier + m;
+            for (int u = 0; u < column_taps; u++) {
+              const int q = j + columns.offset[fw] - u * columns.move;
+              if (q < 0 || q >= w.output) continue;
+              float tap[kElements];
+              read_slot<kElements>(params.slices, at.filter, first + u * columns.step, at.lane, tap);
+#pragma unroll
+              for (int b = 0; b < kRows; b++) {
+                if (p + b < 0 || p + b >= h.output) continue;
+                float value[kElements];
+                load_widened(row + static_cast<int64_t>(b * w.output + q) * channels * params.multiplier, value);
+                add_product(value, tap, sum[b]);
+              }
+            }
+          }
+        }
+#pragma unroll
+        for (int b = 0; b < kRows; b++) {
+          const int at_h = (i + b) * h.stride + fh - h.padding;
+          if (i + b >= i_end || at_h < 0 || at_h >= h.input) continue;
+          store_narrowed(at.dx + (static_cast<int64_t>(at_h) * w.input + at_w) * channels, sum[b]);
+        }
+      }
+    }
+  }
+};
+
+template <typename T, int kElements, int kFilter>
+__global__ void __launch_bounds__(kNhwcThreads, 3) dgrad_nhwc_kernel(const __grid_constant__ NhwcParams<T> params) {
+  const ChannelSlices& slices = params.slices;
+  const Axis &h = params.h, &w = params.w;
+  const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
+  const int slice = block % slices.slices, tile = block / slices.slices % (h.tiles * w.tiles);
+  const int64_t n = block / slices.slices / (h.tiles * w.tiles);
+  const int first_channel = slice * slices.lanes * kElements;
+  float* const filter = dynamic_shared<float>();
+  load_filter<T, kElements, kNhwcThreads>(slices, first_channel, params.filter, params.bias, filter, thread, 0);
+  __syncthreads();
+
+  const int positions = kNhwcThreads / slices.lanes, lane = thread % slices.lanes, position = thread / slices.lanes;
+  const int channel = first_channel + lane * kElements;
+  const int first_i = h.first_block + tile / w.tiles * h.tile, first_j = w.first_block + tile % w.tiles * w.tile;
+  const int height = min(h.tile, h.first_block + h.blocks - first_i);
+  const int width = min(w.tile, w.first_block + w.blocks - first_j);
+  using Blocks = std::conditional_t<kFilter == 3, Blocks3x3<T, kElements>, BlocksAny<T, kElements>>;
+  const bool working = position < positions && channel < slices.channels;
+  const int items = working ? (height + Blocks::kRows - 1) / Blocks::kRows * width : 0;
+  const T* const dy = params.dy + n * h.output * w.output * slices.channels * params.multiplier +
+                      static_cast<int64_t>(channel) * params.multiplier;
+  const Blocks blocks(params, {dy, params.dx + n * h.input * w.input * slices.channels + channel, filter, lane});
+#pragma unroll 1
+  for (int item = position; item < items; item += positions) {
+    blocks.make(first_i + item / width * Blocks::kRows, first_i + height, first_j + item % width);
+  }
+}
+
+template <typename T>
+constexpr int kElementsOf = kVectorElements<T>;
+
+Axis cut_axis(const ConvProblem& p, int axis, int64_t most) {
+  Axis found = make_axis(p, axis);
+  found.tiles = static_cast<int>((found.blocks + most - 1) / most);
+  found.tile = (found.blocks + found.tiles - 1) / found.tiles;
+  return found;
+}
+
+template <typename T>
+NhwcParams<T> make_nhwc_params(const ConvProblem& p, const Tensors& t, int vector) {
+  NhwcParams<T> params{};
+  params.dy = static_cast<const T*>(t.y);
+  params.filter = static_cast<const T*>(t.w);
+  params.bias = static_cast<const T*>(t.bias);
+  params.dx = static_cast<T*>(t.x);
+  constexpr int64_t kFilterTarget = 24 * 1024;
+  const int64_t taps = p.k_per_group() * p.filter_size();
+  for (const int bytes : {128, 64, 32}) {
+    params.slices = make_slices(p.c, taps, vector, sizeof(T), bytes);
+    if (filter_bytes(params.slices, vector) <= kFilterTarget) break;
+  }
+  params.multiplier = static_cast<int>(p.k_per_group());
+  params.h = cut_axis(p, 1, kTileHeight);
+  params.w = cut_axis(p, 2, kTileBlocks / params.h.tile);
+  params.rows = make_phases(p, 1);
+  params.columns = make_phases(p, 2);
+  return params;
+}
+
+template <typename T>
+LaunchShape nhwc_shape(const ConvProblem& p, int vector) {
+  const NhwcParams<T> params = make_nhwc_params<T>(p, {}, vector);
+  LaunchShape shape;
+  shape.grid_x = p.n * params.h.tiles * params.w.tiles * params.slices.slices;
+  shape.block_x = kNhwcThreads;
+  shape.shared_bytes = static_cast<size_t>(filter_bytes(params.slices, vector));
+  return shape;
+}
+
+template <typename T>
+bool vectors(const ConvProblem& p) {
+  return p.k == p.c && p.c % kElementsOf<T> == 0;
+}
+
+}  // namespace
+
+template <int kFilter>
+bool supports_nhwc(const ConvProblem& p) {
+  if (!strided_depthwise_dgrad(p) || p.stride[1] > kMostStride || p.stride[2] > kMostStride) return false;
+  if (kFilter == 3 && (p.k != p.c || p.dilation[1] > 1 || p.dilation[2] > 1)) return false;
+  return nhwc_shape<__half>(p, 1).shared_bytes <= kMostBytes && nhwc_shape<__half>(p, 8).shared_bytes <= kMostBytes;
+}
+
+template <typename T>
+LaunchShape nhwc_shape(const ConvProblem& p) {
+  return nhwc_shape<T>(p, vectors<T>(p) ? kElementsOf<T> : 1);
+}
+
+template <typename T, int kFilter>
+void dgrad_nhwc(const ConvProblem& p, const Tensors& t, cudaStream_t stream) {
+  const auto run = [&](auto vector, auto kernel) {
+    launch("transposed_dgrad_nhwc", kernel, nhwc_shape<T>(p, vector), stream, make_nhwc_params<T>(p, t, vector));
+  };
+  const bool aligned = (reinterpret_cast<uintptr_t>(t.x) | reinterpret_cast<uintptr_t>(t.y)) % 16 == 0;
+  if (aligned && vectors<T>(p)) {
+    run(kElementsOf<T>, dgrad_nhwc_kernel<T, kElementsOf<T>, kFilter>);
+  } else {
+    run(1, dgrad_nhwc_kernel<T, 1, kFilter>);
+  }
+}
+
+template bool supports_nhwc<0>(const ConvProblem&);
+template bool supports_nhwc<3>(const ConvProblem&);
+#define CONVBOUND_NHWC(T)                                                           \
+  template LaunchShape nhwc_shape<T>(const ConvProblem&);                           \
+  template void dgrad_nhwc<T, 0>(const ConvProblem&, const Tensors&, cudaStream_t); \
+  template void dgrad_nhwc<T, 3>(const ConvProblem&, const Tensors&, cudaStream_t);
+CONVBOUND_NHWC(__half)
+CONVBOUND_NHWC(__nv_bfloat16)
+CONVBOUND_NHWC(float)
+
+}  // namespace convbound::transposed

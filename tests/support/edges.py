@@ -1,0 +1,196 @@
+"""The problems that CUDA kernels are tested on beside those of every kernel: around their tiles, and around limits."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+
+from convbound.problem import ConvProblem
+from support.problems import PROBLEMS
+
+
+def problems(text: str) -> tuple[ConvProblem, ...]:
+    """One problem per line, with a note what it is there for."""
+    return tuple(map(ConvProblem.parse, text.strip().splitlines()))
+
+
+# For every row: around the naive kernels' blocks, around what 16 bits count, and where tensors are smallest.
+EDGES = problems(
+    """
+    ic1iw1oc1kw1 one element
+    ic1iw255oc1kw1 naive:one less than a block
+    ic1iw256oc1kw1 naive:one block
+    ic1iw257oc1kw1 naive:one more
+    mb3g43ic43iw2oc43kw2pw1ew0 naive:a block and two threads
+    mb65537ic1iw1oc1kw1 batch beyond 65535
+    g65537ic65537iw2oc65537kw2 channels beyond 65535
+    ic2ih1iw9oc2kh3kw4ph4pw7 padding wider than the input
+    g2ic2ih5iw6oc2kh5kw6 a filter as large as the input
+    ic2iw40oc2kw2dw39 a dilation as wide as the input
+    g8ic8ih1oc8kh3ph1 depthwise:one pixel
+    """
+)
+
+# For the rows whose name matches: sizes around their tiles, and each way that they choose between.
+TILES = {
+    "depthwise_?????_nchw_*": problems(
+        """
+        mb5g30ic30ih7oc30kh3ph1 planes:7x7 two to a block and a rest, filters that wrap
+        mb3g9ic9ih14oc9kh3ph1 planes:14x14 a block and a rest
+        mb2g3ic3ih28oc3kh3ph1 planes:28x28 a block and a rest
+        g2ic2ih56oc2kh3ph1 planes:56x56
+        mb37g8ic8ih7oc8kh5ph2 planes:filters as one run
+        mb3g64ic64ih7oc64kh5ph2 planes:filters for two images, and one left
+        mb4g32ic32ih7oc32kh7ph3 planes:filters for two images
+        mb2g67ic67ih5iw6oc67kh3ph1 planes:fewer than a block of the second image
+        mb2g3ic3ih13iw10oc9kh5sh2ph2pw1 planes:multiplier across blocks
+        g2ic2ih29iw2oc2kh3ph1 planes:a strip, one more row, one pair
+        g2ic2ih13iw3oc2kh3ph1 planes:one row less than a strip
+        g3ic3ih7iw6oc3kh3ph3pw2 planes:padding as wide as the filter
+        g2ic2ih3iw8oc2kh7ph3 planes:lower than the filter
+        ic1ih60iw112oc1kh3ph1 bands:the last one shorter
+        g2ic2ih57iw60oc2kh7ph3 bands:in fp32
+        ic1ih61iw150oc1kh5sh2ph2 bands:stride
+        ic1ih40iw301oc1kh3ph1 bands:odd width
+        ic1ih90iw129oc1kh3ph0pw2eh2ew1 bands:off centre
+        ic1ih200iw5oc1kh3ph20 bands:padding wider than a band
+        ic1ih6iw1700oc1kh3ph1 tiled:too wide for bands
+        mb2g2ic2ih14iw13oc2kh31ph15 tiled:31x31 beyond the plane
+        mb2g2ic2ih20iw9oc2kh51kw5ph25pw2 tiled:51x5
+        mb2g2ic2ih5iw51oc2kh1kw13ph0pw6 tiled:1x13
+        mb3g40ic40ih3oc40kh2ph1eh0ew0 tiled:planes share a block
+        mb2g3ic3ih33iw16oc6kh9ph4 tiled:multiplier
+        ic1ih10iw300oc1kh3kw8ph1pw2 tiled:three tiles across
+        ic1ih530iw8oc1kh1kw9ph0pw4 tiled:two tiles down
+        g2ic2ih9iw11oc4kh4kw2sh3sw2ph1pw1 tiled:any stride
+        """
+    ),
+    "depthwise_?????_nchw_toeplitz": problems(
+        """
+        g2ic2ih56oc2kh31ph15 five strips, seven tiles
+        g2ic2ih57iw55oc2kh31ph15 one row more, one column less
+        mb2g3ic3ih33iw40oc3kh21ph10 four strips
+        mb2g3ic3ih28oc3kh29ph14 four tiles, rows of 8 bytes
+        mb2g3ic3ih31iw30oc3kh13ph6 three strips, rows of 4 bytes
+        mb2g3ic3ih32iw65oc3kh9ph4 two strips, nine tiles
+        g2ic2ih64iw48oc2kh9ph4 two strips, a lead
+        g2ic2ih22iw40oc2kh32kw9ph16pw4 two strips, two tiles
+        g2ic2ih63iw56oc2kh15kw36ph7pw18 three strips, four tiles
+        g2ic2ih57iw56oc2kh27kw24ph13pw12 four strips, four tiles
+        g2ic2ih66iw16oc2kh28kw30ph14pw15 five strips, four tiles
+        g2ic2ih40iw37oc2kh51kw5ph25pw2 lower than the filter
+        g2ic2ih23iw56oc2kh5kw51ph2pw25 two chunks of four strips
+        g2ic2ih17iw90oc2kh2kw90ph1pw45 three chunks
+        ic1ih200iw150oc1kh31ph15 bands of rows
+        ic1ih130iw300oc1kh13kw20ph3pw9 bands, an even filter
+        mb2g2ic2ih33iw40oc6kh11ph5 multiplier
+        mb2g2ic2ih40iw48oc2kh11ph0 no padding
+        g2ic2ih24iw25oc2kh15ph15pw19 padding wider than the filter
+        g2ic2ih30iw60oc2kh17ph0pw0eh-3ew-9 cropped
+        mb33g130ic130ih3iw4oc130kh31ph15 sixteen images and one left
+        mb13g110ic110ih7oc110kh31ph15 five images, three left
+        mb5g160ic160ih16iw8oc160kh21kw17ph10pw8 three images in aligned rows, two left
+        """
+    ),
+    "depthwise_?????_nhwc*": problems(
+        """
+        mb9g17ic17ih2iw7oc17kh3ph1 one patch, a slice and a half, more images than a block takes
+        g72ic72ih3iw8oc72kh3ph1 one row and one column more
+        g16ic16ih16iw28oc16kh7ph3 whole tiles
+        g16ic16ih29iw57oc16kh5ph2 whole tiles and one more
+        g8ic8ih6iw13oc8kh5sh2ph3pw1 stride 2, one column less
+        g8ic8ih3iw5oc8kh3ph7pw9 padding wider than the input
+        g8ic8ih9iw20oc8kh7ph0 no padding
+        g16ic16ih20iw23oc16kh31ph15 general:filter in several groups of rows
+        g8ic8ih30iw9oc8kh51kw5ph25pw2 general:51x5
+        mb2g10ic10ih13iw11oc20kh3ph1 general:multiplier 2
+        g16ic16ih9iw21oc16kh3kw5sh3sw2ph1pw3dh2dw3 general:stride and dilation
+        g24ic24iw97oc24kw9sw2pw4 general:1-D stride 2
+        mb2g24ic24iw230oc24kw4pw3ew0 general:several 1-D tiles
+        """
+    ),
+    "depthwise_?????_ncl": problems(
+        """
+        g5ic5iw4104oc5kw3pw1 one vector more than a tile
+        g3ic3iw4097oc3kw4pw3ew0 one element more
+        mb2g4ic4iw100oc4kw33pw16 more taps than a vector has elements
+        mb2g24ic24iw64oc48kw2pw1ew0 multiplier 2
+        mb2g24ic24iw40oc24kw8pw9 padding wider than the filter
+        mb2g4ic4ih6iw16oc4kh1kw3ph0pw1 rows of images
+        """
+    ),
+    "depthwise_wgrad*": problems(
+        """
+        ic1ih1iw1oc1kh3ph1 one pixel
+        g6ic6ih2iw2oc6kh7ph3 a filter larger than the input
+        g3ic3ih3iw56oc3kh3ph1 a slot per warp
+        mb9g3ic3ih14iw14oc3kh3ph1 four slots per warp and a rest of images
+        mb5g11ic11ih7iw7oc11kh3ph1 several channels per block and a rest
+        mb5g9ic9ih7iw7oc9kh5ph2 several channels per block
+        mb300g3ic3ih4iw4oc3kh3ph1 many small images
+        mb2g2ic2ih58iw57oc2kh3ph1 odd columns
+        g2ic2ih200iw20oc2kh3ph1 strips
+        mb3g2ic2ih14iw15oc2kh3sh2ph1 stride 2
+        mb3g2ic2ih13iw112oc2kh5sh2ph2 stride 2, two warps per slot
+        mb2g3ic3ih14iw12oc3kh7ph3 7x7
+        g2ic2ih3iw600oc2kh3ph1 column tiles
+        g2ic2ih5iw643oc2kh5ph2 column tiles of rows at odd offsets
+        mb2g6ic6ih9iw11oc6kh3ph4 padding wider than the filter
+        g6ic6ih12iw13oc18kh3ph1 multiplier
+        mb5g40ic40ih9iw8oc40kh3sh2ph1 channels beyond a warp
+        g64ic64ih6iw18oc64kh5ph2 granules of 16 bytes in NHWC
+        g32ic32ih9iw17oc32kh7ph3 one column more than a tile in NHWC
+        g36ic36ih8iw9oc72kh3ph1 multiplier, channels beyond a warp
+        g2ic2ih20iw22oc2kh9ph4 four tiles of 5x5
+        g2ic2ih18iw20oc2kh31ph15 sixteen tiles of 8x8
+        g2ic2ih60iw20oc2kh51kw5ph25pw2 eleven tiles of 5x5
+        g2ic2ih20iw22oc2kh13kw11ph6pw5 four tiles
+        g2ic2ih9iw40oc2kh1kw9pw4 one row of taps
+        g2ic2ih40iw9oc2kh9kw1ph4pw0 one column of taps
+        g2ic2ih9iw21oc2kh4ph2 an even filter
+        mb2g4ic4ih20iw21oc4kh3ph4dh4 dilation
+        mb2g4ic4ih33iw33oc4kh3ph12dh12 dilation 12
+        g6ic6ih20iw21oc6kh7ph9dh3 dilation, nine tiles
+        g6ic6ih20iw21oc6kh5sh3ph2 stride 3
+        mb3g5ic5iw300oc5kw4pw3ew0 causal 1-D
+        g5ic5iw5000oc5kw8pw7ew0 causal 1-D, strips
+        g5ic5iw700oc10kw15pw7 1-D, two tiles and a multiplier
+        g5ic5iw301oc5kw4dw3pw9ew0 1-D, dilation
+        g5ic5iw301oc5kw3sw2pw1 1-D, stride 2
+        g8ic8ih17iw12oc8kh3sh2ph1eh0 several channels per block, rows that no tap reaches
+        g8ic8ih20iw12oc8kh5sh4ph1 several channels per block and groups of tiles
+        g40ic40iw700oc40kw4pw3ew0 1-D, channels beyond a warp
+        g40ic40iw300oc40kw15pw7 1-D, two tiles, channels beyond a warp
+        """
+    ),
+    "transposed_*": problems(
+        """
+        mb2g3ic3ih130iw128oc3kh3sh2ph1 bands of rows
+        g2ic2ih150iw137oc4kh6sh3ph2 bands of rows, multiplier
+        g2ic2iw20000oc2kw5sw2pw2 parts of a row
+        mb2g3ic3iw9001oc6kw3sw3pw7dw4 parts of a row, multiplier and dilation
+        g2ic2ih33iw17oc2kh3sh2ph0pw2 no block at the first row
+        g24ic24ih1iw1oc24kh3sh2ph1 one element
+        g2ic2ih16iw37oc2kh4sh16ph3 a stride larger than the filter
+        g3ic3ih18iw20oc3kh4sh2ph1pw2 4x4, even padding
+        g3ic3ih17iw16oc3kh5sh2ph2pw1 5x5, odd padding
+        g3ic3ih19iw18oc3kh7sh2ph3pw2 7x7, even padding
+        g16ic16ih20iw40oc16kh3sh2ph1 more blocks than a tile
+        """
+    ),
+    "dilated_*": problems(
+        """
+        g8ic8ih33iw33oc8kh3ph12dh12 DeepLab's
+        g8ic8ih20iw21oc8kh3ph36dh36 all but the middle in the padding
+        g2ic2ih150iw140oc2kh3ph7dh7 classes of rows
+        g1ic1ih130iw150oc2kh5kw3ph2eh0dh1dw4 bands of a class, multiplier
+        g16ic16ih61iw75oc16kh3ph1dh2 classes of both axes
+        g2ic2iw20000oc2kw2pw512ew0dw512 WaveNet's
+        g4ic4ih7iw8oc4kh3dh2ph9pw0 rows of padding alone
+        """
+    ),
+}
+
+
+def walk(row_name: str) -> tuple[ConvProblem, ...]:
+    """Every problem that a row is tested on, if it serves it."""
+    return (*PROBLEMS, *EDGES, *(p for pattern, tiles in TILES.items() if fnmatch(row_name, pattern) for p in tiles))
