@@ -130,7 +130,9 @@ def run_parser() -> Parser:
     traffic = parser.add_argument_group("memory traffic, counted instead of timed")
     traffic.add_argument("--trace", action="store_true", help="count the CUDA kernels' traffic in the emulator")
     traffic.add_argument("--gpu", default=DEFAULT_GPU, metavar="GPU", help=f"such as A100 (default: {DEFAULT_GPU})")
-    traffic.add_argument("--kernel", metavar="NAME", help="such as naive (default: the one that would serve)")
+    traffic.add_argument(
+        "--kernel", metavar="NAME", help="such as naive, or triton (default: the one that would serve)"
+    )
     traffic.add_argument("--table", metavar="FILE#NAME", help="rewrite the table between the markers NAME of FILE")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: results/<date-time>)")

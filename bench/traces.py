@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ COLUMNS: dict[str, Callable[[TraceRow], str]] = {
     "DRAM": lambda row: f"{row.dram:.2f}",
     "coalescing": lambda row: f"{row.coalescing:.2f}",
     "shared": lambda row: f"{row.shared:.2f}",
-    "16 B": lambda row: f"{row.wide_share:.0%}",
+    "16 B": lambda row: "-" if math.isnan(row.wide_share) else f"{row.wide_share:.0%}",
     "bound by": lambda row: row.bound,
     "floor": lambda row: f"{row.floor_us / row.compulsory_us:.2f}",
 }

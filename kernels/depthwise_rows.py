@@ -38,6 +38,7 @@ import torch
 import triton
 import triton.language as tl
 
+from convbound.kernels import strips
 from convbound.kernels.launch import Launch, Plan
 from convbound.kernels.tile import Tile, sizes
 from convbound.problem import ConvProblem, Layout
@@ -113,9 +114,10 @@ def depthwise_rows(
         window = (start,) + window[: window_rows - 1]
         for v in tl.static_range(STRIDE_H):
             h = (first_p + u * dilation_h) * STRIDE_H + v - padding_h
+            row_inside = (h >= 0) & (h < H) & (u * STRIDE_H + v < (rows - 1) * STRIDE_H + R)
             for s in tl.static_range(S):
                 column = w + s * dilation_w
-                in_image = inside & (h >= 0) & (h < H) & (column >= 0) & (column < W)
+                in_image = inside & row_inside & (column >= 0) & (column < W)
                 for source in tl.static_range(SOURCES):
                     offset = (h * W + s * dilation_w) * x_position + source * x_channel
                     x = tl.load(x_ptrs + offset, mask=in_image, other=0.0).to(accumulator)
@@ -171,31 +173,24 @@ def _launch(
     tile: Tile,
 ) -> Launch:
     r, s = (1, *problem.filter)[-2:]
-    columns = min(tile.positions, int(triton.next_power_of_2(arguments["Q"])))
-    channels = tile.channels * tile.positions // columns
-    classes = min(arguments["dilation_h"], arguments["P"])
-    # The image in as many strips as needed, all of about the same height.
-    of_a_class = triton.cdiv(arguments["P"], classes)
-    rows = triton.cdiv(of_a_class, triton.cdiv(of_a_class, tile.steps))
-    strips = triton.cdiv(of_a_class, rows)
+    cut = strips.cut(arguments, r, s, tile, layout, tensors["y"] or torch.float32, wgrad=False)
     stride_h = arguments.pop("stride_h")
-    programs = (
-        triton.cdiv(arguments["Q"], columns) * classes * strips * triton.cdiv(arguments["K"], channels) * problem.n
-    )
+    tiles = triton.cdiv(arguments["Q"], cut.columns) * triton.cdiv(arguments["K"], cut.channels)
     return Launch(
         depthwise_rows,
-        programs,
+        tiles * cut.classes * cut.strips * problem.n,
         tensors,
-        arguments | {"rows": rows},
+        arguments | {"rows": cut.rows},
         constants
         | {
             "R": r,
             "S": s,
             "STRIDE_H": stride_h,
             "CHANNELS_LAST": layout == "NHWC",
-            "COLUMNS": columns,
-            "CHANNELS": channels,
+            "COLUMNS": cut.columns,
+            "CHANNELS": cut.channels,
         },
-        tile.warps,
-        resident=max(1, 16 // tile.warps),
+        cut.warps,
+        resident=max(1, 16 // cut.warps),
+        registers=cut.registers,
     )

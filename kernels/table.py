@@ -118,18 +118,27 @@ def _rows(name: str, taps: int, layout: Layout, tile: Tile, pass_: Pass, line: b
     )
 
 
-def _depthwise(pass_: Pass, nchw: int, nhwc: tuple[int, int, int]) -> tuple[Kernel, ...]:
-    """The rows of depthwise_rows, with strips of so many rows of the image; in NHWC what they load fits a share of L1.
+def _depthwise(pass_: Pass) -> tuple[Kernel, ...]:
+    """The rows of depthwise_rows, with at most so many rows of the image to a strip.
 
     The more taps, the fewer channels per thread, for each keeps its filter, or its sums, in registers.
     """
+    line = _rows("line", 9, "NCHW", Tile(512, 1, warps=4), pass_, line=True)
+    if pass_ == "wgrad":
+        return (
+            line,
+            _rows("line", 9, "NHWC", Tile(64, 32, warps=16), pass_, line=True),
+            _rows("rows49", 49, "NCHW", Tile(128, 1, warps=4, steps=64), pass_),
+            _rows("rows9", 9, "NHWC", Tile(32, 16, warps=8, steps=64), pass_),
+            _rows("rows49", 49, "NHWC", Tile(32, 16, warps=16, steps=64), pass_),
+        )
     return (
-        _rows("line", 9, "NCHW", Tile(512, 1, warps=4), pass_, line=True),
-        _rows("line", 9, "NHWC", Tile(64, 32, warps=16), pass_, line=True),
-        _rows("rows49", 49, "NCHW", Tile(64, 2, warps=4, steps=nchw), pass_),
-        _rows("rows9", 9, "NHWC", Tile(32, 32, warps=8, steps=nhwc[0]), pass_),
-        _rows("rows25", 25, "NHWC", Tile(32, 32, warps=16, steps=nhwc[1]), pass_),
-        _rows("rows49", 49, "NHWC", Tile(16, 32, warps=16, steps=nhwc[2]), pass_),
+        line,
+        _rows("line", 9, "NHWC", Tile(128, 32, warps=16), pass_, line=True),
+        _rows("rows49", 49, "NCHW", Tile(128, 1, warps=4, steps=16), pass_),
+        _rows("rows9", 9, "NHWC", Tile(32, 32, warps=8, steps=28), pass_),
+        _rows("rows25", 25, "NHWC", Tile(32, 32, warps=16, steps=28), pass_),
+        _rows("rows49", 49, "NHWC", Tile(32, 16, warps=16, steps=28), pass_),
     )
 
 
@@ -222,9 +231,9 @@ KERNELS: tuple[Kernel, ...] = (
     *_products("transposed", "dgrad", "NCHW", _TRANSPOSED_NCHW_TILES),
     *_products("grouped", "wgrad", "NHWC", _WGRAD_NHWC_TILES),
     *_products("grouped", "wgrad", "NCHW", _WGRAD_NCHW_TILES),
-    *_depthwise("fprop", nchw=16, nhwc=(12, 20, 28)),
-    *_depthwise("dgrad", nchw=16, nhwc=(12, 20, 28)),
-    *_depthwise("wgrad", nchw=56, nhwc=(56, 56, 56)),
+    *_depthwise("fprop"),
+    *_depthwise("dgrad"),
+    *_depthwise("wgrad"),
     _naive("fprop", "NCHW", Tile(128, 1, warps=4), depthwise_fprop.plan),
     _naive("fprop", "NHWC", Tile(32, 32, warps=4), depthwise_fprop.plan),
     _naive("dgrad", "NCHW", Tile(128, 1, warps=4), depthwise_dgrad.plan),

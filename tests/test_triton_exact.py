@@ -13,7 +13,7 @@ from support import triton_rows
 from support.check import assert_exact, expected
 from support.data import Operands, Sign, integers
 
-from convbound.kernels import depthwise_rows_wgrad, table
+from convbound.kernels import strips, table
 from convbound.kernels.table import Kernel
 from convbound.problem import DTYPE_NAMES, DTYPES, PASSES, ConvProblem, Layout, Pass
 
@@ -91,12 +91,15 @@ def test_dtype_of_fast_rows(row: Kernel):
         check(row, ConvProblem.parse(f"mb2g3ic3{shape}"), dtype, "positive")
 
 
+@pytest.mark.parametrize("l1", [1 << 16, 3 << 17], ids=["strips of a plane", "several planes"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_wgrad_of_more_than_one_strip_per_program(layout: Layout, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(depthwise_rows_wgrad, "PROGRAMS", 2)
-    problem = ConvProblem.parse("mb5g2ic2ih5iw7oc2kh3ph1")
+def test_wgrad_of_more_than_one_program(layout: Layout, l1: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(strips, "L1", l1)
+    problem = ConvProblem.parse("mb5g9ic9ih23iw7oc9kh3ph1")
     row = table.select(problem, "wgrad", torch.float32, layout)
-    assert row.plan(problem, torch.float32, bias=True).launches[0].sizes["units"] == 2
+    first = row.plan(problem, torch.float32, bias=True).launches[0]
+    assert first.programs > 1
+    assert (first.sizes["rows"] < 23, first.sizes["units"] > 1) == (l1 == 1 << 16, l1 == 3 << 17)
     check(row, problem, torch.float32)
 
 
