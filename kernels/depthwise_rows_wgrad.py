@@ -131,8 +131,7 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
     r, s = (1, *problem.filter)[-2:]
     cut = strips.cut(arguments, r, s, tile, layout, dtype, wgrad=True)
     channel_tiles = triton.cdiv(problem.k, cut.channels)
-    all_units = triton.cdiv(arguments["Q"], cut.columns) * cut.classes * cut.strips * problem.n
-    chunks = triton.cdiv(all_units, cut.per_program)
+    chunks = triton.cdiv(cut.of_a_plane * problem.n, cut.per_program)
     partials = torch.float64 if dtype == torch.float64 else torch.float32
     biases = problem.k if bias else 0
     elements = problem.parameters + biases

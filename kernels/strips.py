@@ -23,9 +23,10 @@ OTHER_REGISTERS = 16
 
 @dataclass(frozen=True)
 class Strips:
-    """Lanes and rows of a program: `rows` of output in a strip, `strips` of them in each of `classes` of rows.
+    """Lanes of a program, whose threads have at least so many `registers`, and `rows` of output in a strip.
 
-    `per_program` strips fit into the share of L1 of a program, whose threads have at least so many `registers`.
+    A plane has `of_a_plane` strips, by columns, classes of rows modulo the dilation, and rows; a program walks over
+    `per_program` of them, one after the other.
     """
 
     columns: int
@@ -33,19 +34,23 @@ class Strips:
     warps: int
     registers: int
     rows: int
-    classes: int
-    strips: int
+    of_a_plane: int
     per_program: int
 
 
 def cut(sizes: dict[str, int], r: int, s: int, tile: Tile, layout: Layout, dtype: torch.dtype, wgrad: bool) -> Strips:
     """The strips of x (C, H, W) for outputs (K, P, Q), of at most `tile.steps` rows; in wgrad both are loaded.
 
-    In NHWC a tile has the channels of 16-bit types; of wider ones it takes as many as are as many bytes.
+    In NHWC a tile has the channels of 16-bit types; of wider ones it takes as many as are as many bytes, and where a
+    dilation reaches far over the tile's columns, it takes more columns of fewer channels, down to a sector.
     """
     channels = max(1, tile.channels * 2 // dtype.itemsize) if layout == "NHWC" else tile.channels
     lanes = tile.positions * channels
-    columns = min(tile.positions, int(triton.next_power_of_2(sizes["Q"])))
+    shift = (s - 1) * sizes["dilation_w"]
+    positions = tile.positions
+    if layout == "NHWC" and 4 * shift > positions:
+        positions = max(positions, lanes * dtype.itemsize // SECTOR)
+    columns = min(positions, int(triton.next_power_of_2(sizes["Q"])))
     channels = lanes // columns
     warps = max(1, min(tile.warps, lanes // 32))
     registers = r * s * max(1, lanes // (32 * warps)) + OTHER_REGISTERS
@@ -56,7 +61,7 @@ def cut(sizes: dict[str, int], r: int, s: int, tile: Tile, layout: Layout, dtype
         """What so many columns of all channels take; parts of a row in NCHW begin and end within a sector."""
         return planes * (width * dtype.itemsize + (SECTOR if layout == "NCHW" and width < of else 0))
 
-    read = min(sizes["W"], (columns - 1) * sizes["stride_w"] + (s - 1) * sizes["dilation_w"] + 1)
+    read = min(sizes["W"], (columns - 1) * sizes["stride_w"] + shift + 1)
     x_row, y_row = row_bytes(read, sizes["W"]), row_bytes(min(columns, sizes["Q"]), sizes["Q"])
     halo = max(0, r - sizes["stride_h"]) * x_row
     per_row = sizes["stride_h"] * x_row + (y_row if wgrad else 0)
@@ -65,5 +70,11 @@ def cut(sizes: dict[str, int], r: int, s: int, tile: Tile, layout: Layout, dtype
     of_a_class = triton.cdiv(sizes["P"], classes)
     strips = triton.cdiv(of_a_class, max(1, min(tile.steps, (share - halo) // per_row)))
     rows = triton.cdiv(of_a_class, strips)
-    per_program = max(1, share // (rows * per_row + halo))
-    return Strips(columns, channels, warps, registers, rows, classes, triton.cdiv(of_a_class, rows), per_program)
+    of_a_plane = triton.cdiv(sizes["Q"], columns) * classes * triton.cdiv(of_a_class, rows)
+
+    # Planes that are smaller than their parts with halos are not cut.
+    plane = planes * (sizes["H"] * sizes["W"] + (sizes["P"] * sizes["Q"] if wgrad else 0)) * dtype.itemsize
+    per_program = share // (rows * per_row + halo) if wgrad else 1
+    if classes > 1 and plane <= share:
+        per_program = of_a_plane * (share // plane if wgrad else 1)
+    return Strips(columns, channels, warps, registers, rows, of_a_plane, max(1, per_program))

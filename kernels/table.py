@@ -13,10 +13,12 @@ from convbound.kernels import (
     depthwise_fprop,
     depthwise_rows,
     depthwise_rows_wgrad,
+    depthwise_toeplitz,
     depthwise_wgrad,
     grouped_dgrad,
     grouped_fprop,
     grouped_wgrad,
+    transposed_depthwise,
 )
 from convbound.kernels.implicit_gemm import packed_groups
 from convbound.kernels.launch import Plan
@@ -142,6 +144,48 @@ def _depthwise(pass_: Pass) -> tuple[Kernel, ...]:
     )
 
 
+def _toeplitz(pass_: Pass) -> Kernel:
+    planner = depthwise_toeplitz.plan_dgrad if pass_ == "dgrad" else depthwise_toeplitz.plan_fprop
+    return Kernel(
+        f"depthwise_{pass_}_toeplitz_nchw",
+        "depthwise",
+        pass_,
+        "NCHW",
+        None,
+        (1, 1),
+        Tile(128, 1, warps=8),
+        _HALVES,
+        80,
+        False,
+        planner,
+        depthwise=True,
+        able=depthwise_toeplitz.serves,
+    )
+
+
+def _transposed_depthwise(name: str, taps: int, layout: Layout, tile: Tile) -> Kernel:
+    """A row of transposed_depthwise, for filters of at most so many taps."""
+
+    def able(problem: ConvProblem) -> bool:
+        return math.prod(problem.filter) <= taps and transposed_depthwise.serves(problem)
+
+    return Kernel(
+        f"transposed_dgrad_{name}_{layout.lower()}",
+        "transposed",
+        "dgrad",
+        layout,
+        None,
+        None,
+        tile,
+        (*_HALVES, torch.float32),
+        80,
+        False,
+        transposed_depthwise.plan,
+        depthwise=True,
+        able=able,
+    )
+
+
 _PLANNERS: dict[Pass, Planner] = {"fprop": grouped_fprop.plan, "dgrad": grouped_dgrad.plan, "wgrad": grouped_wgrad.plan}
 
 
@@ -231,9 +275,14 @@ KERNELS: tuple[Kernel, ...] = (
     *_products("transposed", "dgrad", "NCHW", _TRANSPOSED_NCHW_TILES),
     *_products("grouped", "wgrad", "NHWC", _WGRAD_NHWC_TILES),
     *_products("grouped", "wgrad", "NCHW", _WGRAD_NCHW_TILES),
+    _toeplitz("fprop"),
+    _toeplitz("dgrad"),
     *_depthwise("fprop"),
     *_depthwise("dgrad"),
     *_depthwise("wgrad"),
+    _transposed_depthwise("blocks49", 49, "NCHW", Tile(128, 1, warps=4, steps=16)),
+    _transposed_depthwise("blocks16", 16, "NHWC", Tile(32, 32, warps=16, steps=28)),
+    _transposed_depthwise("blocks49", 49, "NHWC", Tile(32, 16, warps=16, steps=28)),
     _naive("fprop", "NCHW", Tile(128, 1, warps=4), depthwise_fprop.plan),
     _naive("fprop", "NHWC", Tile(32, 32, warps=4), depthwise_fprop.plan),
     _naive("dgrad", "NCHW", Tile(128, 1, warps=4), depthwise_dgrad.plan),

@@ -25,7 +25,12 @@ SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # of one program
 LINE, LARGE = "mb16g64ic64iw256oc64kw4pw3ew0", "mb16g32ic32ih64oc32kh7ph3"
 # For each architecture a part of the depthwise rows, those that are selected for these, for a kernel takes a second or
 # two to compile.
-DEPTHWISE = {80: ["--problem", ALIGNED], 90: ["--problem", ALIGNED, LARGE, LINE], 100: ["--problem", LARGE]}
+TRANSPOSED = "mb16g32ic32ih64oc32kh4sh2ph1"
+DEPTHWISE = {
+    80: ["--problem", ALIGNED],
+    90: ["--problem", ALIGNED, LARGE, LINE],
+    100: ["--problem", TRANSPOSED, "--kernel", "dgrad", "--specialised", "div16", "none"],
+}
 # In PTX and in SASS.
 TENSOR_CORE = {80: ("mma.sync", "HMMA"), 90: ("wgmma.mma_async", "HGMMA"), 100: ("tcgen05.mma", "UTCHMMA")}
 
@@ -40,7 +45,7 @@ def _empty_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module", params=ARCHITECTURES, ids="sm_{}".format)
 def compiled(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     architecture = ["--arch", f"sm_{request.param}", "--dtype", "fp16"]
-    depthwise = ["--selected", *DEPTHWISE[request.param], "--specialised", "div16"]
+    depthwise = ["--selected", "--specialised", "div16", *DEPTHWISE[request.param]]
     products = ["--problem", PRODUCT, "--kernel", *PRODUCTS, "--specialised", "div16+eq1"]
     return aot.report(*architecture, *depthwise) + aot.report(*architecture, *products)
 
@@ -49,12 +54,13 @@ def compiled(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 def unspecialised() -> list[dict[str, Any]]:
     """Channels that are not divisible by 16, each loaded by an address of its own."""
     products = ["grouped_fprop_any_nhwc", "transposed_dgrad_any_nchw", "grouped_wgrad_64x64_nhwc"]
-    rows = [*products, "depthwise_fprop_naive_nhwc", "depthwise_fprop_rows49_nhwc", "depthwise_wgrad_rows49"]
+    depthwise = ["fprop_naive_nhwc", "fprop_rows49_nhwc", "fprop_toeplitz", "wgrad_rows49"]
+    rows = [*products, *(f"depthwise_{row}" for row in depthwise)]
     return aot.report("--arch", "90", "--problem", STRIDED, LARGE, "--kernel", *rows, "--specialised", "none")
 
 
 def is_product(record: dict[str, Any]) -> bool:
-    return str(record["kernel"]).startswith("grouped")
+    return str(record["kernel"]).startswith(("grouped", "depthwise_toeplitz"))
 
 
 def test_resources_and_widths(compiled: list[dict[str, Any]]):
@@ -62,7 +68,10 @@ def test_resources_and_widths(compiled: list[dict[str, Any]]):
     assert all(any(text in row for row in rows) for text in PRODUCTS)
     if compiled[0]["arch"] == 90:
         designed = {row.name for row in table.KERNELS if row.depthwise and not row.naive}
-        assert designed - rows == {"depthwise_fprop_rows25_nhwc", "depthwise_dgrad_rows25_nhwc"}
+        assert {name for name in designed - rows if name.startswith("depthwise_")} == {
+            "depthwise_fprop_rows25_nhwc",
+            "depthwise_dgrad_rows25_nhwc",
+        }
     for record in compiled:
         if is_product(record):
             continue
@@ -93,6 +102,9 @@ def test_products_are_on_tensor_cores(compiled: list[dict[str, Any]]):
         if record["row"].endswith("_nhwc"):
             assert "2" not in code["loads"], f"{name}: single elements"
             assert max(code["loads"], key=code["loads"].get) == "16", name
+        if "toeplitz" in record["row"]:
+            assert set(code["loads"]) == {"2", "16"}, f"{name}: the band by elements, x by 16 bytes"
+            assert "cp.async 16" not in code["ptx_loads"], f"{name}: from L2 for each row of the filter"
         if record["row"].endswith(("fprop_128x128_nhwc", "wgrad_128x128_nhwc")):
             assert "cp.async 16" in code["ptx_loads"], f"{name}: no asynchronous copies"
         if "wgrad" not in record["row"]:
@@ -100,7 +112,7 @@ def test_products_are_on_tensor_cores(compiled: list[dict[str, Any]]):
 
 
 def test_unaligned_channels_do_not_spill(unspecialised: list[dict[str, Any]]):
-    assert len({record["row"] for record in unspecialised}) == 7
+    assert len({record["row"] for record in unspecialised}) == 8
     for record in unspecialised:
         name, code = f"{record['kernel']} of {record['row']}", record["code"]
         assert code["spill_loads"] == code["spill_stores"] == code["local"] == code["stack"] == 0, name
