@@ -10,16 +10,17 @@ multiply-adds on tensor cores instead of R * S on the others. dgrad is the same 
 depthwise_rows: FLIP and SOURCES.
 
 The useful fraction is S / WINDOW: 22 % at 7, 28 % at 9, 41 % at 13, with a window of 32; 48 % at 31 with one of 64. At
-7x7 on sm_90 an output takes at most 110 instructions, its share of all in the kernel times R; depthwise_rows, which
-loads single elements and spends 49 FMA, takes over 400.
-The window begins at a multiple of ALIGN columns at or before the first that is needed (`shift` are the columns in
-between), so that x is loaded by ALIGN elements at once, 16 bytes where 8 divides W and the window has room. An
-infinity or NaN in x times a zero of T is a NaN: it reaches outputs as far as the window does.
+7x7 on sm_90 an output takes at most 111 instructions: all 507 of the kernel R times, shared by 32 outputs per thread.
+depthwise_rows has 643, most of them in a loop that yields one output per thread. The window begins at a multiple of
+ALIGN columns at or before the first that is needed (`shift` are the columns in between), so that x is loaded by ALIGN
+elements at once, 16 bytes where 8 divides W and the window has room. An infinity or NaN in x times a zero of T is a
+NaN: it reaches outputs as far as the window does.
 
 Data movement, of fp16 at 56x56. L2: x once, and the halo of R - 1 rows per ROWS of them, for a program walks over all
-columns and L1 holds its rows; y once. L1: x R times, WINDOW / 16 columns for each output, which is 4 R bytes per output
-at 9x9, by 16 bytes; the filter 16 * WINDOW elements per row, for ROWS * 16 * BLOCKS outputs. Loads are not pipelined:
-asynchronous copies of 16 bytes pass by L1, and would come from L2 R times.
+columns and L1 holds its rows; y once, but each block of 16 columns is stored by itself, and rows of 112 bytes are no
+whole sectors: counted 1.28 times compulsory at 9x9, 1.43 times at 31x31. L1: x R times, WINDOW / 16 columns for each
+output, which is 4 R bytes per output at 9x9, by 16 bytes; the filter 16 * WINDOW elements per row, for ROWS * 16 *
+BLOCKS outputs. Loads are not pipelined: asynchronous copies of 16 bytes pass by L1, and would come from L2 R times.
 
 The tile. 128 rows, or 64 for a window of 64, of several images where a plane has fewer, times up to 8 blocks of 16
 columns, by 8 warps: at most 64 registers of sums per thread. More rows spill where x is not aligned.

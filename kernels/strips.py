@@ -1,8 +1,9 @@
 """How the depthwise row kernels cut a convolution: lanes of columns and channels, and strips of rows that fit in L1.
 
 A program loads each value of x once for each column of the filter. All but the first of these loads hit L1, if what the
-program needs stays there: so its rows are as few as fit into its share of an L1 that all programs fill which an SM has
-registers for. Filter or sums are in registers, so large filters leave few programs, and each a large share.
+program needs stays there: so its rows are as few as fit into its share of an H100's L1 that all programs fill which an
+SM has registers for. Filter or sums are in registers, so large filters leave few programs, and each a large share. The
+cut is the same on all GPUs, and so are the sums of wgrad.
 """
 
 from __future__ import annotations

@@ -104,6 +104,7 @@ def _launch(launch: Launch, counted: _Counted, compulsory: int) -> tracing.Launc
     # Bytes that are stored, sector by sector.
     stored = np.unique(np.concatenate([np.empty(0, np.int64), *counted.stored]))
     stored_sectors, stored_bytes = np.unique(stored // SECTOR, return_counts=True)
+    filled = int((stored_bytes < SECTOR).sum())
     moved = np.unique(np.concatenate([stored_sectors, *(distinct for distinct, _ in programs)]))
     sites = [
         Site(launch.kernel.__name__, "global", kind, width, *map(int, counts))
@@ -121,7 +122,8 @@ def _launch(launch: Launch, counted: _Counted, compulsory: int) -> tracing.Launc
         load_bytes=loads * SECTOR,
         store_bytes=counted.store_requests * SECTOR,
         compulsory_bytes=compulsory,
-        dram_bytes=(len(moved) + int((stored_bytes < SECTOR).sum())) * SECTOR,
+        dram_bytes=(len(moved) + filled) * SECTOR,
+        filled_bytes=filled * SECTOR,
         loaded_bytes_by_width=_UNKNOWN,
         stored_bytes_by_width=_UNKNOWN,
         sites=tuple(sites),
