@@ -1,10 +1,11 @@
-"""The command line: ``python -m convbound.bench [run options]`` and ``python -m convbound.bench report FILE``."""
+"""The command line: ``python -m convbound.bench [run options]``, ``… report FILE`` and ``… tune --problem TEXT``."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
 import importlib.util
+import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from convbound import backends
+from convbound import _library, backends
 from convbound.bench.arguments import EXIT_USAGE, Parser, backend, device, one_of, positive, problem
 from convbound.bench.devices import NAMES, default_device, find_device, our_backends
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
@@ -49,7 +50,8 @@ examples:
   {PROGRAM} --trace --problem mb1g144ic144ih56oc144kh3ph1 --gpu A100
   {PROGRAM} report results/2025-01-31-120000/result.json --readme README.md
 
-`{PROGRAM} report --help` tells how to redraw the table and the picture of a run.
+`{PROGRAM} report --help` tells how to redraw the table and the picture of a run, `{PROGRAM} tune --help` how
+to time the alternatives of the table of Triton kernels.
 """
 REPORT_HELP = (
     "Print the table of a result file, redraw its roofline, and with --readme rewrite a README's results block."
@@ -131,7 +133,9 @@ def run_parser() -> Parser:
     traffic = parser.add_argument_group("memory traffic, counted instead of timed")
     traffic.add_argument("--trace", action="store_true", help="count the CUDA kernels' traffic in the emulator")
     traffic.add_argument("--gpu", default=DEFAULT_GPU, metavar="GPU", help=f"such as A100 (default: {DEFAULT_GPU})")
-    traffic.add_argument("--kernel", metavar="NAME", help="such as naive (default: the one that would serve)")
+    traffic.add_argument(
+        "--kernel", metavar="NAME", help="such as naive, or triton (default: the one that would serve)"
+    )
     traffic.add_argument("--table", metavar="FILE#NAME", help="rewrite the table between the markers NAME of FILE")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: results/<date-time>)")
@@ -231,10 +235,52 @@ def means_command(arguments: Sequence[str], started: float) -> int:
     return EXIT_OK
 
 
+def tune_parser() -> Parser:
+    """The options of ``tune``."""
+    parser = Parser(
+        prog=f"{PROGRAM} tune",
+        description="Time the rows of the table of Triton kernels that serve a problem, with their tiles and those "
+        "around them, on the GPU. The table itself is changed by hand: kernels/table.py.",
+    )
+    parser.add_argument("--problem", nargs="+", type=problem, metavar="TEXT", required=True)
+    parser.add_argument("--pass", nargs="+", dest="passes", type=one_of("pass", PASSES), default=PASSES, metavar="PASS")
+    parser.add_argument("--layout", nargs="+", type=one_of("layout", LAYOUTS), default=LAYOUTS, metavar="LAYOUT")
+    parser.add_argument("--dtype", nargs="+", type=one_of("dtype", list(_DTYPES)), default=["fp16"], metavar="DTYPE")
+    return parser
+
+
+def tune_command(arguments: Sequence[str], started: float) -> int:
+    """Time the alternatives of the static table."""
+    parser = tune_parser()
+    args = parser.parse_args(arguments)
+    if why := _library.ABSENT["triton"]:
+        parser.error(f"there are no Triton kernels to time: {why}")
+    if not torch.cuda.is_available():
+        parser.error(f"times Triton kernels on a GPU, and torch {torch.__version__} sees none here")
+    from convbound.bench.tune import report, search
+    from convbound.kernels.launch import architecture
+    from convbound.measuring import timer_for
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    failed = False
+    for what, name, layout, pass_ in itertools.product(args.problem, args.dtype, args.layout, args.passes):
+        print(f"{what} {pass_} {name} {layout}", flush=True)
+        try:
+            timings = search(what, pass_, _DTYPES[name], layout, device, architecture(device), timer_for(device))
+        except RuntimeError as error:
+            failed = True
+            print(f"  FAILED {error}")
+            continue
+        print("\n".join(report(timings)), flush=True)
+    print(f"took {time.perf_counter() - started:.0f} s")
+    return EXIT_FAILED_ROWS if failed else EXIT_OK
+
+
 COMMANDS: dict[str, Callable[[Sequence[str], float], int]] = {
     "run": run_command,
     "report": report_command,
     "means": means_command,
+    "tune": tune_command,
 }
 
 

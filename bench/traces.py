@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class TraceRow:
     dram: float = 0.0
     coalescing: float = 0.0
     shared: float = 0.0
-    wide_share: float = 0.0
+    wide_share: float | None = 0.0
     bound: str = ""
     floor_us: float = 0.0
     compulsory_us: float = 0.0
@@ -69,7 +70,7 @@ COLUMNS: dict[str, Callable[[TraceRow], str]] = {
     "DRAM": lambda row: f"{row.dram:.2f}",
     "coalescing": lambda row: f"{row.coalescing:.2f}",
     "shared": lambda row: f"{row.shared:.2f}",
-    "16 B": lambda row: f"{row.wide_share:.0%}",
+    "16 B": lambda row: "-" if row.wide_share is None else f"{row.wide_share:.0%}",
     "bound by": lambda row: row.bound,
     "floor": lambda row: f"{row.floor_us / row.compulsory_us:.2f}",
 }
@@ -110,7 +111,8 @@ def _trace(case: Case, layout: Layout, gpu: str, kernel: str | None) -> tuple[Tr
         row.status, row.message = STATUS_FAILED, " ".join(str(error).split())
         return row, None
     row.kernel = trace.kernel
-    row.sm_l2, row.dram, row.wide_share = trace.sm_l2_ratio, trace.dram_ratio, trace.wide_share
+    row.sm_l2, row.dram = trace.sm_l2_ratio, trace.dram_ratio
+    row.wide_share = None if math.isnan(trace.wide_share) else trace.wide_share
     row.coalescing, row.shared = trace.coalescing, trace.bank_conflicts
     row.bound, row.floor_us = trace.bounds[0].resource, trace.bounds[0].seconds * 1e6
     row.compulsory_us = trace.compulsory_bytes / found.dram * 1e6

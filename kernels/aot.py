@@ -24,7 +24,7 @@ from triton.compiler import ASTSource
 from convbound.kernels import machine_code
 from convbound.kernels.launch import Launch
 from convbound.kernels.machine_code import Counts, MachineCode
-from convbound.kernels.table import KERNELS
+from convbound.kernels.table import KERNELS, select
 from convbound.problem import DTYPE_NAMES, ConvProblem
 
 ARCHITECTURES = (80, 90, 100)
@@ -59,7 +59,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Record:
-    """One compiled kernel: which, for what, and what it is made of. `shared` is in bytes per program."""
+    """One compiled kernel: which, for what, and what it is made of. `shared` is in bytes per program.
+
+    `least_registers` is what its launch assumes.
+    """
 
     row: str
     kernel: str
@@ -68,6 +71,7 @@ class Record:
     problem: str
     specialised: str
     warps: int
+    least_registers: int
     shared: int
     code: MachineCode
 
@@ -105,6 +109,8 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     for row, problem, dtype, arch in itertools.product(rows, options.problem, dtypes, options.arch):
         if not row.serves(problem, row.pass_, dtype, row.layout, arch):
             continue
+        if options.selected and row is not select(problem, row.pass_, dtype, row.layout, arch):
+            continue
         for launch in row.plan(problem, dtype, bias=True).launches:
             for specialised in options.specialised:
                 if row.aligned and "div16" not in specialised:
@@ -132,7 +138,7 @@ def compiled(job: Job) -> Record:
         raise RuntimeError(f"{what} does not compile: {error}") from error
     code = machine_code.read(binary.asm["cubin"], binary.asm["ptx"])
     names = (job.row, kernel, job.arch, job.dtype, job.problem, job.specialised)
-    return Record(*names, warps, binary.metadata.shared, code)
+    return Record(*names, warps, job.launch.registers, binary.metadata.shared, code)
 
 
 def noted(wanted: Sequence[Job]) -> Iterator[Job]:
@@ -224,6 +230,7 @@ def parser() -> argparse.ArgumentParser:
         choices=SPECIALISATIONS,
         help="what Triton knows about integer arguments: which are divisible by 16, which are 1; all by default",
     )
+    parser.add_argument("--selected", action="store_true", help="only rows that the table would select for a problem")
     parser.add_argument("--json", action="store_true", help="print JSON, PTX access forms included, not a table")
     return parser
 

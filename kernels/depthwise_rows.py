@@ -12,7 +12,9 @@ r of output row p = (h + padding_h - r * dilation_h) / stride_h, so the sums of 
 are kept in registers, the oldest is stored when its last row has been seen, and the window moves on. Triton has no
 shuffles that would hand a neighbour's column over; a value is loaded S times, and all but the first of these loads hit
 L1. With dilation the rows that a window sees are dilation_h apart: a program owns a class of rows, p modulo dilation_h,
-so the halo is R - 1 rows and not (R - 1) * dilation_h. In H either the stride or the dilation is 1; in W both are free.
+so the halo is R - 1 rows and not (R - 1) * dilation_h. Classes of one plane share sectors in NCHW, and columns: where
+the planes of a program fit into its share of L1 it walks over all classes, and x comes once from L2 at any dilation. In
+H either the stride or the dilation is 1; in W both are free.
 
 Cost per output. L1: S loads of x, instead of R * S. Arithmetic: R * S FMA, S conversions, S masks. L2: x once, plus
 (R - 1) / ROWS for the halo, which at 16 rows is 1.13 for 3x3 and 1.38 for 7x7; y once. NCHW: a thread takes one column,
@@ -38,6 +40,7 @@ import torch
 import triton
 import triton.language as tl
 
+from convbound.kernels import strips
 from convbound.kernels.launch import Launch, Plan
 from convbound.kernels.tile import Tile, sizes
 from convbound.problem import ConvProblem, Layout
@@ -64,6 +67,7 @@ def depthwise_rows(
     dilation_h,
     dilation_w,
     rows,
+    units,
     R: tl.constexpr,
     S: tl.constexpr,
     STRIDE_H: tl.constexpr,
@@ -74,27 +78,24 @@ def depthwise_rows(
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # Programs are numbered columns first, then classes of rows, strips of rows, channels and images.
+    # Programs are numbered parts of a plane first, then channels and images. A part is so many units, and units are
+    # numbered columns first, then classes of rows and strips of rows.
     column_tiles = tl.cdiv(Q, COLUMNS)
     classes = min(dilation_h, P)
-    strips = tl.cdiv(tl.cdiv(P, classes), rows)
+    all_units = column_tiles * classes * tl.cdiv(tl.cdiv(P, classes), rows)
     channel_tiles = tl.cdiv(K, CHANNELS)
-    rest = tl.program_id(0) // column_tiles
-    q = (tl.program_id(0) % column_tiles * COLUMNS + tl.arange(0, COLUMNS))[:, None]
-    first_p = rest % classes + rest // classes % strips * rows * dilation_h
-    rest = rest // classes // strips
+    parts = tl.cdiv(all_units, units)
+    part = tl.program_id(0) % parts
+    rest = tl.program_id(0) // parts
     k = (rest % channel_tiles * CHANNELS + tl.arange(0, CHANNELS))[None, :]
     n = (rest // channel_tiles).to(tl.int64)
-    inside = (q < Q) & (k < K)
     window_rows: tl.constexpr = (R + STRIDE_H - 1) // STRIDE_H
 
     # Memory steps between neighbours along the channels and along the positions.
     x_channel, x_position = (1, C) if CHANNELS_LAST else (H * W, 1)
     y_channel, y_position = (1, K) if CHANNELS_LAST else (P * Q, 1)
-    c = k // MULTIPLIER * SOURCES
-    w = q * stride_w - padding_w
-    x_ptrs = x_ptr + n * C * H * W + (c * x_channel + w * x_position)
-    y_ptrs = y_ptr + n * K * P * Q + (k * y_channel + q * y_position)
+    x_ptr += n * C * H * W
+    y_ptr += n * K * P * Q
 
     accumulator: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     start = tl.zeros((COLUMNS, CHANNELS), accumulator)
@@ -107,28 +108,37 @@ def depthwise_rows(
             weight = tl.load(w_ptr + (k * SOURCES + source) * (R * S) + place, mask=k < K, other=0.0)
             weights = weights + (weight.to(accumulator),)
 
-    # window[j] is the sum of output row u - j.
-    window = (start,) * window_rows
-    for u in range(rows + window_rows - 1):
-        window = (start,) + window[: window_rows - 1]
-        for v in tl.static_range(STRIDE_H):
-            h = (first_p + u * dilation_h) * STRIDE_H + v - padding_h
-            for s in tl.static_range(S):
-                column = w + s * dilation_w
-                in_image = inside & (h >= 0) & (h < H) & (column >= 0) & (column < W)
-                for source in tl.static_range(SOURCES):
-                    offset = (h * W + s * dilation_w) * x_position + source * x_channel
-                    x = tl.load(x_ptrs + offset, mask=in_image, other=0.0).to(accumulator)
-                    sums = ()
-                    for j in tl.static_range(window_rows):
-                        if v + j * STRIDE_H < R:
-                            sums = sums + (window[j] + x * weights[(source * R + v + j * STRIDE_H) * S + s],)
-                        else:
-                            sums = sums + (window[j],)
-                    window = sums
-        p = first_p + (u - window_rows + 1) * dilation_h
-        written = inside & (u >= window_rows - 1) & (p < P)
-        tl.store(y_ptrs + p * Q * y_position, window[window_rows - 1].to(y_ptr.dtype.element_ty), mask=written)
+    for unit in range(part * units, min((part + 1) * units, all_units)):
+        q = (unit % column_tiles * COLUMNS + tl.arange(0, COLUMNS))[:, None]
+        first_p = unit // column_tiles % classes + unit // column_tiles // classes * rows * dilation_h
+        inside = (q < Q) & (k < K)
+        w = q * stride_w - padding_w
+        x_ptrs = x_ptr + (k // MULTIPLIER * SOURCES * x_channel + w * x_position)
+        y_ptrs = y_ptr + (k * y_channel + q * y_position)
+        # window[j] is the sum of output row u - j.
+        window = (start,) * window_rows
+        for u in range(rows + window_rows - 1):
+            window = (start,) + window[: window_rows - 1]
+            for v in tl.static_range(STRIDE_H):
+                h = (first_p + u * dilation_h) * STRIDE_H + v - padding_h
+                row_inside = (h >= 0) & (h < H) & (u * STRIDE_H + v < (rows - 1) * STRIDE_H + R)
+                for s in tl.static_range(S):
+                    column = w + s * dilation_w
+                    in_image = inside & row_inside & (column >= 0) & (column < W)
+                    for source in tl.static_range(SOURCES):
+                        offset = (h * W + s * dilation_w) * x_position + source * x_channel
+                        x = tl.load(x_ptrs + offset, mask=in_image, other=0.0).to(accumulator)
+                        sums = ()
+                        for j in tl.static_range(window_rows):
+                            if v + j * STRIDE_H < R:
+                                sums = sums + (window[j] + x * weights[(source * R + v + j * STRIDE_H) * S + s],)
+                            else:
+                                sums = sums + (window[j],)
+                        window = sums
+            p = first_p + (u - window_rows + 1) * dilation_h
+            written = inside & (u >= window_rows - 1) & (p < P)
+            result = window[window_rows - 1].to(y_ptr.dtype.element_ty)
+            tl.store(y_ptrs + p * Q * y_position, result, mask=written)
 
 
 def serves_fprop(problem: ConvProblem) -> bool:
@@ -151,15 +161,20 @@ def plan_fprop(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: T
 
 def plan_dgrad(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
     """The launch for dy, w, bias (or None) and dx, dense in the layout; the stride is 1."""
+    tensors = {"x": dtype, "w": dtype, "bias": dtype if bias else None, "y": dtype}
+    constants = {"MULTIPLIER": 1, "SOURCES": problem.k // problem.c, "FLIP": True}
+    launch = _launch(problem, as_dgrad(problem), constants, tensors, layout, tile)
+    return Plan((launch,), names={"x": "dy", "y": "dx"})
+
+
+def as_dgrad(problem: ConvProblem) -> dict[str, int]:
+    """The sizes of the convolution of dy, with the filter turned round, that is the dgrad of stride 1."""
     arguments = sizes(problem)
     r, s = (1, *problem.filter)[-2:]
     swapped = dict(zip("CHWKPQ", (arguments[name] for name in "KPQCHW"), strict=True))
     swapped["padding_h"] = arguments["dilation_h"] * (r - 1) - arguments["padding_h"]
     swapped["padding_w"] = arguments["dilation_w"] * (s - 1) - arguments["padding_w"]
-    tensors = {"x": dtype, "w": dtype, "bias": dtype if bias else None, "y": dtype}
-    constants = {"MULTIPLIER": 1, "SOURCES": problem.k // problem.c, "FLIP": True}
-    launch = _launch(problem, arguments | swapped, constants, tensors, layout, tile)
-    return Plan((launch,), names={"x": "dy", "y": "dx"})
+    return arguments | swapped
 
 
 def _launch(
@@ -171,31 +186,24 @@ def _launch(
     tile: Tile,
 ) -> Launch:
     r, s = (1, *problem.filter)[-2:]
-    columns = min(tile.positions, int(triton.next_power_of_2(arguments["Q"])))
-    channels = tile.channels * tile.positions // columns
-    classes = min(arguments["dilation_h"], arguments["P"])
-    # The image in as many strips as needed, all of about the same height.
-    of_a_class = triton.cdiv(arguments["P"], classes)
-    rows = triton.cdiv(of_a_class, triton.cdiv(of_a_class, tile.steps))
-    strips = triton.cdiv(of_a_class, rows)
+    cut = strips.cut(arguments, r, s, tile, layout, tensors["y"] or torch.float32, wgrad=False)
     stride_h = arguments.pop("stride_h")
-    programs = (
-        triton.cdiv(arguments["Q"], columns) * classes * strips * triton.cdiv(arguments["K"], channels) * problem.n
-    )
+    parts = triton.cdiv(cut.of_a_plane, cut.per_program)
     return Launch(
         depthwise_rows,
-        programs,
+        parts * triton.cdiv(arguments["K"], cut.channels) * problem.n,
         tensors,
-        arguments | {"rows": rows},
+        arguments | {"rows": cut.rows, "units": cut.per_program},
         constants
         | {
             "R": r,
             "S": s,
             "STRIDE_H": stride_h,
             "CHANNELS_LAST": layout == "NHWC",
-            "COLUMNS": columns,
-            "CHANNELS": channels,
+            "COLUMNS": cut.columns,
+            "CHANNELS": cut.channels,
         },
-        tile.warps,
-        resident=max(1, 16 // tile.warps),
+        cut.warps,
+        resident=max(1, 16 // cut.warps),
+        registers=cut.registers,
     )

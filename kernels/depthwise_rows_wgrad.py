@@ -8,12 +8,14 @@ It walks down the rows as depthwise_rows does, with the roles changed: x[h] meet
 dilation_h) / stride_h of dy, so the last ceil(R / stride_h) rows of dy are kept in registers, and so are the R * S
 sums of each lane. A program owns COLUMNS x CHANNELS lanes and walks over `units` strips of images, one after
 the other; only then are the lanes of each sum added up, and written to the program's own place in `partials`
-[chunk][element of dw], in fp32 (fp64 for double). partial_sums adds the chunks in a fixed order: no atomics, and the
-result is bitwise repeatable.
+[chunk][tap][K], in fp32 (fp64 for double). partial_sums adds the chunks in a fixed order: no atomics, and the result is
+bitwise repeatable.
 
 Cost per position. L1: S loads of x and one of dy. Arithmetic: R * S FMA, S + 1 conversions, S masks. L2: dy once, x
-once and the halo, (R - 1) / rows and (S - 1) / COLUMNS. Adding up the lanes takes R * S reductions per program, which
-is why a program takes many rows. The workspace is R * S numbers per channel and chunk, written and read once.
+once and the halo, (R - 1) / rows and (S - 1) / COLUMNS, if L1 keeps what a program loads: strips are cut, and as many
+walked over, as its share of L1 holds (strips.py). Adding up the lanes takes R * S reductions per program, some 20
+instructions each, after a walk of 32 positions per thread in 16 bits; a longer one would leave x to L2, S times. The
+workspace is R * S numbers per channel and chunk, written and read once: at 3x3 3 % of x and dy, at 7x7 16 %.
 
 The tile. As in depthwise_rows; the larger the filter, the fewer channels per thread, for each takes R * S registers.
 """
@@ -29,13 +31,10 @@ import torch
 import triton
 import triton.language as tl
 
-from convbound.kernels import partial_sums
+from convbound.kernels import partial_sums, strips
 from convbound.kernels.launch import Launch, Plan
 from convbound.kernels.tile import Tile, sizes
 from convbound.problem import ConvProblem, Layout
-
-# As many as fill a large GPU, whatever the GPU, so that results are the same on all of them.
-PROGRAMS = 1024
 
 
 @triton.jit
@@ -104,9 +103,10 @@ def depthwise_rows_wgrad(
                 bias_sum += dy
             for v in tl.static_range(STRIDE_H):
                 h = p * STRIDE_H + v - padding_h
+                row_inside = (h >= 0) & (h < H) & (u * STRIDE_H + v < (rows - 1) * STRIDE_H + R)
                 for s in tl.static_range(S):
                     column = w + s * dilation_w
-                    in_image = inside & (h >= 0) & (h < H) & (column >= 0) & (column < W)
+                    in_image = inside & row_inside & (column >= 0) & (column < W)
                     offset = (h * W + s * dilation_w) * x_position
                     x = tl.load(x_ptrs + offset, mask=in_image, other=0.0).to(accumulator)
                     added = ()
@@ -120,7 +120,7 @@ def depthwise_rows_wgrad(
     partials_ptr += chunk.to(tl.int64) * elements
     k = tl.program_id(0) % channel_tiles * CHANNELS + tl.arange(0, CHANNELS)
     for tap in tl.static_range(R * S):
-        tl.store(partials_ptr + k * (R * S) + tap, tl.sum(sums[tap], axis=0), mask=k < K)
+        tl.store(partials_ptr + tap * K + k, tl.sum(sums[tap], axis=0), mask=k < K)
     if BIAS:
         tl.store(partials_ptr + (elements - K) + k, tl.sum(bias_sum, axis=0), mask=k < K)
 
@@ -129,15 +129,9 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
     """The launches for dy, x, dw and dbias (or None), dense in the layout, with the workspace between them."""
     arguments = {"N": problem.n, **sizes(problem)}
     r, s = (1, *problem.filter)[-2:]
-    columns = min(tile.positions, int(triton.next_power_of_2(arguments["Q"])))
-    channels = tile.channels * tile.positions // columns
-    channel_tiles = triton.cdiv(problem.k, channels)
-    classes = min(arguments["dilation_h"], arguments["P"])
-    of_a_class = triton.cdiv(arguments["P"], classes)
-    rows = triton.cdiv(of_a_class, triton.cdiv(of_a_class, tile.steps))
-    all_units = triton.cdiv(arguments["Q"], columns) * classes * triton.cdiv(of_a_class, rows) * problem.n
-    units = max(1, all_units * channel_tiles // PROGRAMS)
-    chunks = triton.cdiv(all_units, units)
+    cut = strips.cut(arguments, r, s, tile, layout, dtype, wgrad=True)
+    channel_tiles = triton.cdiv(problem.k, cut.channels)
+    chunks = triton.cdiv(cut.of_a_plane * problem.n, cut.per_program)
     partials = torch.float64 if dtype == torch.float64 else torch.float32
     biases = problem.k if bias else 0
     elements = problem.parameters + biases
@@ -146,7 +140,7 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
         depthwise_rows_wgrad,
         chunks * channel_tiles,
         {"dy": dtype, "x": dtype, "partials": partials},
-        arguments | {"rows": rows, "units": units, "elements": elements},
+        arguments | {"rows": cut.rows, "units": cut.per_program, "elements": elements},
         {
             "R": r,
             "S": s,
@@ -154,11 +148,12 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
             "MULTIPLIER": problem.k // problem.c,
             "CHANNELS_LAST": layout == "NHWC",
             "BIAS": bias,
-            "COLUMNS": columns,
-            "CHANNELS": channels,
+            "COLUMNS": cut.columns,
+            "CHANNELS": cut.channels,
         },
-        tile.warps,
-        resident=max(1, 16 // tile.warps),
+        cut.warps,
+        resident=max(1, 16 // cut.warps),
+        registers=cut.registers,
     )
-    second = partial_sums.launch(dtype, partials, chunks, problem.parameters, biases)
+    second = partial_sums.launch(dtype, partials, chunks, problem.parameters, biases, taps=r * s)
     return Plan((first, second), {"partials": (chunks * elements, partials)})

@@ -170,5 +170,5 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
         tile.stages,
         resident=1,
     )
-    second = partial_sums.launch(dtype, partials, chunks, problem.parameters, biases)
+    second = partial_sums.launch(dtype, partials, chunks, problem.parameters, biases, taps=1)
     return Plan((first, second), {"partials": (chunks * elements, partials)})

@@ -14,6 +14,8 @@ from torch import Tensor
 from convbound.kernels.limits import LARGEST
 
 REGISTERS = 65536  # of an SM
+# Of an H100: L1 with shared memory, warps and blocks of an SM.
+L1, WARPS, BLOCKS = 256 * 1024, 64, 32
 
 if triton.knobs.runtime.interpret:
     import convbound.kernels.interpreter  # noqa: F401
@@ -25,6 +27,12 @@ def architecture(device: torch.device) -> int | None:
         return None
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def residents(warps: int, registers: int) -> int:
+    """How many programs an SM holds at once, by their warps and the registers of a thread."""
+    by_registers = REGISTERS // (32 * warps * max(8, -(-registers // 8) * 8))
+    return max(1, min(BLOCKS, WARPS // warps, by_registers))
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Launch:
         Steps of a loop whose loads are under way at once.
     resident
         How many programs an SM has registers for, at least.
+    registers
+        How many a thread has at least; so no more than so many programs share an L1.
     """
 
     kernel: Any
@@ -59,6 +69,7 @@ class Launch:
     warps: int
     stages: int = 1
     resident: int = 4
+    registers: int = 0
 
     @property
     def options(self) -> dict[str, int]:

@@ -2,9 +2,12 @@
 
     result[e] = sum over chunks of partials[chunk][e]
 
-`partials` [chunk][element] holds dw in its order in memory, then, where it is wanted, dbias, in fp32 (fp64 for double).
-A program owns ELEMENTS elements and adds CHUNKS chunks at a time: lane l takes chunks l, l + CHUNKS, …, and the lanes
-are added up at the end. Each partial sum is read once, by 16 bytes; no atomics, so results are bitwise repeatable.
+`partials` [chunk][element] holds dw, then, where it is wanted, dbias, in fp32 (fp64 for double). dw lies there in its
+order in memory, or, where TAPS is not 1, as [TAPS][K], while its order in memory is [K][TAPS]. A program owns ELEMENTS
+elements and adds CHUNKS chunks at a time: lane l takes chunks l, l + CHUNKS, …, and the lanes are added up at the end.
+Each partial sum is read once, by 16 bytes; no atomics, so results are bitwise repeatable.
+
+The tile: 2048 numbers at a time, of few chunks many elements, of many chunks fewer, so that no loop is long.
 """
 
 # Arguments of a Triton kernel have no Python types.
@@ -18,7 +21,7 @@ import triton.language as tl
 
 from convbound.kernels.launch import Launch
 
-CHUNKS, ELEMENTS = 16, 64
+NUMBERS = 2048  # that a program loads at once
 
 
 @triton.jit
@@ -29,6 +32,7 @@ def partial_sums(
     chunks,
     dw_elements,
     elements,
+    TAPS: tl.constexpr,
     CHUNKS: tl.constexpr,
     ELEMENTS: tl.constexpr,
 ):
@@ -40,19 +44,25 @@ def partial_sums(
         inside = (chunk < chunks) & (element < elements)[None, :]
         total += tl.load(partials_ptr + chunk * elements + element[None, :], mask=inside, other=0.0)
     result = tl.sum(total, axis=0).to(dw_ptr.dtype.element_ty)
-    tl.store(dw_ptr + element, result, mask=element < dw_elements)
+    filters = dw_elements // TAPS
+    place = element % filters * TAPS + element // filters if TAPS > 1 else element
+    tl.store(dw_ptr + place, result, mask=element < dw_elements)
     if dbias_ptr is not None:
         tl.store(dbias_ptr + (element - dw_elements), result, mask=(element >= dw_elements) & (element < elements))
 
 
-def launch(dtype: torch.dtype, partials: torch.dtype, chunks: int, dw_elements: int, biases: int) -> Launch:
-    """The launch for partials, dw and dbias, which has no elements where it is not wanted."""
+def launch(dtype: torch.dtype, partials: torch.dtype, chunks: int, dw_elements: int, biases: int, taps: int) -> Launch:
+    """The launch for partials, dw and dbias, which has no elements where it is not wanted.
+
+    `taps` is 1 where partials have the order of dw in memory, and that of a filter where taps are the outer order.
+    """
     elements = dw_elements + biases
+    block = 16 if chunks <= 64 else 64
     return Launch(
         partial_sums,
-        triton.cdiv(elements, ELEMENTS),
+        triton.cdiv(elements, NUMBERS // block),
         {"partials": partials, "dw": dtype, "dbias": dtype if biases else None},
         {"chunks": chunks, "dw_elements": dw_elements, "elements": elements},
-        {"CHUNKS": CHUNKS, "ELEMENTS": ELEMENTS},
+        {"TAPS": taps, "CHUNKS": block, "ELEMENTS": NUMBERS // block},
         warps=4,
     )

@@ -13,10 +13,12 @@ from convbound.kernels import (
     depthwise_fprop,
     depthwise_rows,
     depthwise_rows_wgrad,
+    depthwise_toeplitz,
     depthwise_wgrad,
     grouped_dgrad,
     grouped_fprop,
     grouped_wgrad,
+    transposed_depthwise,
 )
 from convbound.kernels.implicit_gemm import packed_groups
 from convbound.kernels.launch import Plan
@@ -118,18 +120,69 @@ def _rows(name: str, taps: int, layout: Layout, tile: Tile, pass_: Pass, line: b
     )
 
 
-def _depthwise(pass_: Pass, nchw: int, nhwc: tuple[int, int, int]) -> tuple[Kernel, ...]:
-    """The rows of depthwise_rows, with strips of so many rows of the image; in NHWC what they load fits a share of L1.
+def _depthwise(pass_: Pass) -> tuple[Kernel, ...]:
+    """The rows of depthwise_rows, with at most so many rows of the image to a strip.
 
     The more taps, the fewer channels per thread, for each keeps its filter, or its sums, in registers.
     """
+    line = _rows("line", 9, "NCHW", Tile(512, 1, warps=4), pass_, line=True)
+    if pass_ == "wgrad":
+        return (
+            line,
+            _rows("line", 9, "NHWC", Tile(64, 32, warps=16), pass_, line=True),
+            _rows("rows49", 49, "NCHW", Tile(128, 1, warps=4, steps=64), pass_),
+            _rows("rows9", 9, "NHWC", Tile(32, 16, warps=8, steps=64), pass_),
+            _rows("rows49", 49, "NHWC", Tile(32, 16, warps=16, steps=64), pass_),
+        )
     return (
-        _rows("line", 9, "NCHW", Tile(512, 1, warps=4), pass_, line=True),
-        _rows("line", 9, "NHWC", Tile(64, 32, warps=16), pass_, line=True),
-        _rows("rows49", 49, "NCHW", Tile(64, 2, warps=4, steps=nchw), pass_),
-        _rows("rows9", 9, "NHWC", Tile(32, 32, warps=8, steps=nhwc[0]), pass_),
-        _rows("rows25", 25, "NHWC", Tile(32, 32, warps=16, steps=nhwc[1]), pass_),
-        _rows("rows49", 49, "NHWC", Tile(16, 32, warps=16, steps=nhwc[2]), pass_),
+        line,
+        _rows("line", 9, "NHWC", Tile(128, 32, warps=16), pass_, line=True),
+        _rows("rows49", 49, "NCHW", Tile(128, 1, warps=4, steps=16), pass_),
+        _rows("rows9", 9, "NHWC", Tile(32, 32, warps=8, steps=28), pass_),
+        _rows("rows25", 25, "NHWC", Tile(32, 32, warps=16, steps=28), pass_),
+        _rows("rows49", 49, "NHWC", Tile(32, 16, warps=16, steps=28), pass_),
+    )
+
+
+def _toeplitz(pass_: Pass) -> Kernel:
+    planner = depthwise_toeplitz.plan_dgrad if pass_ == "dgrad" else depthwise_toeplitz.plan_fprop
+    return Kernel(
+        f"depthwise_{pass_}_toeplitz_nchw",
+        "depthwise",
+        pass_,
+        "NCHW",
+        None,
+        (1, 1),
+        Tile(128, 1, warps=8),
+        _HALVES,
+        80,
+        False,
+        planner,
+        depthwise=True,
+        able=depthwise_toeplitz.serves,
+    )
+
+
+def _transposed_depthwise(name: str, taps: int, layout: Layout, tile: Tile) -> Kernel:
+    """A row of transposed_depthwise, for filters of at most so many taps."""
+
+    def able(problem: ConvProblem) -> bool:
+        return math.prod(problem.filter) <= taps and transposed_depthwise.serves(problem)
+
+    return Kernel(
+        f"transposed_dgrad_{name}_{layout.lower()}",
+        "transposed",
+        "dgrad",
+        layout,
+        None,
+        None,
+        tile,
+        (*_HALVES, torch.float32),
+        80,
+        False,
+        transposed_depthwise.plan,
+        depthwise=True,
+        able=able,
     )
 
 
@@ -222,9 +275,14 @@ KERNELS: tuple[Kernel, ...] = (
     *_products("transposed", "dgrad", "NCHW", _TRANSPOSED_NCHW_TILES),
     *_products("grouped", "wgrad", "NHWC", _WGRAD_NHWC_TILES),
     *_products("grouped", "wgrad", "NCHW", _WGRAD_NCHW_TILES),
-    *_depthwise("fprop", nchw=16, nhwc=(12, 20, 28)),
-    *_depthwise("dgrad", nchw=16, nhwc=(12, 20, 28)),
-    *_depthwise("wgrad", nchw=56, nhwc=(56, 56, 56)),
+    _toeplitz("fprop"),
+    _toeplitz("dgrad"),
+    *_depthwise("fprop"),
+    *_depthwise("dgrad"),
+    *_depthwise("wgrad"),
+    _transposed_depthwise("blocks49", 49, "NCHW", Tile(128, 1, warps=4, steps=16)),
+    _transposed_depthwise("blocks16", 16, "NHWC", Tile(32, 32, warps=16, steps=28)),
+    _transposed_depthwise("blocks49", 49, "NHWC", Tile(32, 16, warps=16, steps=28)),
     _naive("fprop", "NCHW", Tile(128, 1, warps=4), depthwise_fprop.plan),
     _naive("fprop", "NHWC", Tile(32, 32, warps=4), depthwise_fprop.plan),
     _naive("dgrad", "NCHW", Tile(128, 1, warps=4), depthwise_dgrad.plan),

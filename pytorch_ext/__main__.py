@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     explained.add_argument("--backend", choices=selection.NAMES, default=None)
     traced.add_argument("--pass", dest="pass_", choices=PASSES, default="fprop")
     traced.add_argument("--gpu", default=DEFAULT_GPU, help=f"such as A100 or sm_80 (default: {DEFAULT_GPU})")
-    traced.add_argument("--kernel", help="such as naive (default: the one that would serve)")
+    traced.add_argument("--kernel", help="such as naive, or triton (default: the one that would serve)")
     tuned = commands.add_parser("tuning", help="what auto has measured, by device and build")
     tuned.add_argument("--clear", action="store_true", help="forget it")
     options = parser.parse_args(arguments)

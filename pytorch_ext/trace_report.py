@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from convbound.problem import DTYPE_NAMES
 from convbound.tracing import Launch, Trace
 
@@ -11,8 +13,10 @@ _WIDTHS = (1, 2, 4, 8, 16)
 def report(trace: Trace) -> str:
     """All of a trace: the launches with their sites, the totals, the bounds, and the sentence that they lead to."""
     p = trace.problem
+    wide = trace.wide_share
+    run = "interpreted" if math.isnan(wide) else "emulated"
     lines = [
-        f"{p}  {trace.pass_} of {p.family}, {DTYPE_NAMES[trace.dtype]} {trace.layout}, {trace.kernel} emulated as on "
+        f"{p}  {trace.pass_} of {p.family}, {DTYPE_NAMES[trace.dtype]} {trace.layout}, {trace.kernel} {run} as on "
         f"{trace.gpu.name} ({trace.gpu.profile})" + (f"  ({p.origin})" if p.origin else "")
     ]
     for launch in trace.launches:
@@ -24,7 +28,7 @@ def report(trace: Trace) -> str:
         f"    DRAM          {trace.dram_ratio:10.2f} x  compulsory",
         f"    coalescing    {trace.coalescing:10.2f} x  the fewest sectors",
         f"    shared memory {trace.bank_conflicts:10.2f} x  the fewest wavefronts",
-        f"    16-byte wide  {trace.wide_share:10.0%}    of the bytes loaded and stored",
+        *([] if math.isnan(wide) else [f"    16-byte wide  {wide:10.0%}    of the bytes loaded and stored"]),
         f"  at least, by the data sheet of {trace.gpu.name}",
         *(f"    {bound.seconds * 1e6:10.2f} us  {bound.resource}" for bound in trace.bounds),
         trace.conclusion,
@@ -40,6 +44,8 @@ def _launch(launch: Launch) -> list[str]:
         f"{site.transactions:12,} {'sectors   ' if site.space == 'global' else 'wavefronts'} {site.waste:5.2f} x"
         for site in launch.sites
     ]
+    loads, stores = launch.loaded_bytes_by_width, launch.stored_bytes_by_width
+    widths = [f"    widths        loads {_widths(loads)}; stores {_widths(stores)}"] if any((*loads, *stores)) else []
     return [
         f"  {launch.kernel}",
         f"    grid {grid}, block {block}, {launch.shared_bytes:,} bytes of shared memory, "
@@ -47,8 +53,7 @@ def _launch(launch: Launch) -> list[str]:
         f"    SM-L2 loads   {_bytes(launch.load_bytes)}  ({cached})",
         f"    SM-L2 stores  {_bytes(launch.store_bytes)}",
         f"    DRAM          {_bytes(launch.dram_bytes)}",
-        f"    widths        loads {_widths(launch.loaded_bytes_by_width)}; "
-        f"stores {_widths(launch.stored_bytes_by_width)}",
+        *widths,
         *sites,
     ]
 

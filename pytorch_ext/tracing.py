@@ -109,6 +109,7 @@ class Trace:
     gpu: Gpu
     kernel: str
     launches: tuple[Launch, ...]
+    tensor_cores: bool = False
 
     @property
     def compulsory_bytes(self) -> int:
@@ -142,10 +143,11 @@ class Trace:
 
     @property
     def wide_share(self) -> float:
-        """The share of the bytes in global memory that is loaded and stored by 16-byte accesses."""
+        """The share of the bytes in global memory that 16-byte accesses move; NaN where widths are not known."""
         widths = [launch.loaded_bytes_by_width for launch in self.launches]
         widths += [launch.stored_bytes_by_width for launch in self.launches]
-        return sum(row[-1] for row in widths) / sum(map(sum, widths))
+        total = sum(map(sum, widths))
+        return sum(row[-1] for row in widths) / total if total else math.nan
 
     @cached_property
     def bounds(self) -> tuple[Bound, ...]:
@@ -158,7 +160,7 @@ class Trace:
             l2 += (launch.load_bytes + launch.store_bytes) / L2_PORT_BYTES / clocks
             l1 += sum(site.l1_cycles for site in launch.sites) / clocks
         found = [Bound("DRAM", dram), Bound("the ports between SMs and L2", l2), Bound("L1 and shared memory", l1)]
-        if not any(name in self.kernel for name in _ON_TENSOR_CORES):
+        if not self.tensor_cores and not any(name in self.kernel for name in _ON_TENSOR_CORES):
             fma = self.problem.flops / 2 / (gpu.fma_rate(self.dtype) * min(1.0, self.blocks / gpu.sms))
             found.append(Bound("multiply-adds", fma))
         return tuple(sorted(found, key=lambda bound: -bound.seconds))
@@ -212,10 +214,11 @@ def trace(
         By name or architecture, such as ``"H100"`` or ``"sm_80"``: its L1, shared memory and rates.
     kernel
         A kernel of the registry, such as ``"naive_fprop"``, or ``"naive"`` in any pass; the dispatcher's choice if not
-        given.
+        given. ``"triton"`` is the row that Triton's table selects, ``"triton:NAME"`` another, counted in Triton's
+        interpreter with the L1 of an H100; of its requests only whole programs' are known.
     images
         Run only as many blocks of each launch as come to this many of the batch's images, then twice as many, and
-        take it that the counts grow by as much with every further block.
+        take it that the counts grow by as much with every further block. Triton kernels get a batch of so many.
 
     Raises
     ------
@@ -228,11 +231,6 @@ def trace(
     --------
     >>> print(convbound.trace("mb1g144ic144ih56oc144kh3ph1", gpu="A100"))  # doctest: +SKIP
     """
-    introspect: Any = _library.introspect
-    if isinstance(introspect, str):
-        raise RuntimeError(f"trace: {introspect}")
-    if not hasattr(introspect, "simt_run"):
-        raise RuntimeError(f"trace: this build has no emulated CUDA kernels; {_library.REBUILD}")
     if isinstance(problem, str):
         problem = ConvProblem.parse(problem)
     for name, value, allowed in (("pass_", pass_, PASSES), ("dtype", dtype, DTYPES), ("layout", layout, LAYOUTS)):
@@ -243,6 +241,13 @@ def trace(
     if images is not None and images < 1:
         raise ValueError(f"trace: images={images} must be 1 or more, or None for the whole batch")
     chosen = find_gpu(gpu)
+    if kernel is not None and kernel.partition(":")[0] == "triton":
+        return _triton(problem, pass_, dtype, layout, chosen, kernel, images)
+    introspect: Any = _library.introspect
+    if isinstance(introspect, str):
+        raise RuntimeError(f"trace: {introspect}")
+    if not hasattr(introspect, "simt_run"):
+        raise RuntimeError(f"trace: this build has no emulated CUDA kernels; {_library.REBUILD}")
     row = _row(problem, pass_, dtype, layout, chosen, kernel)
     like = torch.empty(0, dtype=dtype)
     # Zeros, and no bias: addresses do not depend on values, and a bias adds next to nothing.
@@ -277,6 +282,25 @@ def trace(
         most = least + first.filled_bytes if len(launches) == 1 else first.dram_bytes
         launches[0] = replace(first, dram_bytes=max(least, min(first.dram_bytes, most)))
     return Trace(problem, pass_, dtype, layout, chosen, str(row["name"]), tuple(launches))
+
+
+def _triton(
+    problem: ConvProblem,
+    pass_: Pass,
+    dtype: torch.dtype,
+    layout: Layout,
+    gpu: Gpu,
+    kernel: str,
+    images: int | None,
+) -> Trace:
+    """A Triton kernel's traffic."""
+    if why := _library.ABSENT["triton"]:
+        raise RuntimeError(f"trace: kernel={kernel!r} is not available: {why}")
+    if gpu.name != DEFAULT_GPU:
+        raise ValueError(f"trace: Triton kernels are counted with the L1 of {DEFAULT_GPU}, not of {gpu.name}")
+    from convbound.kernels import traffic  # not above: it imports Triton, which need not be there
+
+    return traffic.count(replace(problem, n=min(problem.n, images or problem.n)), pass_, dtype, layout, kernel)
 
 
 def _row(

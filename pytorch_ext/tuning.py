@@ -31,9 +31,11 @@ from convbound.selection import Choice
 VARIABLE = "CONVBOUND_TUNE"
 UNDECIDED = "auto"
 # The rivals of torch; simt is left out, for it emulates.
-CANDIDATES = {"cpu": ("cpu",), "cuda": ("cuda",)}
-# A kernel's name begins with its family. The naive ones are in none of these and never compete.
+CANDIDATES = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+# A designed kernel's name begins with its family. Naive ones, which are "naive_fprop" or "depthwise_fprop_naive_nchw",
+# never compete.
 FAST_FAMILIES = ("dense", "depthwise", "dilated", "grouped", "transposed")
+_NAIVE = "_naive"
 
 _generation = 1
 _measuring = threading.Lock()
@@ -112,12 +114,19 @@ def candidates(
         return ()
     found = []
     for backend in selection.backends():
-        if backend.available and backend.name in CANDIDATES[device.type]:
+        if not backend.available or backend.emulated or backend.name not in CANDIDATES[device.type]:
+            continue
+        if selection.unsupported(problem, pass_, dtype, backend.name) is None:
             with _current(device):
                 kernel, _ = serving_kernel(problem, pass_, dtype, layout, backend.name)
-            if kernel.startswith(FAST_FAMILIES):
+            if is_designed(kernel):
                 found.append(backend.name)
     return tuple(found)
+
+
+def is_designed(kernel: str) -> bool:
+    """Whether a kernel of this name is more than a naive one."""
+    return kernel.startswith(FAST_FAMILIES) and _NAIVE not in kernel
 
 
 def run(work: Work) -> Any:

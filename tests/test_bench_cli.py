@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+import torch
 
 from convbound import selection
 from convbound.bench import arguments, cli, devices
@@ -35,6 +38,7 @@ def options(*arguments: str):
         (["--time", "-1"], "--time"),
         (["--quick", "--full"], "--full: not allowed with argument --quick"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate; --help lists the options"),
+        (["tune"], "the following arguments are required: --problem"),
         (["report"], "the following arguments are required: RESULT"),
         (["means", "cpu.md"], "the following arguments are required: RESULT"),
         (["report", "nowhere.json"], "cannot read or write nowhere.json: No such file or directory"),
@@ -56,6 +60,14 @@ def test_help_has_examples(arguments, capsys):
         cli.main(arguments)
     assert leaving.value.code == cli.EXIT_OK
     assert "examples:\n  python -m convbound.bench" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about a machine without a GPU")
+def test_tuning_says_that_it_needs_a_gpu(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["tune", "--problem", "g2ic2ih8oc2kh3"])
+    assert leaving.value.code == cli.EXIT_USAGE
+    assert re.search("times Triton kernels on a GPU, and torch .* sees none|no Triton kernels", capsys.readouterr().err)
 
 
 def test_a_missing_library_is_named(monkeypatch, capsys):

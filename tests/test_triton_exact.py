@@ -13,7 +13,7 @@ from support import triton_rows
 from support.check import assert_exact, expected
 from support.data import Operands, Sign, integers
 
-from convbound.kernels import depthwise_rows_wgrad, table
+from convbound.kernels import strips, table
 from convbound.kernels.table import Kernel
 from convbound.problem import DTYPE_NAMES, DTYPES, PASSES, ConvProblem, Layout, Pass
 
@@ -35,6 +35,9 @@ PROBLEMS = tuple(
         g2ic2ih3iw4oc2kh3kw4 a filter as large as the input
         ic1ih1oc1kh1 one pixel of one channel
         mb2g3ic3iw21oc6kw4pw3ew0 causal, one dimension
+        g2ic2iw21oc2kw5sw4pw2 four phases, one dimension
+        g2ic2ih10iw9oc2kh3sh2ph1eh-3pw0ew-2 cropped by more than the stride
+        g2ic2ih13iw17oc2kh3ph6dh6 a program walks over all classes of rows
         """.strip().splitlines(),
     )
 )
@@ -57,9 +60,13 @@ def by_name(row: Kernel) -> str:
 def at_the_edges(row: Kernel) -> list[ConvProblem]:
     """Problems with one position, channel or row of an image less than the row's tile, as many, and one more."""
     tile, short = row.tile, "kw2pw1ew0"
+    if "toeplitz" in row.name:  # rows of all images; columns around one block, several, and their most
+        sizes = (3, 43, 15), (2, 64, 16), (1, 129, 17), (1, 4, 129)
+        return [ConvProblem.parse(f"mb{n}g2ic2ih{h}iw{w}oc4kh4kw9ph1eh2pw4") for n, h, w in sizes]
     if not row.naive and tile.steps > 1:
-        sizes = [(tile.steps + more, tile.positions + more) for more in (0, 1)]
-        return [ConvProblem.parse(f"g3ic3ih{h}iw{w}oc3kh2kw2ph1eh0pw1ew0") for h, w in sizes]
+        stride = 2 if row.family == "transposed" else 1
+        sizes = [(stride * tile.steps + more, stride * tile.positions + more) for more in (0, 1)]
+        return [ConvProblem.parse(f"g3ic3ih{h}iw{w}oc3kh2kw2sh{stride}ph1eh0pw1ew0") for h, w in sizes]
     positions = [f"g2ic2iw{tile.positions + more}oc2{short}" for more in (-1, 0, 1)]
     counts = [tile.channels + more for more in (-1, 0, 1)] if tile.channels > 1 else []
     return list(map(ConvProblem.parse, positions + [f"g{c}ic{c}iw3oc{c}{short}" for c in counts]))
@@ -84,19 +91,41 @@ def test_problem(row: Kernel, problem: ConvProblem):
         check(fast, problem, torch.float32)
 
 
+@pytest.mark.parametrize("row", [row for row in FAST_ROWS if "toeplitz" in row.name], ids=by_name)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "g2ic2ih11iw13oc4kh9kw8ph4pw3ew4",
+        "mb2ic1ih12iw24oc1kh3kw18ph5pw8ew9",
+        "ic1ih6iw40oc1kh2kw31pw0ew-3",
+        "ic1ih9iw20oc1kh7kw49ph3pw24",
+    ],
+    ids=["multiplier", "wide window", "cropped", "wider than the image"],
+)
+def test_large_filter(row: Kernel, text: str):
+    problem = ConvProblem.parse(text)
+    assert table.select(problem, row.pass_, torch.float16, row.layout) is row
+    check(row, problem, torch.float16)
+
+
 @pytest.mark.parametrize("row", FAST_ROWS, ids=by_name)
 def test_dtype_of_fast_rows(row: Kernel):
     shape = "iw9oc6kw3pw1" if "line" in row.name else "ih6iw5oc6kh3kw2ph1pw0"
+    shape = "ih20iw24oc6kh9kw12ph4pw6ew5" if "toeplitz" in row.name else shape
+    shape += "sh2" if row.family == "transposed" else ""
     for dtype in row.dtypes:
         check(row, ConvProblem.parse(f"mb2g3ic3{shape}"), dtype, "positive")
 
 
+@pytest.mark.parametrize("l1", [1 << 16, 3 << 17], ids=["strips of a plane", "several planes"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_wgrad_of_more_than_one_strip_per_program(layout: Layout, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(depthwise_rows_wgrad, "PROGRAMS", 2)
-    problem = ConvProblem.parse("mb5g2ic2ih5iw7oc2kh3ph1")
+def test_wgrad_of_more_than_one_program(layout: Layout, l1: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(strips, "L1", l1)
+    problem = ConvProblem.parse("mb5g9ic9ih23iw7oc9kh3ph1")
     row = table.select(problem, "wgrad", torch.float32, layout)
-    assert row.plan(problem, torch.float32, bias=True).launches[0].sizes["units"] == 2
+    first = row.plan(problem, torch.float32, bias=True).launches[0]
+    assert first.programs > 1
+    assert (first.sizes["rows"] < 23, first.sizes["units"] > 1) == (l1 == 1 << 16, l1 == 3 << 17)
     check(row, problem, torch.float32)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import convbound
 from convbound import autograd, ops
 from convbound.kernels import depthwise_rows
+from convbound.kernels.launch import Launch, Plan
 from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 PROBLEM = ConvProblem.parse("g2ic2ih4iw5oc4kh3kw2sh2sw1ph1pw0ew1")
@@ -128,6 +132,28 @@ def test_whole_graphs_compile_once_for_all_sizes():
         assert all(map(torch.equal, *gradients))
     assert counter.frame_count <= 2
     torch._dynamo.reset()
+
+
+def test_launches_are_made_on_the_device_of_the_tensors(monkeypatch: pytest.MonkeyPatch):
+    """Triton launches on the current stream of the current device."""
+    current: list[torch.device | None] = [None]
+    launched: list[torch.device | None] = []
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        current.append(chosen)
+        yield
+        current.pop()
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda **arguments: launched.append(current[-1])
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    second = torch.device("cuda", 1)
+    tensors: Any = {"x": SimpleNamespace(is_cuda=True, device=second)}
+    Plan((Launch(Kernel(), 1, {}, {}, {}, warps=1),) * 2).run(tensors)
+    assert (launched, current) == ([second, second], [None])
 
 
 def test_compiled_calls_are_refused_like_others():

@@ -1,0 +1,136 @@
+"""``tune``: the alternatives of Triton's static table, timed on a GPU.
+
+The table (kernels/table.py) says which row serves what, and by which tile; nobody has timed it. For a problem this
+times every designed row that serves it, each with its own tile and with the tiles around it, and says what is fastest
+beside what the table would take. The table is then changed by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from convbound import fakes
+from convbound.bench.timer import Call, Sampler, interleave
+from convbound.kernels.table import KERNELS, Kernel, select
+from convbound.kernels.tile import Tile
+from convbound.problem import ConvProblem, Layout, Pass
+
+# Seconds for timing the alternatives of one pass, per alternative.
+BUDGET = 0.1
+MOST_WARPS, LEAST_POSITIONS, LEAST_DEPTH = 16, 16, 16
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One alternative: a row, its tile, and its median seconds, or why it has none."""
+
+    row: str
+    tile: str
+    selected: bool
+    seconds: float | None
+    reason: str = ""
+
+
+def alternatives(
+    problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, arch: int | None
+) -> list[Kernel]:
+    """The row that the table selects, other designed rows that serve, and all of them with other tiles."""
+    rows = [row for row in KERNELS if not row.naive and row.serves(problem, pass_, dtype, layout, arch)]
+    first = select(problem, pass_, dtype, layout, arch)
+    rows = [first, *(row for row in rows if row is not first)]
+    varied = [replace(row, tile=tile) for row in rows if not row.naive for tile in neighbours(row.tile)]
+    return rows + [row for row in varied if row.serves(problem, pass_, dtype, layout, arch)]
+
+
+def neighbours(tile: Tile) -> Iterator[Tile]:
+    """Tiles with one size halved or doubled."""
+    if tile.warps < MOST_WARPS:
+        yield replace(tile, warps=2 * tile.warps)
+    if tile.warps > 1:
+        yield replace(tile, warps=tile.warps // 2)
+    yield replace(tile, positions=2 * tile.positions)
+    if tile.positions > LEAST_POSITIONS:
+        yield replace(tile, positions=tile.positions // 2)
+    if tile.steps > 1:
+        yield replace(tile, steps=2 * tile.steps)
+        yield replace(tile, steps=tile.steps // 2)
+    if tile.depth > 1:
+        yield replace(tile, stages=tile.stages + 1)
+        yield replace(tile, depth=2 * tile.depth)
+    if tile.depth > LEAST_DEPTH:
+        yield replace(tile, depth=tile.depth // 2)
+
+
+def search(
+    problem: ConvProblem,
+    pass_: Pass,
+    dtype: torch.dtype,
+    layout: Layout,
+    device: torch.device,
+    arch: int | None,
+    timer: Sampler,
+) -> list[Timing]:
+    """Time all alternatives in turn on random tensors, the fastest first; what fails or errs is last, with the reason.
+
+    A result that is not close to that of the selected row is an error: tests check rows, not every tile.
+    """
+    rows = alternatives(problem, pass_, dtype, layout, arch)
+    tensors = _tensors(problem, pass_, dtype, layout, device)
+    result = {"fprop": "y", "dgrad": "dx", "wgrad": "dw"}[pass_]
+    expected: Tensor | None = None
+    calls: dict[int, Call] = {}
+    reasons: dict[int, str] = {}
+    for index, row in enumerate(rows):
+        try:
+            plan = row.plan(problem, dtype, bias=False)
+            tensors[result].fill_(torch.nan)  # type: ignore[union-attr]
+            plan.run(tensors)
+            if expected is None:
+                expected = tensors[result].clone()  # type: ignore[union-attr]
+            _check(tensors[result], expected)
+            calls[index] = partial(plan.run, tensors)
+        except Exception as error:
+            reasons[index] = " ".join(f"{type(error).__name__}: {error}".split())
+    samples = interleave(list(calls.values()), timer, BUDGET * len(calls), [0.0] * len(calls))
+    seconds = dict(zip(calls, map(median, samples), strict=True))
+    timings = [
+        Timing(row.name, str(row.tile), index == 0, seconds.get(index), reasons.get(index, ""))
+        for index, row in enumerate(rows)
+    ]
+    return sorted(timings, key=lambda timing: (timing.seconds is None, timing.seconds))
+
+
+def report(timings: Sequence[Timing]) -> list[str]:
+    """A line for each alternative."""
+    lines = []
+    for timing in timings:
+        took = f"{1e3 * timing.seconds:9.4f} ms" if timing.seconds is not None else f"{'-':>9}   "
+        note = "  selected by the table" if timing.selected else ""
+        lines.append(f"  {took}  {timing.row:36} {timing.tile:20}{note}{timing.reason and '  ' + timing.reason}")
+    return lines
+
+
+def _tensors(
+    problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, device: torch.device
+) -> dict[str, Tensor | None]:
+    names = {"fprop": ("x", "w", "y"), "dgrad": ("dx", "w", "dy"), "wgrad": ("x", "dw", "dy")}[pass_]
+    like = torch.empty(0, dtype=dtype, device=device)
+    shapes = (problem.x_shape, problem.w_shape, problem.y_shape)
+    tensors: dict[str, Tensor | None] = {"dbias" if pass_ == "wgrad" else "bias": None}
+    for name, shape in zip(names, shapes, strict=True):
+        tensors[name] = fakes.empty_dense(like, shape, layout == "NHWC").normal_()
+    return tensors
+
+
+def _check(result: Tensor | None, expected: Tensor) -> None:
+    assert result is not None
+    error = (result.double() - expected.double()).abs().max()
+    limit = 16 * torch.finfo(result.dtype).eps * expected.double().abs().max()
+    if not error <= limit:
+        raise ValueError(f"the result is off by {float(error):.2e}, more than {float(limit):.2e}")

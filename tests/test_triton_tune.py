@@ -1,0 +1,106 @@
+"""``bench tune``: what it tries, what it reports, and what ``auto`` may take from Triton's table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import triton_rows
+
+if triton_rows.DEVICE != "cpu":
+    pytest.skip("about the interpreter", allow_module_level=True)
+
+from convbound import selection, tuning
+from convbound.bench import tune
+from convbound.kernels import table
+from convbound.kernels.launch import Plan
+from convbound.problem import ConvProblem
+
+PROBLEM = ConvProblem.parse("g2ic2ih6iw5oc2kh3kw2ph1")
+CPU = torch.device("cpu")
+
+
+class Timer:
+    """Makes each call and says that it took less than the one before."""
+
+    def __init__(self) -> None:
+        self.seconds = 1.0
+
+    def sample(self, call: Any) -> float:
+        call()
+        self.seconds /= 2
+        return self.seconds
+
+
+def test_alternatives_are_the_selected_row_others_and_tiles_around():
+    rows = tune.alternatives(PROBLEM, "fprop", torch.float16, "NHWC", 90)
+    assert rows[0] is table.select(PROBLEM, "fprop", torch.float16, "NHWC", 90)
+    assert {row.name for row in rows} == {f"depthwise_fprop_rows{taps}_nhwc" for taps in (9, 25, 49)}
+    assert len({(row.name, row.tile) for row in rows}) == len(rows) > 12
+    assert all(row.serves(PROBLEM, "fprop", torch.float16, "NHWC", 90) for row in rows)
+
+
+@pytest.mark.parametrize("pass_", ["fprop", "dgrad", "wgrad"])
+def test_the_fastest_is_first_and_what_fails_is_last(pass_: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tune, "BUDGET", 1e-6)
+    run = Plan.run
+
+    def failing(plan: Plan, tensors: Any) -> None:
+        if plan.launches[0].warps == 2:
+            raise RuntimeError("out of resources")
+        run(plan, tensors)
+
+    monkeypatch.setattr(Plan, "run", failing)
+    timings = tune.search(PROBLEM, pass_, torch.float32, "NCHW", CPU, None, Timer())
+    timed = [timing.seconds for timing in timings if timing.seconds is not None]
+    assert len(timed) >= 3
+    assert timed == sorted(timed)
+    assert sum(timing.selected for timing in timings) == 1
+    assert timings[-1].reason == "RuntimeError: out of resources"
+    lines = tune.report(timings)
+    assert "out of resources" in lines[-1]
+    assert sum("selected by the table" in line for line in lines) == 1
+
+
+def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tune, "BUDGET", 1e-6)
+    run = Plan.run
+
+    def wrong(plan: Plan, tensors: Any) -> None:
+        run(plan, tensors)
+        if plan.launches[0].warps == 2:
+            tensors["y"][0, 0, 0, 0] = torch.nan
+
+    monkeypatch.setattr(Plan, "run", wrong)
+    timings = tune.search(PROBLEM, "fprop", torch.float32, "NCHW", CPU, None, Timer())
+    erring = [timing for timing in timings if timing.seconds is None]
+    assert erring
+    assert all("the result is off by nan" in timing.reason for timing in erring)
+
+
+def test_auto_takes_designed_rows_alone():
+    designed = {row.name for row in table.KERNELS if tuning.is_designed(row.name)}
+    assert designed == {row.name for row in table.KERNELS if not row.naive}
+    assert not tuning.is_designed("naive_fprop")
+
+
+@pytest.mark.parametrize(
+    ("text", "dtype", "competing"),
+    [
+        ("g4ic4ih9oc4kh3ph1", torch.float16, True),
+        ("g4ic4ih9oc4kh3ph1", torch.float64, False),  # a naive row
+        ("ic4id6ih6iw6oc4kd3kh3kw3", torch.float16, False),  # no row
+    ],
+)
+def test_triton_competes_on_gpus(text: str, dtype: torch.dtype, competing: bool, monkeypatch: pytest.MonkeyPatch):
+    triton = selection.Backend("triton", "Triton", ("cuda",))
+    monkeypatch.setattr(selection, "_BACKENDS", (triton,))
+    monkeypatch.setitem(tuning.CANDIDATES, "cpu", ("triton",))
+    found = tuning.candidates(ConvProblem.parse(text), "fprop", dtype, "NCHW", CPU)
+    assert found == (("triton",) if competing else ())
+
+
+def test_what_is_interpreted_does_not_compete(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(tuning.CANDIDATES, "cpu", ("triton",))
+    assert tuning.candidates(PROBLEM, "fprop", torch.float16, "NCHW", CPU) == ()
