@@ -114,8 +114,8 @@ MORE_GROUPED := $(GROUPED:%=mb8%) $(GROUPED:%=mb1%)
 perf: setup ## repeat the committed measurements (16 minutes): bench/results, tables of README and docs/cpu.md, docs/roofline.png
 	mkdir -p bench/results
 	$(PY) -m convbound.bench --out results/cpu
-	$(call PERF,cpu_depthwise,$(MORE_DEPTHWISE) $(MORE_MODELS)) 170
-	$(AVX2) $(call PERF,cpu_depthwise_avx2,$(MORE_DEPTHWISE)) 120
+	$(call PERF,cpu_depthwise,$(MORE_DEPTHWISE) $(MORE_MODELS)) 150
+	$(AVX2) $(call PERF,cpu_depthwise_avx2,$(MORE_DEPTHWISE)) 100
 	$(call PERF,cpu_dimensions,$(MORE_DIMENSIONS)) 110
 	$(call PERF,cpu_decoders,$(DECODERS)) 40 --transposed
 	$(call PERF,cpu_bf16,$(BF16)) 40 --dtype bf16

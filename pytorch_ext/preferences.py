@@ -61,7 +61,7 @@ def _fprop_nhwc(problem: ConvProblem) -> bool:
 
 def _dgrad_nchw(problem: ConvProblem) -> bool:
     # Small planes of a strided dgrad cost more to interleave than to compute.
-    small = problem.c >= 512 and max(problem.stride) > 1 and max(problem.filter) % 2 == 0
+    small = problem.c >= 256 and max(problem.stride) > 1 and max(problem.filter) % 2 == 0
     return _gathers_nothing(problem) and not _late(problem) and not small
 
 
@@ -71,8 +71,14 @@ def _dgrad_nhwc(problem: ConvProblem) -> bool:
     return problem.depthwise and not _late(problem) and not light
 
 
-def _wgrad_nhwc(problem: ConvProblem) -> bool:
-    return problem.depthwise
+def _wgrad_nhwc(problem: ConvProblem, most_channels: int = 511) -> bool:
+    # Of small planes with many channels, the kernel reads short pieces; few taps do not make up for that.
+    light = problem.ndim == 2 and max(problem.filter) <= 3 and problem.c > most_channels
+    return problem.depthwise and not light
+
+
+def _wgrad_nhwc_bf16(problem: ConvProblem) -> bool:
+    return _wgrad_nhwc(problem, most_channels=191)
 
 
 def _fprop_nchw_bf16(problem: ConvProblem) -> bool:
@@ -98,7 +104,7 @@ CPU_PREFERENCES = (
     Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NCHW", _dgrad_nchw, _BF16_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NHWC", _dgrad_nhwc_bf16, _BF16_REASON),
     Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NCHW", _gathers_nothing, _BF16_REASON),
-    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NHWC", _wgrad_nhwc, _BF16_REASON),
+    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NHWC", _wgrad_nhwc_bf16, _BF16_REASON),
 )
 
 
