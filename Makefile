@@ -67,13 +67,37 @@ gpu-present:
 .PHONY: setup
 setup: $(STAMPS)/built ## make the environment and build the package in it
 
-# Depthwise beyond the six models: large and oblong filters, dilation, multiplier, 1-D, small and large batches.
+# Depthwise beyond the six models: large and oblong filters, dilation, multiplier, small and large batches.
 MORE_DEPTHWISE := mb2g64ic64ih56oc64kh31ph15 mb8g96ic96ih28oc96kh13ph6 mb8g96ic96ih56oc96kh9ph4 \
   mb8g144ic144ih56oc144kh3ph2dh2 mb8g144ic144ih56oc144kh3ph4dh4 mb8g96ic96ih56oc192kh3ph1 \
   mb4g1024ic1024iw2048oc1024kw4pw3 mb8g256ic256iw1024oc256kw3pw1 mb8g96ic96ih56oc96kh1kw7ph0pw3 \
   mb8g96ic96ih56oc96kh7kw1ph3pw0 mb1g32ic32ih112oc32kh3ph1 mb1g144ic144ih56oc144kh3ph1 mb1g96ic96ih112oc96kh3sh2ph1 \
   mb1g240ic240ih28oc240kh5ph2 mb1g384ic384ih14oc384kh7ph3 mb1g960ic960ih7oc960kh3ph1 mb8g144ic144ih56oc144kh3sh3ph1 \
   mb32g144ic144ih56oc144kh3ph1
+# RepLKNet-31B, DeepLab's rates, MixNet, MobileNetV3.
+MORE_MODELS := mb1g128ic128ih56oc128kh31ph15 mb1g512ic512ih14oc512kh27ph13 mb8g1024ic1024ih7oc1024kh13ph6 \
+  mb1g256ic256ih33oc256kh3ph6dh6 mb8g256ic256ih33oc256kh3ph12dh12 mb1g320ic320ih65oc320kh3ph36dh36 \
+  mb8g576ic576ih33oc576kh3ph2dh2 mb8g960ic960ih33oc960kh3ph4dh4 mb8g48ic48ih56oc48kh7sh2ph3 mb8g144ic144ih14oc144kh9sh2ph4 \
+  mb8g72ic72ih56oc72kh5sh2ph2 mb8g64ic64ih112oc64kh3sh2ph1 mb8g200ic200ih14oc200kh3ph1 mb1g672ic672ih14oc672kh5sh2ph2
+# WaveNet, a TCN, Mamba, Conformer, QuartzNet; X3D, ir-CSN, MedNeXt.
+MORE_DIMENSIONS := mb1g64ic64iw8000oc64kw2pw1ew0 mb1g64ic64iw8000oc64kw2pw32ew0dw32 mb1g64ic64iw8000oc64kw2pw512ew0dw512 \
+  mb8g256ic256iw2000oc256kw3pw4dw4 mb1g1536ic1536iw512oc1536kw4pw3ew0 mb1g5120ic5120iw512oc5120kw4pw3ew0 \
+  mb1g512ic512iw400oc512kw31pw15 mb1g256ic256iw1000oc256kw33pw16 mb1g512ic512iw1000oc512kw87pw43 \
+  mb1g54ic54id16ih56oc54kd3pd1 mb1g108ic108id16ih28oc108kd3pd1 mb1g216ic216id16ih14oc216kd3pd1 \
+  mb8g432ic432id16ih7oc432kd3pd1 mb1g54ic54id16ih56oc54kd3sd1sh2pd1 mb8g24ic24id16ih56oc24kd5kh1pd2ph0 \
+  mb1g64ic64id8ih56oc64kd3pd1 mb1g128ic128id8ih28oc128kd3pd1 mb8g256ic256id4ih14oc256kd3pd1 \
+  mb8g512ic512id2ih7oc512kd3pd1 mb1g256ic256id4ih28oc256kd3sd2pd1 mb1g64ic64id16oc64kd7pd3
+# Depthwise decoders of GANs and U-Nets.
+DECODERS := mb8g512ic512ih8oc512kh4sh2ph1 mb8g256ic256ih16oc256kh4sh2ph1 mb8g128ic128ih32oc128kh4sh2ph1 \
+  mb8g64ic64ih64oc64kh4sh2ph1 mb8g256ic256ih28oc256kh2sh2 mb1g64ic64ih112oc64kh2sh2 mb8g128ic128ih56oc128kh3sh2ph1 \
+  mb8g64ic64ih112oc64kh5sh2ph2
+# A sample of all that, in bf16.
+BF16 := mb8g144ic144ih56oc144kh3ph1 mb8g144ic144ih56oc144kh3sh2ph1 mb8g576ic576ih14oc576kh3ph1 mb8g576ic576ih14oc576kh3sh2ph1 \
+  mb8g240ic240ih28oc240kh3sh2ph1 mb8g72ic72ih56oc72kh5sh2ph2 mb8g672ic672ih14oc672kh5ph2 mb8g672ic672ih14oc672kh5sh2ph2 \
+  mb8g96ic96ih56oc96kh7ph3 mb8g384ic384ih14oc384kh7ph3 mb1g1536ic1536iw512oc1536kw4pw3ew0 \
+  mb1g64ic64iw8000oc64kw2pw32ew0dw32 mb1g256ic256iw1000oc256kw33pw16 mb1g64ic64id8ih56oc64kd3pd1 mb8g512ic512id2ih7oc512kd3pd1
+AVX2 := CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+PERF = $(PY) -m convbound.bench --out results/$(1) --problem $(2) --time
 
 # Few channels per group: ResNeXt-50 32x4d, RegNet, ShuffleNet, 1-D (MelGAN's discriminator, a TCN), GANs' decoders, 3-D.
 GROUPED := g32ic128ih56oc128kh3ph1 g32ic256ih56oc256kh3sh2ph1 g32ic256ih28oc256kh3ph1 g32ic512ih28oc512kh3sh2ph1 \
@@ -87,21 +111,22 @@ GROUPED := g32ic128ih56oc128kh3ph1 g32ic256ih56oc256kh3sh2ph1 g32ic256ih28oc256k
 MORE_GROUPED := $(GROUPED:%=mb8%) $(GROUPED:%=mb1%)
 
 .PHONY: perf
-perf: setup ## repeat the committed measurements: bench/results, the README's table, docs/roofline.png
+perf: setup ## repeat the committed measurements (15 minutes): bench/results, tables of README and docs/cpu.md, docs/roofline.png
 	mkdir -p bench/results
-	$(PY) -m convbound.bench --out results/perf
-	$(PY) -m convbound.bench --out results/perf_depthwise --pass fprop dgrad --problem $(MORE_DEPTHWISE)
-	CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
-	  $(PY) -m convbound.bench --out results/perf_depthwise_avx2 --pass fprop dgrad --problem $(MORE_DEPTHWISE)
-	cp results/perf/result.json bench/results/cpu.json
-	cp results/perf_depthwise/result.json bench/results/cpu_depthwise.json
-	cp results/perf_depthwise_avx2/result.json bench/results/cpu_depthwise_avx2.json
-	$(PY) -m convbound.bench --out results/perf_grouped --time 120 --problem $(MORE_GROUPED)
-	CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 \
-	  $(PY) -m convbound.bench --out results/perf_grouped_avx2 --time 120 --problem $(MORE_GROUPED)
-	cp results/perf_grouped/result.json bench/results/cpu_grouped.json
-	cp results/perf_grouped_avx2/result.json bench/results/cpu_grouped_avx2.json
+	$(PY) -m convbound.bench --out results/cpu
+	$(call PERF,cpu_depthwise,$(MORE_DEPTHWISE) $(MORE_MODELS)) 150
+	$(AVX2) $(call PERF,cpu_depthwise_avx2,$(MORE_DEPTHWISE)) 100
+	$(call PERF,cpu_dimensions,$(MORE_DIMENSIONS)) 110
+	$(call PERF,cpu_decoders,$(DECODERS)) 40 --transposed
+	$(call PERF,cpu_bf16,$(BF16)) 40 --dtype bf16
+	$(AVX2) $(call PERF,cpu_bf16_avx2,$(BF16)) 40 --dtype bf16
+	$(call PERF,cpu_grouped,$(MORE_GROUPED)) 120
+	$(AVX2) $(call PERF,cpu_grouped_avx2,$(MORE_GROUPED)) 120
+	for run in cpu cpu_depthwise cpu_depthwise_avx2 cpu_dimensions cpu_decoders cpu_bf16 cpu_bf16_avx2 cpu_grouped \
+	  cpu_grouped_avx2; do \
+	  cp results/$$run/result.json bench/results/$$run.json || exit 1; done
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
+	$(PY) -m convbound.bench means docs/cpu.md bench/results/cpu*.json
 
 # Depthwise layers of MobileNetV2, EfficientNet-B0, ConvNeXt-T and RepLKNet-31B, DeepLab's rates, a causal sequence.
 TRACED := mb32g32ic32ih112oc32kh3ph1 mb32g96ic96ih112oc96kh3sh2ph1 mb32g144ic144ih56oc144kh3ph1 \

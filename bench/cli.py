@@ -54,6 +54,7 @@ examples:
 REPORT_HELP = (
     "Print the table of a result file, redraw its roofline, and with --readme rewrite a README's results block."
 )
+MEANS_HELP = "Rewrite a document's table of mean speed-ups of depthwise kernels from the result files of some runs."
 REPORT_EXAMPLES = f"""\
 examples:
   {PROGRAM} report results/2025-01-31-120000/result.json
@@ -210,7 +211,31 @@ def report_command(arguments: Sequence[str], started: float) -> int:
     return EXIT_OK
 
 
-COMMANDS: dict[str, Callable[[Sequence[str], float], int]] = {"run": run_command, "report": report_command}
+def means_command(arguments: Sequence[str], started: float) -> int:
+    """Rewrite a document's table of means."""
+    del started
+    parser = Parser(prog=f"{PROGRAM} means", description=MEANS_HELP)
+    parser.add_argument("document", type=Path, metavar="DOCUMENT", help="such as docs/cpu.md")
+    parser.add_argument("files", type=Path, nargs="+", metavar="RESULT", help="result.json of some runs")
+    args = parser.parse_args(arguments)
+    _require_extras(parser)
+    from convbound.bench.means import rewrite
+    from convbound.bench.rows import read_result
+
+    try:
+        rewrite(args.document, [read_result(file) for file in args.files])
+    except OSError as error:
+        parser.error(f"cannot read or write {error.filename}: {error.strerror}")
+    except ValueError as error:
+        parser.error(str(error))
+    return EXIT_OK
+
+
+COMMANDS: dict[str, Callable[[Sequence[str], float], int]] = {
+    "run": run_command,
+    "report": report_command,
+    "means": means_command,
+}
 
 
 def print_layers(options: Options) -> None:

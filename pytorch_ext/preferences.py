@@ -32,38 +32,79 @@ class Preference:
     isas: tuple[str, ...] = MEASURED_ISAS
 
 
-def _depthwise(problem: ConvProblem) -> bool:
-    return problem.depthwise and problem.ndim <= 2
+def _late(problem: ConvProblem) -> bool:
+    # Layers of so many channels have small planes; where the filter is wider than these, torch skips more of it.
+    return problem.ndim == 2 and max(problem.filter) > 7 and problem.c >= 1024
 
 
-def _depthwise_to_stride_2(problem: ConvProblem) -> bool:
-    # From stride 3 along W on, the kernel gathers its NCHW vectors lane by lane, which is no longer faster.
-    return _depthwise(problem) and problem.stride[-1] <= 2
+def _gathers_nothing(problem: ConvProblem) -> bool:
+    # From stride 3 along W on, NCHW kernels gather or interleave vectors lane by lane, which is no longer faster.
+    return problem.depthwise and problem.stride[-1] <= 2
 
 
-def _depthwise_but_for_few_taps(problem: ConvProblem) -> bool:
-    # The NHWC kernel has too little to do with each vector that it loads where the filter has height or width 1, and in
-    # the 3x3 layers of few channels and large planes with which models begin, where torch is as fast or 5 % faster.
-    oblong = problem.ndim == 2 and min(problem.filter) == 1
-    first_layer = problem.c <= 32 and problem.k == problem.c and max(problem.filter) <= 3 and max(problem.stride) == 1
-    return _depthwise(problem) and not oblong and not first_layer
+def _fprop_nchw(problem: ConvProblem) -> bool:
+    return _gathers_nothing(problem) and not _late(problem)
 
 
-def _depthwise_s1(problem: ConvProblem) -> bool:
-    # With a padding wider than the filter reaches, dgrad crops dy, which the kernel does not do.
-    axes = zip(problem.stride, problem.padding, problem.dilation, problem.filter, strict=True)
-    one_to_one = _depthwise(problem) and problem.k == problem.c
-    return one_to_one and all(s == 1 and begin <= d * (r - 1) for s, (begin, _), d, r in axes)
+def _fprop_nhwc(problem: ConvProblem) -> bool:
+    # The kernel has too little to do with each vector that it loads where the filter has depth, height or width 1, and
+    # in the 3x3 layers of few channels and large planes with which models begin. Torch is as fast, too, in 3-D where
+    # the last vector of channels is not full, in the last layers of models with very large filters or dilation.
+    if not problem.depthwise or (problem.ndim > 1 and min(problem.filter) == 1):
+        return False
+    if problem.ndim == 3:
+        return problem.c % 16 == 0
+    if problem.ndim == 2 and problem.c >= 512 and (max(problem.filter) > 13 or max(problem.dilation) > 1):
+        return False
+    return not (problem.c <= 32 and problem.k == problem.c and max(problem.filter) <= 3 and max(problem.stride) == 1)
 
 
-_FPROP_REASON = "depthwise in fp32: faster than torch, or as fast, on every measured layer"
-_DGRAD_REASON = "depthwise in fp32 with stride 1: faster than torch on every measured layer"
+def _dgrad_nchw(problem: ConvProblem) -> bool:
+    # Small planes of a strided dgrad cost more to interleave than to compute.
+    small = problem.c >= 256 and max(problem.stride) > 1 and max(problem.filter) % 2 == 0
+    return _gathers_nothing(problem) and not _late(problem) and not small
+
+
+def _dgrad_nhwc(problem: ConvProblem) -> bool:
+    # With stride 2 and few taps, both wait for memory.
+    light = problem.ndim == 2 and max(problem.stride) > 1 and max(problem.filter) <= 3 and problem.c <= 96
+    return problem.depthwise and not _late(problem) and not light
+
+
+def _wgrad_nhwc(problem: ConvProblem, most_channels: int = 511) -> bool:
+    # Of small planes with many channels, the kernel reads short pieces; few taps do not make up for that.
+    light = problem.ndim == 2 and max(problem.filter) <= 3 and problem.c > most_channels
+    return problem.depthwise and not light
+
+
+def _wgrad_nhwc_bf16(problem: ConvProblem) -> bool:
+    return _wgrad_nhwc(problem, most_channels=191)
+
+
+def _fprop_nchw_bf16(problem: ConvProblem) -> bool:
+    return _fprop_nchw(problem) and (problem.ndim < 3 or min(problem.filter) > 1)
+
+
+def _dgrad_nhwc_bf16(problem: ConvProblem) -> bool:
+    # Where torch has a vector kernel for bf16 (fprop and stride-1 dgrad in 2-D), it is faster in NHWC.
+    return _dgrad_nhwc(problem) and (problem.ndim != 2 or max(problem.stride) > 1)
+
+
+_FP32_REASON = "depthwise in fp32: faster than torch, or as fast, on every measured layer of this kind"
+_BF16_REASON = "depthwise in bf16: faster than torch, or as fast, on every measured layer of this kind"
 
 CPU_PREFERENCES: tuple[Preference, ...] = (
-    Preference("depthwise_fprop", "fprop", torch.float32, "NCHW", _depthwise_to_stride_2, _FPROP_REASON),
-    Preference("depthwise_fprop", "fprop", torch.float32, "NHWC", _depthwise_but_for_few_taps, _FPROP_REASON),
-    Preference("depthwise_dgrad_s1", "dgrad", torch.float32, "NCHW", _depthwise_s1, _DGRAD_REASON),
-    Preference("depthwise_dgrad_s1", "dgrad", torch.float32, "NHWC", _depthwise_s1, _DGRAD_REASON),
+    Preference("depthwise_fprop", "fprop", torch.float32, "NCHW", _fprop_nchw, _FP32_REASON),
+    Preference("depthwise_fprop", "fprop", torch.float32, "NHWC", _fprop_nhwc, _FP32_REASON),
+    Preference("depthwise_dgrad", "dgrad", torch.float32, "NCHW", _dgrad_nchw, _FP32_REASON),
+    Preference("depthwise_dgrad", "dgrad", torch.float32, "NHWC", _dgrad_nhwc, _FP32_REASON),
+    Preference("depthwise_wgrad", "wgrad", torch.float32, "NCHW", _gathers_nothing, _FP32_REASON),
+    Preference("depthwise_wgrad", "wgrad", torch.float32, "NHWC", _wgrad_nhwc, _FP32_REASON),
+    Preference("depthwise_fprop", "fprop", torch.bfloat16, "NCHW", _fprop_nchw_bf16, _BF16_REASON),
+    Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NCHW", _dgrad_nchw, _BF16_REASON),
+    Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NHWC", _dgrad_nhwc_bf16, _BF16_REASON),
+    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NCHW", _gathers_nothing, _BF16_REASON),
+    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NHWC", _wgrad_nhwc_bf16, _BF16_REASON),
 )
 
 

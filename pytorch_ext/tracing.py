@@ -27,6 +27,7 @@ _GROWING = (
     "load_bytes",
     "store_bytes",
     "dram_bytes",
+    "filled_bytes",
     "loaded_bytes_by_width",
     "stored_bytes_by_width",
 )
@@ -67,7 +68,8 @@ class Launch:
     """One kernel launch and its traffic in bytes.
 
     `load_bytes` and `store_bytes` pass between SMs and L2; `dram_bytes` are the distinct sectors of the launch, and one
-    fill for each that is written in part; `compulsory_bytes` are the distinct sectors of all inputs and outputs.
+    fill (`filled_bytes`) for each that is written in part; `compulsory_bytes` are the distinct sectors of all inputs
+    and outputs.
     """
 
     kernel: str
@@ -82,6 +84,7 @@ class Launch:
     store_bytes: int
     compulsory_bytes: int
     dram_bytes: int
+    filled_bytes: int
     loaded_bytes_by_width: tuple[int, ...]
     stored_bytes_by_width: tuple[int, ...]
     sites: tuple[Site, ...]
@@ -267,9 +270,12 @@ def trace(
         grid = math.prod(run(1)[0]["grid"])
         blocks = max(_FEWEST_BLOCKS, math.ceil(grid * images / problem.n))
         launches = [_extrapolated(one, two) for one, two in zip(run(blocks), run(2 * blocks), strict=True)]
-        # Where the first blocks share an image, their distinct sectors grow too slowly: each is moved once at least.
+        # Distinct sectors grow too slowly where the first blocks share an image, and too fast where each part has
+        # filters of its own. Every sector is moved once, and without a workspace there are no others.
         first = launches[0]
-        launches[0] = replace(first, dram_bytes=max(first.dram_bytes, first.compulsory_bytes))
+        least = first.compulsory_bytes
+        most = least + first.filled_bytes if len(launches) == 1 else first.dram_bytes
+        launches[0] = replace(first, dram_bytes=max(least, min(first.dram_bytes, most)))
     return Trace(problem, pass_, dtype, layout, chosen, str(row["name"]), tuple(launches))
 
 

@@ -36,6 +36,7 @@ def options(*arguments: str):
         (["--quick", "--full"], "--full: not allowed with argument --quick"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate; --help lists the options"),
         (["report"], "the following arguments are required: RESULT"),
+        (["means", "cpu.md"], "the following arguments are required: RESULT"),
         (["report", "nowhere.json"], "cannot read or write nowhere.json: No such file or directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

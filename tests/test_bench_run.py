@@ -224,6 +224,26 @@ def test_a_readme_is_rewritten_between_its_markers(result_file, tmp_path):
     assert (tmp_path / "docs" / "roofline.png").exists()
 
 
+def test_means_of_depthwise_rows_by_kind(tmp_path):
+    problems = [PROBLEM, "mb1g8ic8iw30oc8kw3pw1", "mb1g8ic8ih8oc8kh3sh2ph1", "mb1g2ic8ih8oc8kh3ph1"]
+    assert bench(tmp_path / "run", "--problem", *problems) == cli.EXIT_OK
+    file = tmp_path / "run" / "result.json"
+    result = read_result(file)
+    for row in result.rows:  # as if ours had been 2 and 8 times faster
+        row.speedup_same_layout, row.speedup_best_layout = (8.0, 2.0) if row.layout == "NCHW" else (2.0, 2.0)
+    result.write_json(file)
+    document = tmp_path / "cpu.md"
+    document.write_text("head\n<!-- means:start -->\nold\n<!-- means:end -->\ntail\n", encoding="utf-8")
+    assert cli.main(["means", str(document), str(file), str(file)]) == cli.EXIT_OK
+    lines = document.read_text(encoding="utf-8").splitlines()
+    isa = result.machine["isa"]
+    cells = " | ".join(["5.00x (2.00x)", "2.00x (2.00x)"] * 3)  # no row counts more than 5x
+    assert [line for line in lines if line.startswith(f"| {isa}")] == [
+        f"| {isa} fp32 {kind} | 1 | {cells} |" for kind in ("1-D", "2-D", "2-D strided")
+    ]
+    assert (lines[0], lines[-1]) == ("head", "tail")
+
+
 def test_a_readme_without_markers_is_left_alone(result_file, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("# Head\n", encoding="utf-8")

@@ -65,6 +65,15 @@ def test_traffic(problem: ConvProblem, layout: str, most: float, pass_: str, dty
     assert wide_share(found) >= 0.95
 
 
+@pytest.mark.parametrize("pass_", ["fprop", "dgrad"])
+@pytest.mark.parametrize("text", ["mb2g96ic96ih28oc96kh13ph6", "mb2g64ic64ih14oc64kh27ph13"])
+def test_large_filters_come_by_sixteen_bytes(text: str, pass_: str):
+    found = trace(ConvProblem.parse(text), pass_, "fp16", "NHWC")
+    assert found["row"] == f"depthwise_{pass_}_nhwc_general"
+    assert wide_share(found) >= 0.95
+    assert found["coalescing"] <= 1.3
+
+
 @needs_code
 @pytest.mark.parametrize(("problem", "layout", "most", "pass_", "dtype"), cases("fp16", "fp32")[::7])
 def test_bytes_in_flight(problem: ConvProblem, layout: str, most: float, pass_: str, dtype: str):

@@ -18,12 +18,13 @@ from convbound.problem import ConvProblem
 
 pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")
 
-ROWS = [row for row in device.rows() if row["name"].startswith("depthwise_wgrad")]
+ROWS = [row for row in device.rows() if "_wgrad" in row["name"] and row["family"] != "naive"]
+PROBLEMS = (*TILES["depthwise_wgrad*"], *TILES["dilated_wgrad_nhwc"])
 
 
 def served(row: dict[str, Any], profile: str = "sm_90") -> list[ConvProblem]:
     """The problems that the dispatcher gives to this row."""
-    found = [(problem, device.select(problem, row, profile)) for problem in TILES["depthwise_wgrad*"]]
+    found = [(problem, device.select(problem, row, profile)) for problem in PROBLEMS]
     return [problem for problem, choice in found if choice is not None and choice["index"] == row["index"]]
 
 
@@ -65,6 +66,12 @@ TRAFFIC = {
     ("mb32g384ic384ih14oc384kh3ph1", "fp16", "NHWC"): 1.15,
     ("mb8g96ic96ih56oc96kh3sh2ph1", "fp32", "NHWC"): 1.2,
     ("mb1g1024ic1024iw4096oc1024kw4pw3ew0", "fp16", "NHWC"): 1.05,
+    ("mb8g256ic256ih33oc256kh3ph6dh6", "fp16", "NHWC"): 1.05,
+    ("mb8g256ic256ih33oc256kh3ph12dh12", "fp32", "NHWC"): 1.05,
+    ("mb8g256ic256ih33oc256kh3ph36dh36", "bf16", "NHWC"): 1.05,
+    ("mb2g256ic256ih65oc256kh3ph24dh24", "fp16", "NHWC"): 1.05,
+    ("mb4g64ic64ih128oc64kh3ph2dh2", "fp16", "NHWC"): 1.25,
+    ("mb4g128ic128iw4000oc128kw2pw512ew0dw512", "fp16", "NHWC"): 1.05,
 }
 
 
@@ -102,6 +109,7 @@ def shapes(problem: ConvProblem) -> dict[str, tuple[int, ...]]:
         "mb32g128ic128ih56oc128kh31ph15",
         "mb1g32ic32ih112oc32kh3ph1",
         "mb8g4096ic4096iw2048oc4096kw4pw3ew0",
+        "mb32g256ic256ih33oc256kh3ph12dh12",
     ],
 )
 def test_blocks_for_every_multiprocessor_and_a_small_workspace(text: str, dtype: str, layout: str):
@@ -109,7 +117,8 @@ def test_blocks_for_every_multiprocessor_and_a_small_workspace(text: str, dtype:
     row = row_for(problem, dtype, layout)
     found = device.select(problem, row, "sm_90")
     assert found is not None
-    assert found["name"].startswith("depthwise_wgrad")
+    assert "_wgrad" in found["name"]
+    assert not found["name"].startswith("naive")
     assert found["grid"][0] >= 132
     x_bytes = torch.Size(problem.x_shape).numel() * device.dtype_of(row).itemsize
     assert found["workspace_bytes"] <= max(x_bytes // 8, 4 << 20)
@@ -130,6 +139,7 @@ def test_blocks_for_every_multiprocessor_and_a_small_workspace(text: str, dtype:
         "mb32g144ic144ih56oc144kh5sh2ph2",
         "mb32g96ic96ih56oc96kh7ph3",
         "mb32g768ic768ih7oc768kh7ph3",
+        "mb32g256ic256ih33oc256kh3ph12dh12",
     ],
 )
 def test_resident_work(text: str, dtype: str, layout: str):

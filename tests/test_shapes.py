@@ -72,6 +72,12 @@ DEPTHWISE = {
         for w in (128, 129, 4095, 4096, 4097, 9000)
         for window in ("kw1", "kw4pw3ew0", "kw3sw2pw2ew0", "kw3sw4pw2ew0dw3")
     ],
+    # Of a single row, vectors that lie inside with all their taps are loaded without masks.
+    "interior of a line image": [
+        f"g2ic2iw{w}oc2{window}"
+        for w in (15, 16, 17, 46, 47, 63, 64, 65, 66, 79, 80, 94, 95, 143, 150)
+        for window in ("kw2", "kw3pw1", "kw31pw15", "kw31pw30ew0", "kw5pw7ew9dw4", "kw3pw60ew0dw30")
+    ],
     "strides beyond the filter": [
         f"g2ic2ih23iw37oc2kh{r}kw{s}sh{p}sw{q}ph1"
         for r, s in ((1, 1), (2, 1), (3, 4))

@@ -143,10 +143,18 @@ def test_the_benchmark_prints_and_rewrites_a_table_of_many(tmp_path, capsys):
     assert text.count("| fprop |") == 4
 
 
-@pytest.mark.parametrize("pass_", ["fprop", "wgrad"])
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_a_batch_is_extrapolated_from_one_image(layout, pass_):
-    problem = "mb8g32ic32ih28oc32kh3ph1"
+# The last one's blocks have four images each, so that a second image's come with filters of their own.
+@pytest.mark.parametrize(
+    ("problem", "pass_", "layout"),
+    [
+        ("mb8g32ic32ih28oc32kh3ph1", "fprop", "NCHW"),
+        ("mb8g32ic32ih28oc32kh3ph1", "fprop", "NHWC"),
+        ("mb8g32ic32ih28oc32kh3ph1", "wgrad", "NCHW"),
+        ("mb8g32ic32ih28oc32kh3ph1", "wgrad", "NHWC"),
+        ("mb16g512ic512ih4oc512kh5ph2", "fprop", "NHWC"),
+    ],
+)
+def test_a_batch_is_extrapolated_from_one_image(problem, pass_, layout):
     whole, sampled = (convbound.trace(problem, pass_, layout=layout, images=images) for images in (None, 1))
     assert [launch.blocks for launch in sampled.launches] == [launch.blocks for launch in whole.launches]
     for name in ("sm_l2_ratio", "dram_ratio", "coalescing", "bank_conflicts", "wide_share"):

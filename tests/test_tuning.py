@@ -54,11 +54,11 @@ def train_unseen() -> None:
 def test_the_faster_one_serves(ours: float, torchs: float, winner: str):
     with tuning_by(cpu=ours, torch=torchs) as tuned:
         train_unseen()
-        assert tuned.passes == ["fprop", "dgrad"]
-        assert train() == (["cpu_fprop", "cpu_dgrad"] if winner == "cpu" else [])
-        assert tuned.passes == ["fprop", "dgrad"]
+        assert tuned.passes == ["fprop", "dgrad", "wgrad"]
+        assert train() == (["cpu_fprop", "cpu_dgrad", "cpu_wgrad"] if winner == "cpu" else [])
+        assert tuned.passes == ["fprop", "dgrad", "wgrad"]
         choices = tuning.choose_all(PROBLEM, torch.float32, "NCHW", torch.device("cpu"))
-    assert [choice.backend for choice in choices] == [winner, winner, "torch"]
+    assert [choice.backend for choice in choices] == [winner] * 3
     assert f"measured: cpu {ours * 1e3:.3g} ms, torch {torchs * 1e3:.3g} ms on " in choices[0].reason
 
 
@@ -143,8 +143,8 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch, value: str, devices: list[s
     assert [device for device in ("cpu", "cuda", "meta", "xpu") if tuning.enabled(device)] == devices
     if value != "1":
         new_process()
-        assert train() == ["cpu_fprop", "cpu_dgrad"]  # as the preference table says
-        assert convbound.explain(PROBLEM).passes[0].reason == preferences._FPROP_REASON
+        assert train() == ["cpu_fprop", "cpu_dgrad", "cpu_wgrad"]  # as the preference table says
+        assert convbound.explain(PROBLEM).passes[0].reason == preferences._FP32_REASON
 
 
 def test_a_wrong_switch_says_what_would_be_right(monkeypatch: pytest.MonkeyPatch):
@@ -391,7 +391,7 @@ def test_a_decided_plan_costs_nothing_more(monkeypatch: pytest.MonkeyPatch):
     with tuning_by():
         train_unseen()
         monkeypatch.setattr(tuning, "run", _fails)
-        assert train() == ["cpu_fprop", "cpu_dgrad"]
+        assert train() == ["cpu_fprop", "cpu_dgrad", "cpu_wgrad"]
 
 
 def test_torchs_own_function_serves_what_torch_has_won(monkeypatch: pytest.MonkeyPatch):
@@ -434,8 +434,8 @@ def test_explain_tells_what_was_measured_and_what_would_be_without():
         before = convbound.explain(PROBLEM)
         conv()
         after = convbound.explain(PROBLEM)
-    assert [row.backend for row in before.passes] == ["cpu", "cpu", "torch"]
+    assert [row.backend for row in before.passes] == ["cpu"] * 3
     assert before.passes[0].reason.startswith("not measured yet, the first call will time cpu and torch; otherwise cpu")
-    assert [row.backend for row in after.passes] == ["torch", "cpu", "torch"]
+    assert [row.backend for row in after.passes] == ["torch", "cpu", "cpu"]
     assert after.passes[0].reason.startswith("measured: cpu 1e+03 ms, torch 100 ms on ")
-    assert after.passes[0].reason.endswith(f"otherwise cpu: {preferences._FPROP_REASON}")
+    assert after.passes[0].reason.endswith(f"otherwise cpu: {preferences._FP32_REASON}")

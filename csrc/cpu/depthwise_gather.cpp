@@ -169,8 +169,7 @@ class Gather {
     plan_.tile_q = q_count();
     if (nchw_ && p_count() == 1) plan_.tile_q = std::min(q_count(), round_up(kLongestRow, classes));
     if (nchw_) {
-      halve(plan_.tile_p, kBlock,
-            [&] { return enough() && small() && (!waits() || plan_.tile_p * plan_.tile_q <= kLargestStage); });
+      halve(plan_.tile_p, kBlock, [&] { return enough() && small() && group() * plan_.tile_q <= kLargestStage; });
     } else {
       halve(plan_.tile_p, 1, [&] { return enough() && small(); });
       if (converted) halve(plan_.tile_q, kBlock, small);
@@ -185,23 +184,22 @@ class Gather {
     const int64_t columns = nchw_ ? plan_.cross.in : plan_.window.in;
     plan_.x_row = plan_.x_unit * (converted ? inputs(plan_.columns_met, plan_.tile_q, columns) : columns);
     plan_.input_floats = converted ? round_up(input_floats(), 16) : 0;
-    plan_.group_p = plan_.window.out_step == 1 ? kBlock : plan_.tile_p;
+    plan_.group = group();
     plan_.class_row = classes == 1 ? 0 : ceil_div(plan_.tile_q, classes);
     reserve();
   }
 
-  // Whether dilated blocks write out of order, so that what waits is a whole tile.
-  bool waits() const { return plan_.window.out_step > 1 && (plan_.convert != nullptr || plan_.cross.out_step > 1); }
+  // Outputs that are finished together: a register block of each class, for the classes interleave.
+  int64_t group() const { return std::min(kBlock * plan_.window.out_step, nchw_ ? plan_.tile_p : plan_.tile_q); }
 
   // Room for the outputs that wait, and a stage for streaming stores, where outputs are large enough to be worth it.
   void reserve() {
     const int64_t classes = nchw_ ? plan_.cross.out_step : 1;
     const int64_t row = nchw_ ? std::max(plan_.tile_q, plan_.class_row * classes) : plan_.out_channels;
-    const int64_t steps = plan_.window.out_step == 1 ? kBlock : nchw_ ? plan_.tile_p : plan_.tile_q;
     if (plan_.convert != nullptr || plan_.class_row > 0) {
-      plan_.tile_floats = round_up(steps * row + plan_.tile_q + 2 * plan_.vector, 16);
+      plan_.tile_floats = round_up(plan_.group * row + plan_.tile_q + 2 * plan_.vector, 16);
     }
-    const int64_t floats = round_up((plan_.class_row > 0 ? 1 : steps) * row + 2 * plan_.vector, 16);
+    const int64_t floats = round_up((plan_.class_row > 0 ? 1 : plan_.group) * row + 2 * plan_.vector, 16);
     const int64_t bytes = 4 * (p_.n * p_.c * p_.input_size() + p_.n * p_.k * p_.output_size());
     const bool streams =
         plan_.convert == nullptr && bytes > last_level_cache() / kStreamShare && floats <= kLargestStage;

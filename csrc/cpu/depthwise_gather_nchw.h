@@ -42,16 +42,25 @@ CONVBOUND_INLINE void row_taps(typename V::Reg (&acc)[B][C], const GatherPlan& p
       loads[c] = loads[c].make(column + c * V::kWidth * cross.in_step, cross.in_step, cross.in);
     }
     slide<V, B, C, J, kChecked>(acc, tap, strip, column, [&](const float* x, int c) {
-      return RowLoad<V, kStride>::load(loads[c], x + c * V::kWidth * (kStride == 0 ? cross.in_step : kStride));
+      return RowLoad<V, kStride>::load(loads[c], x + c * V::kWidth * cross.in_step);
     });
   }
+}
+
+// Whether C vectors find all columns of all taps across the window inside the row.
+template <class V, int C>
+CONVBOUND_INLINE bool whole(const CrossAxis& cross, const RowBlockAt& at) {
+  const int64_t last = at.column + (at.across->taps - 1) * cross.tap_jump;
+  return smaller(at.column, last) >= 0 && larger(at.column, last) + C * V::kWidth <= cross.in;
 }
 
 template <class V, int kStride, int B, int C, int J>
 CONVBOUND_INLINE void row_chunk(typename V::Reg (&acc)[B][C], const GatherPlan& plan, const TapChunk& chunk,
                                 const Plane& plane, const RowBlockAt& at) {
-  // Only stride 1 spends code on a version without checks.
-  if (kStride == 1 && inside<B>(chunk, {plane.x, at.first, plan.window.step, plan.x_row, plane.rows})) {
+  // Only stride 1 spends code on versions without checks: of rows, and of columns where masks serve a single row.
+  if (B == 1 && kStride == 1 && whole<V, C>(plan.cross, at)) {
+    row_taps<V, B == 1 && kStride == 1 ? kWhole : kStride, B, C, J, true>(acc, plan, chunk, plane, at);
+  } else if (kStride == 1 && inside<B>(chunk, {plane.x, at.first, plan.window.step, plan.x_row, plane.rows})) {
     row_taps<V, kStride, B, C, J, kStride != 1>(acc, plan, chunk, plane, at);
   } else {
     row_taps<V, kStride, B, C, J, true>(acc, plan, chunk, plane, at);
@@ -260,8 +269,8 @@ static void gather_nchw(const GatherPlan& plan, int64_t begin, int64_t end, cons
     if (plan.stage_floats > 0 && item == begin) {
       stream = Stream<V>::begin(memory.stage, y + (plane * axis.out + p.begin) * plan.cross.out + q.begin);
     }
-    for (int64_t p0 = p.begin; p0 < p.end; p0 += plan.group_p) {
-      const int64_t p1 = smaller(p0 + plan.group_p, p.end);
+    for (int64_t p0 = p.begin; p0 < p.end; p0 += plan.group) {
+      const int64_t p1 = smaller(p0 + plan.group, p.end);
       const int64_t at = (plane * axis.out + p0) * plan.cross.out + q.begin;
       const bool direct = plan.tile_floats == 0 && plan.stage_floats == 0;
       const int64_t out_row = plan.class_row > 0 ? plan.class_row * plan.cross.out_step

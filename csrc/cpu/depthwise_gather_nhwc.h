@@ -255,23 +255,25 @@ static void gather_nhwc(const GatherPlan& plan, int64_t begin, int64_t end, cons
       const PixelRows rows = list_rows(plan, in, o, p, static_cast<PixelRow*>(memory.list));
       const int64_t at = ((plane * plan.cross.out + p) * axis.out + q0) * k;
       if (plan.stage_floats > 0 && item == begin && p == p0) stream = Stream<V>::begin(memory.stage, y + at);
-      // Dilated blocks write out of order: a whole row of the tile waits for them.
-      const bool by_block = axis.out_step == 1 && (plan.tile_floats > 0 || plan.stage_floats > 0);
-      for (int64_t q_first = q0; q_first < smaller(q0 + axis.out_step, q1); ++q_first) {
-        WindowRun run = WindowRun::make(axis, q_first, q1);
-        for (int64_t q = q_first; run.left > 0;) {
-          const int64_t block = kBlocks[block_index(run.left)];
-          const int64_t offset = (q - q0) * k;
-          float* out = plan.tile_floats > 0 ? memory.tile : plan.stage_floats > 0 ? stream.stage + stream.held : y + at;
-          if (q_first == q0 && plan.input_floats == 0) prefetch_pixels(plan, in, p, run);
-          block_panels<V>(plan, rows, run, by_block ? out : out + offset);
-          if (by_block) put<V>(plan, stream, out, at + offset, block * k);
-          q += block * axis.out_step;
-          run.first += block * axis.step;
-          run.left -= block;
+      for (int64_t g0 = q0; g0 < q1; g0 += plan.group) {
+        const int64_t g1 = smaller(g0 + plan.group, q1);
+        const int64_t offset = (g0 - q0) * k;
+        float* out = plan.tile_floats > 0    ? memory.tile
+                     : plan.stage_floats > 0 ? stream.stage + stream.held
+                                             : y + at + offset;
+        for (int64_t q_first = g0; q_first < smaller(g0 + axis.out_step, g1); ++q_first) {
+          WindowRun run = WindowRun::make(axis, q_first, g1);
+          for (int64_t q = q_first; run.left > 0;) {
+            const int64_t block = kBlocks[block_index(run.left)];
+            if (q_first == g0 && plan.input_floats == 0) prefetch_pixels(plan, in, p, run);
+            block_panels<V>(plan, rows, run, out + (q - g0) * k);
+            q += block * axis.out_step;
+            run.first += block * axis.step;
+            run.left -= block;
+          }
         }
+        put<V>(plan, stream, out, at + offset, (g1 - g0) * k);
       }
-      if (!by_block) put<V>(plan, stream, memory.tile, at, (q1 - q0) * k);
     }
   }
   if (plan.stage_floats > 0) Stream<V>::end(stream);

@@ -32,7 +32,7 @@ struct GatherPlan {
   int64_t x_row, x_unit;  // floats from row to row and from column to column, where the kernel reads x
   int64_t vector;         // floats per vector that the plan was made for
   int64_t panels;         // NHWC: a panel is `vector` consecutive output channels
-  int64_t group_p;        // NCHW: rows that are finished, and leave the tile, together
+  int64_t group;          // outputs along the window axis that are finished, and leave the tile, together
   int64_t class_row;      // NCHW: columns kept for each class across, where there are several
 
   // Per thread, in floats. input: room for a tile's inputs, converted; 0: x is read in place. tile: outputs that wait

@@ -10,6 +10,15 @@ namespace {
 template <class V, int kStride>
 struct RowLoad;
 
+// Instead of a stride: stride 1, and the caller knows that all lanes lie inside.
+constexpr int kWhole = -1;
+
+template <class V>
+struct RowLoad<V, kWhole> {
+  CONVBOUND_INLINE RowLoad make(int64_t, int64_t, int64_t) { return {}; }
+  CONVBOUND_INLINE typename V::Reg load(const RowLoad&, const float* x) { return V::load(x); }
+};
+
 template <class V>
 struct RowLoad<V, 1> {
   typename V::Mask mask;

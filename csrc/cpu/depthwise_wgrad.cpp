@@ -6,7 +6,7 @@
 // Bounds. x and dy are read from memory once: 4 (N C D H W + N K O P Q) bytes; the floor of arithmetic is N K O P Q T R
 // S fused multiply-adds, as in fprop.
 //
-// Register blocks. The transpose of fprop's (depthwise_fprop.cpp): up to 7 outputs along the window axis lie in
+// Register blocks. The transpose of fprop's (depthwise_gather.cpp): up to 7 outputs along the window axis lie in
 // registers, x slides past them, and each x is loaded once for all the taps that it meets: (7 + J - 1) loads of x and 7
 // of dy for 7 J multiply-adds. What stays in registers for a whole tile, and longer, are the sums. J of them alone
 // would wait for each other (a multiply-add takes 4 cycles), so up to 10 sums of several taps across the window share
@@ -37,10 +37,12 @@ namespace convbound::cpu {
 
 namespace {
 
-constexpr int64_t kSlabFloats = 12288;  // sums of a slab: 48 KiB, inside any second-level cache
-constexpr int64_t kItems = 64;          // work items wanted, where there is work for as many
-constexpr int64_t kItemWork = 1 << 19;  // multiply-adds below which an item is not worth its overhead
-constexpr int64_t kChunkOutputs = 256;  // outputs of a chunk, per channel, that pay for another set of sums
+constexpr int64_t kSlabFloats = 12288;   // sums of a slab: 48 KiB, inside any second-level cache
+constexpr int64_t kItems = 64;           // work items wanted, where there is work for as many
+constexpr int64_t kItemWork = 1 << 19;   // multiply-adds below which an item is not worth its overhead,
+constexpr int64_t kFewItems = 4;         // unless there were fewer than these,
+constexpr int64_t kLeastWork = 1 << 16;  // which may be as small as this
+constexpr int64_t kChunkOutputs = 256;   // outputs of a chunk, per channel, that pay for another set of sums
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -143,7 +145,8 @@ class Wgrad {
   // Chunks of tiles, slabs of channels.
   void cut() {
     const int64_t outputs = p_.n * p_.output_size();
-    const int64_t wanted = std::clamp<int64_t>(outputs * p_.k * p_.filter_size() / kItemWork, 1, kItems);
+    const int64_t work = outputs * p_.k * p_.filter_size();
+    const int64_t wanted = std::clamp(work / kItemWork, std::clamp<int64_t>(work / kLeastWork, 1, kFewItems), kItems);
     const int64_t most = std::clamp<int64_t>(outputs / kChunkOutputs, 1, tiles_.count());
     chunks_ = std::min(most, nchw_ ? ceil_div(wanted, p_.k) : wanted);
     if (nchw_) {
@@ -190,8 +193,7 @@ class Wgrad {
     const int64_t together = std::min(tiles_.pass_panels(), end - begin);
     for (; step.panel < end; step.panel += together) {
       step.panel_end = std::min(end, step.panel + together);
-      if (!nchw_) tiles_.prefetch_next(plan_, step, begin, end);
-      step.prefetch = nchw_ && tiles_.in_place() && p_.output[1] > 1;
+      step.prefetch = tiles_.in_place() && (!nchw_ || p_.output[1] > 1);
       for (const Taps& taps : groups_) {
         step.pass = taps.pass;
         step.cross_tap = taps.first;

@@ -7,27 +7,43 @@
 namespace convbound::cpu {
 namespace {
 
-// B rows from row p on, out_step apart.
+// One vector of B rows (out_step apart), of whose outputs `left` are left in a row.
+template <class V, int kStride, int B, int C, int J0, int J1, bool kChecked>
+CONVBOUND_INLINE void add_vector(TapSums<V, C, J0, J1>& sums, const WgradPlan& plan, const WgradStep& step,
+                                 const Strip& strip, const float* from, int64_t left, int64_t column) {
+  const PlainAxis& cross = plan.across;
+  const typename V::Mask inside_dy = V::mask(0, left);
+  typename V::Reg dy[B];
+#pragma GCC unroll 8
+  for (int b = 0; b < B; ++b, from += plan.window.out_step * plan.dy_row) {
+    dy[b] = kStride == kWhole ? V::load(from) : V::load_mask(from, inside_dy);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < C; ++c, column += cross.dilation) {
+    // Lanes beyond the row are masked in x too, for what stands there might be infinite.
+    const int64_t limit = larger(0, smaller(cross.in, column + (left - 1) * cross.stride + 1));
+    const RowLoad<V, kStride> load = RowLoad<V, kStride>::make(column, cross.stride, limit);
+    slide_pass<V, B, J0, J1, kChecked>(sums.acc[c], dy, strip, *step.pass, column,
+                                       [&](const float* x) { return RowLoad<V, kStride>::load(load, x); });
+  }
+}
+
+// B rows from row p on.
 template <class V, int kStride, int B, int C, int J0, int J1, bool kChecked>
 CONVBOUND_INLINE void add_strip(TapSums<V, C, J0, J1>& sums, const WgradPlan& plan, const WgradStep& step,
                                 const WgradTile& tile, const Strip& strip, int64_t p) {
-  const WindowAxis& window = plan.window;
   const PlainAxis& cross = plan.across;
   for (int64_t q = tile.q0; q < tile.q1; q += V::kWidth) {
     const int64_t left = tile.q1 - q;
-    const typename V::Mask inside_dy = V::mask(0, left);
     const float* from = tile.dy + p * plan.dy_row + q;
-    typename V::Reg dy[B];
-#pragma GCC unroll 8
-    for (int b = 0; b < B; ++b, from += window.out_step * plan.dy_row) dy[b] = V::load_mask(from, inside_dy);
-    int64_t column = q * cross.stride - cross.padding + step.cross_tap * cross.dilation;
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c, column += cross.dilation) {
-      // Lanes beyond the row are masked in x too, for what stands there might be infinite.
-      const int64_t limit = larger(0, smaller(cross.in, column + (left - 1) * cross.stride + 1));
-      const RowLoad<V, kStride> load = RowLoad<V, kStride>::make(column, cross.stride, limit);
-      slide_pass<V, B, J0, J1, kChecked>(sums.acc[c], dy, strip, *step.pass, column,
-                                         [&](const float* x) { return RowLoad<V, kStride>::load(load, x); });
+    const int64_t column = q * cross.stride - cross.padding + step.cross_tap * cross.dilation;
+    // Only where masks would serve a single row is a version without them worth its code.
+    if (B == 1 && kStride == 1 && left >= V::kWidth && column >= 0 &&
+        column + (C - 1) * cross.dilation + V::kWidth <= cross.in) {
+      constexpr int kLoads = B == 1 && kStride == 1 ? kWhole : kStride;
+      add_vector<V, kLoads, B, C, J0, J1, kChecked>(sums, plan, step, strip, from, left, column);
+    } else {
+      add_vector<V, kStride, B, C, J0, J1, kChecked>(sums, plan, step, strip, from, left, column);
     }
   }
 }

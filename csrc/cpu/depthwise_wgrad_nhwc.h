@@ -33,9 +33,32 @@ struct PanelLoad<V, true> {
 // One output row of one panel.
 template <int C>
 struct SweptRows {
+  const float* next_x;   // of the next tiles, if they are to be asked for: where the outputs' first inputs are,
+  const float* next_dy;  // and column 0 of dy
   const float* dy;
   const float* x[C];  // column 0 of the row that each tap across the window meets; null where there is none
 };
+
+// Inputs along an axis that an output meets and the one before it did not.
+CONVBOUND_INLINE int64_t fresh_inputs(const PlainAxis& axis) {
+  return smaller(axis.stride, (axis.taps - 1) * axis.dilation + 1);
+}
+
+// The sweeps touch one vector of each pixel at a time, which hardware prefetchers take for disorder. In memory the next
+// tiles follow these, so that as many lines of theirs are asked for as are used.
+template <int B>
+CONVBOUND_INLINE void prefetch_pixels(const WgradPlan& plan, const float* x, const float* dy, int64_t q) {
+  const PlainAxis& along = plan.along;
+  const int64_t rows = fresh_inputs(plan.across), columns = fresh_inputs(along);
+  for (int b = 0; b < B; ++b, q += plan.window.out_step) {
+    __builtin_prefetch(dy + q * plan.dy_unit, 0, 2);  // to the second level; never faults, wherever it points
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t s = 0; s < columns; ++s) {
+        __builtin_prefetch(x + r * plan.x_row + (q * along.stride + s) * plan.x_unit, 0, 2);
+      }
+    }
+  }
+}
 
 // B pixels from column q on, out_step apart.
 template <class V, bool kSpread, int B, int C, int J0, int J1, bool kChecked>
@@ -58,6 +81,7 @@ CONVBOUND_INLINE void add_pixels(TapSums<V, C, J0, J1>& sums, const WgradPlan& p
                                  const PanelLoad<V, kSpread>& load, const SweptRows<C>& rows, int64_t q) {
   const PlainAxis& axis = plan.along;
   const Strip strip{nullptr, q * axis.stride - axis.padding, plan.window.step, plan.x_unit, axis.in};
+  if (rows.next_x != nullptr) prefetch_pixels<B>(plan, rows.next_x, rows.next_dy, q);
   if (B > 1 && pass_inside<B, J1>(pass, strip)) {
     add_block<V, kSpread, B, C, J0, J1, B == 1>(sums, plan, pass, load, rows, strip, q);
   } else {
@@ -76,6 +100,7 @@ static void sweep_pixels(const WgradPlan& plan, const WgradStep& step, float* me
     const int64_t k = panel * V::kWidth;
     const int64_t k_offset = k - slab * V::kWidth;
     const int64_t c_offset = k / plan.multiplier - slab * V::kWidth / plan.multiplier;
+    const bool ask = step.prefetch && k % kLine == 0;
     float* panel_sums = memory + (panel - slab) * plan.sum_rows * V::kWidth;
     TapSums<V, C, J0, J1> sums;
     sums.begin(sums, plan, step, panel_sums);
@@ -84,6 +109,9 @@ static void sweep_pixels(const WgradPlan& plan, const WgradStep& step, float* me
       for (int64_t p = tile.p0; p < tile.p1; ++p) {
         SweptRows<C> rows;
         rows.dy = tile.dy + p * plan.dy_row + k_offset;
+        rows.next_dy = rows.dy + step.tile_count * plan.dy_ahead;
+        rows.next_x =
+            ask ? tile.x + p * cross.stride * plan.x_row + c_offset + step.tile_count * plan.x_ahead : nullptr;
         for (int c = 0; c < C; ++c) {
           const int64_t h = p * cross.stride - cross.padding + (step.cross_tap + c) * cross.dilation;
           rows.x[c] = h >= 0 && h < cross.in ? tile.x + h * plan.x_row + c_offset : nullptr;

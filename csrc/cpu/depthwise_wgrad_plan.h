@@ -28,7 +28,8 @@ struct WgradPlan {
 
   // NHWC: a panel is one vector of output channels, a slab several panels.
   int64_t k, multiplier, slab_panels;
-  const int32_t* sources;  // [panel][vector]: the channel of x that each meets, counted from the panel's first
+  const int32_t* sources;     // [panel][vector]: the channel of x that each meets, counted from the panel's first
+  int64_t x_ahead, dy_ahead;  // NHWC: floats from a tile to the one that is asked for meanwhile, per tile of a step
 };
 
 // A few taps, for all tiles: taps [cross_tap, cross_tap + cross_taps) across the window, and a pass along it.

@@ -105,8 +105,9 @@ CONVBOUND_INLINE WgradSweep find_sweep(const WgradStep& step) {
   return kTable[step.pass->pattern][step.cross_taps - 1];
 }
 
+constexpr int64_t kLine = 16;  // floats of a cache line
+
 CONVBOUND_INLINE void prefetch(const float* from, int64_t count) {
-  constexpr int64_t kLine = 16;
   for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + i, 0, 2);  // never faults, wherever it points
 }
 

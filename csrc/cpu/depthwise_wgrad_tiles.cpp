@@ -6,8 +6,10 @@ namespace convbound::cpu {
 
 namespace {
 
-constexpr int64_t kTileFloats = 6144;         // of x and dy: 24 KiB of a first-level cache of 32
-constexpr int64_t kSlabTileFloats = 1 << 16;  // the same of all channels: 256 KiB of a second-level cache of 512
+constexpr int64_t kTileFloats = 6144;  // of x and dy: 24 KiB of a first-level cache of 32
+constexpr int64_t kSlabTileFloats =
+    3 << 15;                               // the same of all channels, which share the second level with the next tile
+constexpr int64_t kAheadFloats = 1 << 15;  // NHWC: what is asked for lies so far ahead at least
 constexpr int64_t kBlock = 7;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -62,17 +64,17 @@ WgradTiles::WgradTiles(const ConvProblem& problem, bool nchw, int64_t vector, co
   tile_p_ = problem.output[1];
   tile_q_ = problem.output[2];
   const int64_t least_p = nchw ? kBlock : 1, least_q = nchw ? 16 * vector : 4 * kBlock;
-  while (tile_p_ > least_p && floats(tile_p_, tile_q_) > kTileFloats) {
-    tile_p_ = halved(tile_p_, tile_p_ > kBlock ? kBlock : 1);
-  }
-  const auto too_long = [&] {
+  const auto too_large = [&](int64_t most) {
     const int64_t of_a_pass = floats(tile_p_, tile_q_);
-    return of_a_pass > 2 * kTileFloats || (!nchw && of_a_pass / vector * problem.k > kSlabTileFloats);
+    return of_a_pass > most || (!nchw && of_a_pass / vector * problem.k > kSlabTileFloats);
   };
-  while (tile_q_ > least_q && too_long()) tile_q_ = halved(tile_q_, least_q);
+  while (tile_p_ > least_p && too_large(kTileFloats)) tile_p_ = halved(tile_p_, tile_p_ > kBlock ? kBlock : 1);
+  while (tile_q_ > least_q && too_large(2 * kTileFloats)) tile_q_ = halved(tile_q_, least_q);
   row_tiles_ = ceil_div(problem.output[1], tile_p_);
   column_tiles_ = ceil_div(problem.output[2], tile_q_);
-  together_ = std::clamp<int64_t>(kTileFloats / floats(tile_p_, tile_q_), 1, kMost);
+  // NHWC needs few pixels to pay for its sums, and the first tiles of an item are those that nobody asked for.
+  const int64_t most = nchw ? kMost : std::min<int64_t>(kMost, ceil_div(4 * kBlock, tile_p_ * tile_q_));
+  together_ = std::clamp<int64_t>(kTileFloats / floats(tile_p_, tile_q_), 1, most);
   pass_panels_ = std::max<int64_t>(1, kTileFloats / (together_ * floats(tile_p_, tile_q_)));
 }
 
@@ -85,6 +87,10 @@ void WgradTiles::set_pitch(WgradPlan& plan) {
   plan.x_row = plan.x_unit * (in_place() ? p.input[2] : met(2, tile_q_));
   plan.dy_row = plan.dy_unit * (in_place() ? p.output[2] : tile_q_);
   x_floats_ = ceil_div(met(1, tile_p_) * plan.x_row, 16) * 16;
+  const int64_t tile = (p.n * (p.input_size() * plan.x_unit + p.output_size() * plan.dy_unit)) / count();
+  const int64_t ahead = ceil_div(kAheadFloats, tile * together_);
+  plan.x_ahead = ahead * (p.n * p.input_size() / count()) * plan.x_unit;
+  plan.dy_ahead = ahead * (p.n * p.output_size() / count()) * plan.dy_unit;
   memory_floats_ = in_place() ? 0 : ceil_div(together_ * (x_floats_ + tile_p_ * plan.dy_row), 16) * 16;
 }
 
@@ -134,31 +140,6 @@ int64_t WgradTiles::place(const WgradPlan& plan, int64_t first, int64_t last, in
     memory += tile_p_ * plan.dy_row;
   }
   return count;
-}
-
-// The sweeps touch one vector of each pixel at a time, which hardware prefetchers take for disorder; in memory the next
-// tile follows the last one.
-void WgradTiles::prefetch_next(const WgradPlan& plan, const WgradStep& step, int64_t panel_begin,
-                               int64_t panel_end) const {
-  if (!in_place() || step.tile_count == 0) return;
-  const ConvProblem& p = *problem_;
-  const WgradTile& tile = step.tiles[step.tile_count - 1];
-  const auto end = [&](int axis, int64_t outputs) {
-    const int64_t reach = (outputs - 1) * p.stride[axis] + (p.filter[axis] - 1) * p.dilation[axis] + 1;
-    return std::clamp<int64_t>(reach - p.padding[axis], 1, p.input[axis]);
-  };
-  const auto ask = [&](const float* from, int64_t pixels, int64_t unit, int64_t run) {
-    const int64_t panels = panel_end - panel_begin;
-    const int64_t first = pixels * (step.panel - panel_begin) / panels;
-    const int64_t last = pixels * (step.panel_end - panel_begin) / panels;
-    for (int64_t i = first; i < last; ++i) {
-      for (int64_t j = 0; j < run; j += 16) __builtin_prefetch(from + i * unit + j, 0, 2);  // never faults
-    }
-  };
-  ask(tile.x + (end(1, tile.p1) - 1) * plan.x_row + end(2, tile.q1) * plan.x_unit,
-      step.tile_count * p.n * p.input_size() / count(), plan.x_unit, slab_c_);
-  ask(tile.dy + (tile.p1 - 1) * plan.dy_row + tile.q1 * plan.dy_unit, step.tile_count * p.n * p.output_size() / count(),
-      plan.dy_unit, slab_k_);
 }
 
 }  // namespace convbound::cpu

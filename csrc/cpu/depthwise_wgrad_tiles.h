@@ -30,9 +30,6 @@ class WgradTiles {
   int64_t place(const WgradPlan& plan, int64_t first, int64_t last, int64_t k, int64_t t, float* memory,
                 WgradTile* tiles) const;
 
-  // NHWC: asks for a pass's share (its panels of all of the slab's) of what the next tiles add.
-  void prefetch_next(const WgradPlan& plan, const WgradStep& step, int64_t panel_begin, int64_t panel_end) const;
-
  private:
   int64_t met(int axis, int64_t outputs) const;
   int64_t floats(int64_t rows, int64_t columns) const;

@@ -20,11 +20,11 @@ void nchw_bands(const ConvProblem&, const Tensors&, cudaStream_t);
 
 constexpr const char* kTiledTile = "128 threads: 4 rows of 16 bytes each at stride 1, of one column at others";
 
-template <Pass kPass, typename T, bool kUnitStride>
+template <Pass kPass, typename T>
 bool nchw_tiled_supports(const ConvProblem&);
-template <Pass kPass, typename T, bool kUnitStride>
+template <Pass kPass, typename T>
 LaunchShape nchw_tiled_shape(const ConvProblem&);
-template <Pass kPass, typename T, bool kUnitStride>
+template <Pass kPass, typename T>
 void nchw_tiled(const ConvProblem&, const Tensors&, cudaStream_t);
 
 constexpr const char* kToeplitzTile = "4 warps of 16 rows x 56 columns or 32 x 32, for one or several images";

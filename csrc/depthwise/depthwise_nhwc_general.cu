@@ -12,6 +12,8 @@
 // the groups pass, and so they do while dgrad gathers the m channels of dy.
 #include <algorithm>
 
+#include "csrc/common/run_copy.h"
+#include "csrc/common/vector.h"
 #include "csrc/depthwise/depthwise_nhwc.h"
 #include "csrc/depthwise/depthwise_nhwc_tile.h"
 
@@ -44,27 +46,44 @@ template <typename T>
 struct GeneralParams {
   TileParams<T> tile;
   int group_rows;  // rows of the filter in shared memory at a time
-  IndexDivisor by_group_taps;
-  bool single;  // one group and one channel gathered: tile and filter serve all patches
-  bool unit;    // stride and dilation 1 along the row
+  bool single;     // one group and one channel gathered: tile and filter serve all patches
+  bool unit;       // stride and dilation 1 along the row
 };
 
-// The filter's rows [first, first + rows) of the slice in fp32, [tap][first or second of a pair][lane].
+// The filter's rows [first, first + rows) of the slice in fp32, [tap][first or second of a pair][lane]. A channel has a
+// run of memory at any alignment, of which a thread takes 16 bytes; two are a sector and the next ones another
+// channel's, so that words of shared memory that a warp stores are neighbours.
 template <typename Tr, typename T>
 __device__ __forceinline__ void load_filter(const GeneralParams<T>& g, int channel, int nth, int first, int rows,
                                             float* to) {
+  constexpr int kSize = sizeof(T), kVector = kVectorElements<T>, kSector = 2 * kVector;
   const TileParams<T>& p = g.tile;
-  const int taps = p.filter_h * p.filter_w, count = g.by_group_taps.size * Tr::kChannels;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kTileThreads) {
-    const QuotientRemainder c = divide(i, g.by_group_taps);
-    if (c.remainder >= rows * p.filter_w) continue;
-    const int t = first * p.filter_w + c.remainder;
-    float value = 0.0f;
-    if (channel + c.quotient < p.channels) {
-      const int64_t k = static_cast<int64_t>(channel + c.quotient) * p.gathered + nth;
-      value = widen(p.filter[k * taps + (p.flip ? taps - 1 - t : t)]);
+  const int taps = p.filter_h * p.filter_w, count = rows * p.filter_w, before = first * p.filter_w;
+  const T* const end = p.filter + static_cast<int64_t>(p.channels) * p.gathered * taps;
+  const int vectors = 2 * (count / kSector + 2) * Tr::kChannels;
+  for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kTileThreads) {
+    const int half = i % 2, c = i / 2 % Tr::kChannels, sector = i / 2 / Tr::kChannels;
+    const bool there = channel + c < p.channels;
+    const int64_t k = static_cast<int64_t>(there ? channel + c : channel) * p.gathered + nth;
+    const T* const run = p.filter + k * taps + (p.flip ? taps - before - count : before);
+    const int skew = static_cast<int>(reinterpret_cast<uintptr_t>(run) % 32) / kSize;
+    const int at = sector * kSector + half * kVector - skew;  // the vector's first element, in the run
+    if (at <= -kVector || at >= count) continue;
+    float value[kVector] = {};
+    if (there && run + at >= p.filter && run + at + kVector <= end) {
+      load_widened(run + at, value);
+    } else if (there) {
+#pragma unroll
+      for (int e = 0; e < kVector; e++) {
+        if (at + e >= 0 && at + e < count) value[e] = widen(run[at + e]);
+      }
     }
-    to[c.remainder * Tr::kFilterStride + c.quotient % 2 * Tr::kLanes + c.quotient / 2] = value;
+#pragma unroll
+    for (int e = 0; e < kVector; e++) {
+      if (at + e < 0 || at + e >= count) continue;
+      const int tap = p.flip ? count - 1 - at - e : at + e;
+      to[tap * Tr::kFilterStride + c % 2 * Tr::kLanes + c / 2] = value[e];
+    }
   }
 }
 
@@ -222,7 +241,6 @@ void NhwcGeneralKernel<kPass, T>::launch(const ConvProblem& problem, const Tenso
   const GeneralParams<T> params{.tile = tile_params<Tr>(gather, tile, kPass == Pass::kFprop ? tensors.x : tensors.y,
                                                         tensors, kPass == Pass::kFprop ? tensors.y : tensors.x),
                                 .group_rows = static_cast<int>(filter.group_rows),
-                                .by_group_taps = IndexDivisor(filter.group_rows * gather.filter[1]),
                                 .single = filter.single,
                                 .unit = gather.stride[1] == 1 && gather.dilation[1] == 1};
   convbound::launch("depthwise_nhwc_general", depthwise_nhwc_general<Tr>, tile_launch<Tr>(tile, filter.bytes), stream,

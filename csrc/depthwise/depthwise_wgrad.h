@@ -20,9 +20,9 @@
 //
 // Larger filters are cut into tiles of taps. In NCHW the warps of a block take a tile each, over the same stages, so
 // that x and dy are still read once up to 16 tiles of 8x8; in NHWC a block has one tile, and x and dy come from L2 once
-// per tile, which 49 and more FMAs a position outweigh. Strides above 2 and dilations load x for each tap (kPlain). One
-// long row (1-D, NCHW) is folded into rows of 128 columns (kFolded); 1-D in NHWC is a walk down the sequence. A channel
-// multiplier m reads x m times.
+// per tile, which 49 and more FMAs a position outweigh. Strides above 2 and dilations load x for each tap (kPlain); in
+// NHWC most dilations go to csrc/dilated/dilated_wgrad_nhwc.cu. One long row (1-D, NCHW) is folded into rows of 128
+// columns (kFolded); 1-D in NHWC is a walk down the sequence. A channel multiplier m reads x m times.
 //
 // Per multiprocessor in flight: blocks x 2 stages of about 6 KB (NCHW 3x3 on sm_80: 8 x 2 x 6 = 96 KB), NHWC 3 x 2
 // x 11.

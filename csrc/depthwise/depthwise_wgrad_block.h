@@ -2,6 +2,7 @@
 // and dy, how they are copied, and where a thread stands in it. depthwise_wgrad.h has the algorithm.
 #pragma once
 
+#include "csrc/common/partial_sums.h"
 #include "csrc/depthwise/depthwise_wgrad_copy.h"
 #include "csrc/depthwise/depthwise_wgrad_plan.h"
 
@@ -11,9 +12,7 @@ template <typename T>
 struct WgradParams {
   WgradPlan plan;
   Source<T> x, dy;
-  T* dw;
-  T* dbias;                      // or null
-  float* partial;                // [splits][outputs], null where there is one split
+  PartialSums<T> sums;
   bool x_granules, dy_granules;  // whether tiles can be copied by 16 bytes
 };
 

@@ -58,21 +58,6 @@ __global__ void __launch_bounds__(WgradTraits<T, kLayout, Tile>::kThreads, Wgrad
   sums.reduce(block, place);
 }
 
-// The second kernel: the sums of all blocks, in their order. One thread per output.
-constexpr int kAddThreads = 256;
-
-template <typename T>
-__global__ void __launch_bounds__(kAddThreads, 4)
-    depthwise_wgrad_add_kernel(const __grid_constant__ WgradParams<T> params) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kAddThreads + threadIdx.x;
-  const int64_t outputs = params.plan.outputs;
-  if (at >= outputs) return;
-  float sum = 0;
-#pragma unroll 4
-  for (int split = 0; split < params.plan.splits; split++) sum += params.partial[split * outputs + at];
-  write_output(params, at, sum);
-}
-
 template <typename T, Layout kLayout, typename Tile>
 void launch_wgrad(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
   const WgradPlan plan = make_wgrad_plan<T, kLayout, Tile>(problem);
@@ -83,20 +68,16 @@ void launch_wgrad(const ConvProblem& problem, const Tensors& tensors, cudaStream
   const bool x_granules =
       kChannelsLast ? multiple_of_16(tensors.x, problem.c) && plan.multiplier == 1 : multiple_of_16(nullptr, plan.w);
   const bool dy_granules = kChannelsLast ? multiple_of_16(tensors.y, problem.k) : multiple_of_16(nullptr, plan.q);
-  const WgradParams<T> params{plan,
-                              {static_cast<const T*>(tensors.x), plan.images * plan.x_image},
-                              {static_cast<const T*>(tensors.y), plan.images * plan.dy_image},
-                              static_cast<T*>(tensors.w),
-                              static_cast<T*>(tensors.bias),
-                              plan.splits > 1 ? static_cast<float*>(tensors.workspace) : nullptr,
-                              x_granules,
-                              dy_granules};
+  const WgradParams<T> params{
+      plan,
+      {static_cast<const T*>(tensors.x), plan.images * plan.x_image},
+      {static_cast<const T*>(tensors.y), plan.images * plan.dy_image},
+      {static_cast<T*>(tensors.w), static_cast<T*>(tensors.bias),
+       plan.splits > 1 ? static_cast<float*>(tensors.workspace) : nullptr, plan.outputs, plan.channels, plan.splits},
+      x_granules,
+      dy_granules};
   launch("depthwise_wgrad", depthwise_wgrad_kernel<T, kLayout, Tile>, wgrad_launch_shape(plan), stream, params);
-  if (plan.splits == 1) return;
-  LaunchShape shape;
-  shape.grid_x = (plan.outputs + kAddThreads - 1) / kAddThreads;
-  shape.block_x = kAddThreads;
-  launch("depthwise_wgrad_add", depthwise_wgrad_add_kernel<T>, shape, stream, params);
+  add_partial_sums("depthwise_wgrad_add", params.sums, stream);
 }
 
 }  // namespace convbound::depthwise

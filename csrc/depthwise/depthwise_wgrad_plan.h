@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "csrc/common/launch.h"
+#include "csrc/common/partial_sums.h"
 #include "csrc/conv_problem.h"
 
 namespace convbound::depthwise {
@@ -255,14 +255,9 @@ WgradPlan plan_wgrad(const ConvProblem& problem, int warps) {
   const bool idle = plan.tile_warps > slot_warps && plan.slots >= 2 * units;
   if (idle || plan.shared_bytes > kLargestShared || units > (1 << 30)) return {};
 
-  // Blocks: enough to fill the GPU several times, as long as writing and reading their sums is 1/50 of what they read.
-  constexpr int64_t kManyBlocks = 1056 * 4 / Tile::kWarps;
-  const int64_t read_bytes = plan.images * (plan.x_image + plan.dy_image) * kSize;
-  const int64_t cheap = std::max<int64_t>(kLeastBlocks / parallel, read_bytes / (50 * 8 * plan.outputs));
-  const int64_t workspace = std::max<int64_t>(plan.images * plan.x_image * kSize / 8, 4 << 20);
-  const int64_t most = std::min<int64_t>(cheap, kManyBlocks / parallel);
-  int64_t splits = std::clamp<int64_t>(most, 1, divide_up(units, plan.slots));
-  splits = std::clamp<int64_t>(workspace / (plan.outputs * 4), 1, splits);
+  const int64_t input_bytes = plan.images * plan.x_image * kSize;
+  const int64_t splits = split_count(parallel, divide_up(units, plan.slots), 1056 * 4 / Tile::kWarps, plan.outputs,
+                                     input_bytes + plan.images * plan.dy_image * kSize, input_bytes);
   plan.block_units = divide_up(divide_up(units, splits), plan.slots) * plan.slots;
   plan.splits = divide_up(units, plan.block_units);
   return plan;

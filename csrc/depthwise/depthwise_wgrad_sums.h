@@ -8,17 +8,6 @@
 
 namespace convbound::depthwise {
 
-// Output number `at`: the filter, then the bias.
-template <typename T>
-__device__ __forceinline__ void write_output(const WgradParams<T>& params, int64_t at, float sum) {
-  const int64_t filter = params.plan.outputs - params.plan.channels;
-  if (at < filter) {
-    params.dw[at] = narrow<T>(sum);
-  } else if (params.dbias != nullptr) {
-    params.dbias[at - filter] = narrow<T>(sum);
-  }
-}
-
 template <typename T>
 __device__ __forceinline__ float load(const unsigned char* at) {
   return widen(*reinterpret_cast<const T*>(at));
@@ -198,21 +187,14 @@ struct WgradSums {
       const int channel = i / taps, r = (i - channel * taps) / plan.s, s = i - channel * taps - r * plan.s;
       const int at = r / Tile::kRows * plan.tile_columns + s / Tile::kCols;
       if (at < block.tile || at > block.last_tile) continue;
-      write(block, static_cast<int64_t>(block.channel) * taps + i,
-            results[((at - block.tile) * plan.block_channels + channel) * kResults + r % Tile::kRows * Tile::kCols +
-                    s % Tile::kCols]);
+      block.params.sums.write(block.split, static_cast<int64_t>(block.channel) * taps + i,
+                              results[((at - block.tile) * plan.block_channels + channel) * kResults +
+                                      r % Tile::kRows * Tile::kCols + s % Tile::kCols]);
     }
     if (block.tile > 0) return;
     for (int i = thread; i < channels; i += threads) {
-      write(block, static_cast<int64_t>(plan.channels) * taps + block.channel + i, results[i * kResults + kValues - 1]);
-    }
-  }
-
-  __device__ __forceinline__ static void write(const Block& block, int64_t at, float sum) {
-    if (block.params.partial != nullptr) {
-      block.params.partial[block.split * block.plan.outputs + at] = sum;
-    } else {
-      write_output(block.params, at, sum);
+      block.params.sums.write(block.split, static_cast<int64_t>(plan.channels) * taps + block.channel + i,
+                              results[i * kResults + kValues - 1]);
     }
   }
 };

@@ -1,6 +1,6 @@
-// Depthwise fprop, and dgrad at stride 1, with dilation: what the kernels for both passes and layouts share.
+// Depthwise convolutions with a dilation, at stride 1: what the kernels of all passes and layouts share.
 //
-// Both passes are one correlation: out[y,x] = bias + sum over i,r,s of in_i[y + r * dilation_h - padding_h, x + s *
+// Fprop and dgrad are one correlation: out[y,x] = bias + sum over i,r,s of in_i[y + r * dilation_h - padding_h, x + s *
 // dilation_w - padding_w] * filter_i[r,s]. For dgrad in is dy, the filter is turned round and the padding is (R - 1) *
 // dilation - padding. With a channel multiplier M, fprop has M planes of output for one of input, dgrad the reverse.
 #pragma once
@@ -48,5 +48,17 @@ template <Pass kPass, typename T>
 LaunchShape nhwc_shape(const ConvProblem&);
 template <Pass kPass, typename T>
 void nhwc(const ConvProblem&, const Tensors&, cudaStream_t);
+
+// NHWC: the gradient of the filter and the bias, adding up blocks through a workspace.
+constexpr const char* kWgradNhwcTile =
+    "8 warps, 32 bytes of channels, whole classes modulo the dilation, 3x3 taps a thread";
+template <typename T>
+bool supports_wgrad_nhwc(const ConvProblem&);
+template <typename T>
+LaunchShape wgrad_nhwc_shape(const ConvProblem&);
+template <typename T>
+size_t wgrad_nhwc_workspace(const ConvProblem&);
+template <typename T>
+void wgrad_nhwc(const ConvProblem&, const Tensors&, cudaStream_t);
 
 }  // namespace convbound::dilated

@@ -87,6 +87,7 @@ py::dict describe(const simt::LaunchTrace& trace) {
   text["store_bytes"] = trace.store_bytes;
   text["compulsory_bytes"] = trace.compulsory_bytes;
   text["dram_bytes"] = trace.dram_bytes;
+  text["filled_bytes"] = trace.filled_bytes;
   text["loaded_bytes_by_width"] = trace.loaded_bytes_by_width;
   text["stored_bytes_by_width"] = trace.stored_bytes_by_width;
   py::list sites;

@@ -114,7 +114,8 @@ class Grid {
     trace_.compulsory_bytes = launch_.memory->compulsory_bytes();
     uint64_t filled = 0;
     sectors_.for_each([&](uint64_t, uint32_t written) { filled += written != 0 && written != 0xffffffffu; });
-    trace_.dram_bytes = 32 * (sectors_.size() + filled);
+    trace_.filled_bytes = 32 * filled;
+    trace_.dram_bytes = 32 * sectors_.size() + trace_.filled_bytes;
     for (const auto& [key, site] : sites_) trace_.sites.push_back(site);
     return std::move(trace_);
   }

@@ -54,7 +54,8 @@ struct LaunchTrace {
   uint64_t distinct_load_bytes = 0;  // 32 x distinct sectors per block, as if L1 were endless
   uint64_t compulsory_bytes = 0;
   uint64_t dram_bytes = 0;
-  uint64_t requests = 0;  // global
+  uint64_t filled_bytes = 0;  // of them, of sectors that are written in part
+  uint64_t requests = 0;      // global
   uint64_t sectors = 0, ideal_sectors = 0;
   uint64_t shared_requests = 0;
   uint64_t wavefronts = 0, ideal_wavefronts = 0;

@@ -177,6 +177,19 @@ TILES = {
         g16ic16ih20iw40oc16kh3sh2ph1 more blocks than a tile
         """
     ),
+    "dilated_wgrad_nhwc": problems(
+        """
+        mb2g40ic40ih33oc40kh3ph12dh12 half a slice of channels, classes in three units
+        mb3g37ic37ih13iw14oc37kh3ph3dh3 channels in elements, a class of one row less
+        mb2g6ic6ih20iw21oc12kh3ph2dh2 multiplier
+        g24ic24ih24iw19oc24kh5ph6dh3 four tiles of taps
+        g17ic17ih18iw19oc17kh7ph6dh2 nine tiles of taps, two groups
+        g16ic16ih80iw130oc16kh3ph2dh2 chunks of a class
+        g16ic16ih9iw20oc16kh3ph1pw2dw2 a dilation of columns alone
+        mb3g16ic16iw700oc16kw3pw32dw32 1-D
+        mb70g16ic16ih4iw5oc16kh2ph1dh2 several images a block
+        """
+    ),
     "dilated_*": problems(
         """
         g8ic8ih33iw33oc8kh3ph12dh12 DeepLab's

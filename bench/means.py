@@ -1,0 +1,64 @@
+"""``means``: geometric means of depthwise result files by kind of layer, as a table of a document."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from convbound.bench.report import replace_between
+from convbound.bench.rows import Result, Row
+from convbound.bench.summary import geometric_mean, ours, ratio
+from convbound.problem import LAYOUTS, PASSES, ConvProblem
+
+MEANS = "means"
+# One row that torch is very slow in should not speak for all the others.
+CLIP = 5.0
+_LARGE = 9
+
+
+def kind(row: Row) -> str:
+    """What sort of depthwise layer a row is."""
+    problem = ConvProblem.parse(row.problem)
+    if problem.ndim != 2:
+        return f"{problem.ndim}-D"
+    if "transpose" in row.op:
+        return "2-D transposed"
+    if max(problem.filter) >= _LARGE:
+        return f"2-D from {_LARGE}x{_LARGE} on"
+    if max(problem.dilation) > 1:
+        return "2-D dilated"
+    return "2-D strided" if max(problem.stride) > 1 else "2-D"
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table: a line for each instruction set, dtype and kind, a column for each pass and layout."""
+    columns = [(pass_, layout) for pass_ in PASSES for layout in LAYOUTS]
+    lines = [f"| {' | '.join(['', 'layers', *(' '.join(column) for column in columns)])} |", "|---" * 8 + "|"]
+    groups: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for result in results:
+        for row in ours(result.rows):
+            if row.ok and ConvProblem.parse(row.problem).depthwise:
+                groups[str(result.machine["isa"]), row.dtype, kind(row)].append(row)
+    for head, group in sorted(groups.items()):
+        cells = [_means([row for row in group if (row.pass_, row.layout) == column]) for column in columns]
+        layers = len({(row.problem, row.op) for row in group})
+        lines.append(f"| {' | '.join([' '.join(head), str(layers), *cells])} |")
+    return "\n".join(lines)
+
+
+def rewrite(document: Path, results: Sequence[Result]) -> None:
+    """Put the table between the markers ``<!-- means:start -->`` and ``<!-- means:end -->`` of a document.
+
+    Raises
+    ------
+    ValueError
+        When the markers are missing or in the wrong order.
+    """
+    replace_between(document, f"<!-- {MEANS}:start -->", f"<!-- {MEANS}:end -->", markdown(results))
+
+
+def _means(rows: Sequence[Row]) -> str:
+    same = [min(row.speedup_same_layout, CLIP) for row in rows if row.speedup_same_layout is not None]
+    best = [min(row.speedup_best_layout, CLIP) for row in rows if row.speedup_best_layout is not None]
+    return f"{ratio(geometric_mean(same))} ({ratio(geometric_mean(best))})" if same else "-"

@@ -1,0 +1,96 @@
+// How a dilated depthwise wgrad in NHWC is cut into stages and blocks. Host code; dilated_wgrad_nhwc.cu has the idea.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "csrc/common/divisor.h"
+#include "csrc/common/partial_sums.h"
+#include "csrc/conv_problem.h"
+
+namespace convbound::dilated {
+
+constexpr int kSliceBytes = 32;  // of channels: a sector, so that slices waste none
+constexpr int kTile = 3;         // rows and columns of a tile of taps
+constexpr int kWgradWarps = 8, kWgradStages = 2;
+
+// A *unit* is what a stage holds: of one image, `rows` rows of dy in each of `classes` neighbouring classes modulo the
+// dilation, and the rows of x that they meet: `x_rows` of each class, those in the padding left out.
+struct WgradPlan {
+  int channels, multiplier;
+  int h, w, p, q, r, s;
+  int dilation_h, dilation_w, padding_h, padding_w;
+  int64_t x_image, x_row, x_column, dy_image, dy_row, dy_column;  // strides in elements
+
+  int all_classes, classes, class_groups;  // of rows; in a unit; units to have them all
+  int rows, x_rows, chunks;                // chunks: units to have all rows of a class
+  int slices, tile_columns, tiles, block_tiles, tile_groups;
+  int units, block_units, splits;
+  int x_bytes, stage_bytes;  // shared memory: of x in a stage, of a stage
+  int64_t outputs;           // filter and bias
+  size_t shared_bytes;       // 0: the problem does not fit
+};
+
+inline int divide_up(int64_t value, int64_t by) { return static_cast<int>((value + by - 1) / by); }
+
+inline WgradPlan plan_wgrad(const ConvProblem& problem, int element_bytes) {
+  constexpr int kStageBytes = 40 * 1024, kMostStageBytes = 48 * 1024, kLeastRows = 4;
+  // One dimension: the sequence is walked as rows.
+  const bool swap = problem.input[1] == 1 && problem.filter[1] == 1;
+  const int a = swap ? 2 : 1, b = swap ? 1 : 2;
+  const auto at = [](const int64_t (&values)[3], int axis) { return static_cast<int>(values[axis]); };
+  WgradPlan plan{};
+  plan.channels = static_cast<int>(problem.k);
+  plan.multiplier = static_cast<int>(problem.k_per_group());
+  plan.h = at(problem.input, a), plan.w = at(problem.input, b);
+  plan.p = at(problem.output, a), plan.q = at(problem.output, b);
+  plan.r = at(problem.filter, a), plan.s = at(problem.filter, b);
+  plan.dilation_h = at(problem.dilation, a), plan.dilation_w = at(problem.dilation, b);
+  plan.padding_h = at(problem.padding, a), plan.padding_w = at(problem.padding, b);
+  const int64_t x_strides[3] = {0, problem.input[2] * problem.c, problem.c};
+  const int64_t dy_strides[3] = {0, problem.output[2] * problem.k, problem.k};
+  plan.x_row = x_strides[a], plan.x_column = x_strides[b], plan.x_image = problem.c * problem.input_size();
+  plan.dy_row = dy_strides[a], plan.dy_column = dy_strides[b], plan.dy_image = problem.k * problem.output_size();
+  plan.outputs = problem.k * (problem.filter_size() + 1);
+
+  plan.slices = divide_up(problem.k * element_bytes, kSliceBytes);
+  plan.tile_columns = divide_up(plan.s, kTile);
+  plan.tiles = divide_up(plan.r, kTile) * plan.tile_columns;
+  plan.tile_groups = divide_up(plan.tiles, kWgradWarps);
+  plan.block_tiles = divide_up(plan.tiles, plan.tile_groups);
+
+  // As many whole classes as a stage holds, or as many rows of one class, which reads R - 1 rows of x again per chunk.
+  const auto class_bytes = [&](int64_t rows) { return kSliceBytes * ((rows + plan.r - 1) * plan.w + rows * plan.q); };
+  const int class_rows = divide_up(plan.p, plan.dilation_h);
+  plan.all_classes = std::min(plan.dilation_h, plan.p);
+  plan.rows = class_rows;
+  plan.classes = static_cast<int>(std::min<int64_t>(kStageBytes / class_bytes(class_rows), plan.all_classes));
+  if (plan.classes == 0) {
+    plan.classes = 1;
+    const int64_t row_bytes = class_bytes(2) - class_bytes(1);
+    const int64_t most = 1 + (kMostStageBytes - class_bytes(1)) / row_bytes;
+    if (class_bytes(1) > kMostStageBytes || most < std::max(kLeastRows, plan.r - 1)) return plan;
+    plan.rows = divide_up(class_rows, divide_up(class_rows, most));
+  }
+  plan.class_groups = divide_up(plan.all_classes, plan.classes);
+  plan.classes = divide_up(plan.all_classes, plan.class_groups);
+  plan.x_rows = plan.rows + plan.r - 1;
+  plan.chunks = divide_up(class_rows, plan.rows);
+  plan.x_bytes = kSliceBytes * plan.classes * plan.x_rows * plan.w;
+  plan.stage_bytes = plan.x_bytes + kSliceBytes * plan.classes * plan.rows * plan.q;
+
+  const int64_t units = problem.n * plan.class_groups * plan.chunks;
+  if (units > (1 << 30)) return plan;
+  plan.units = static_cast<int>(units);
+  const int64_t input_bytes = problem.n * plan.x_image * element_bytes;
+  const int64_t splits = split_count(int64_t{plan.slices} * plan.tile_groups, units, 8 * 132, plan.outputs,
+                                     input_bytes + problem.n * plan.dy_image * element_bytes, input_bytes);
+  plan.block_units = divide_up(units, splits);
+  plan.splits = divide_up(units, plan.block_units);
+  const int sums = kWgradWarps * (kTile * kTile + 1) * kSliceBytes / element_bytes * 4;
+  plan.shared_bytes = static_cast<size_t>(std::max(kWgradStages * plan.stage_bytes + kSliceBytes, sums));
+  return plan;
+}
+
+}  // namespace convbound::dilated
