@@ -111,7 +111,7 @@ GROUPED := g32ic128ih56oc128kh3ph1 g32ic256ih56oc256kh3sh2ph1 g32ic256ih28oc256k
 MORE_GROUPED := $(GROUPED:%=mb8%) $(GROUPED:%=mb1%)
 
 .PHONY: perf
-perf: setup ## repeat the committed measurements (16 minutes): bench/results, tables of README and docs/cpu.md, docs/roofline.png
+perf: setup ## repeat the committed measurements (15 minutes): bench/results, tables of README and docs/cpu.md, docs/roofline.png
 	mkdir -p bench/results
 	$(PY) -m convbound.bench --out results/cpu
 	$(call PERF,cpu_depthwise,$(MORE_DEPTHWISE) $(MORE_MODELS)) 150

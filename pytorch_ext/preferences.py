@@ -93,7 +93,7 @@ def _dgrad_nhwc_bf16(problem: ConvProblem) -> bool:
 _FP32_REASON = "depthwise in fp32: faster than torch, or as fast, on every measured layer of this kind"
 _BF16_REASON = "depthwise in bf16: faster than torch, or as fast, on every measured layer of this kind"
 
-CPU_PREFERENCES = (
+CPU_PREFERENCES: tuple[Preference, ...] = (
     Preference("depthwise_fprop", "fprop", torch.float32, "NCHW", _fprop_nchw, _FP32_REASON),
     Preference("depthwise_fprop", "fprop", torch.float32, "NHWC", _fprop_nhwc, _FP32_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.float32, "NCHW", _dgrad_nchw, _FP32_REASON),
@@ -114,7 +114,7 @@ def _grouped(problem: ConvProblem, most: int, most_in_3d: int = 4) -> bool:
     if problem.groups == 1 or not (4 <= c <= most and c <= k <= 4 * c):
         return False
     if problem.ndim == 1:
-        return problem.filter[0] <= 64 and problem.stride[0] <= 4 and problem.dilation[0] <= 8
+        return c <= 16 and problem.filter[0] <= 64 and problem.stride[0] <= 4 and problem.dilation[0] <= 8
     # In 3-D torch skips the planes that are all padding, which counts where it is fast otherwise.
     few = problem.ndim == 2 or c <= most_in_3d
     return few and max(problem.filter) <= 4 and max(problem.stride) <= 2 and max(problem.dilation) == 1
@@ -149,15 +149,15 @@ def _grouped_wgrad_avx2(problem: ConvProblem) -> bool:
 
 def _grouped_nhwc(problem: ConvProblem) -> bool:
     # Transposing each tile pays where torch's own vectors, which lie along channels, are mostly empty.
-    return _grouped(problem, 24 if problem.ndim == 1 else 8 if max(problem.filter) == 3 else 4)
+    return _grouped(problem, 16 if problem.ndim == 1 else 8 if max(problem.filter) == 3 else 4)
 
 
 def _grouped_dgrad_nhwc(problem: ConvProblem) -> bool:
-    return _grouped(problem, 24 if problem.ndim == 1 else 4)
+    return _grouped(problem, 16 if problem.ndim == 1 else 4)
 
 
 def _grouped_wgrad_nhwc(problem: ConvProblem) -> bool:
-    return _grouped(problem, 24 if problem.ndim == 1 else 8, 8)
+    return _grouped(problem, 16 if problem.ndim == 1 else 8, 8)
 
 
 _GROUPED_REASON = "few channels per group in fp32: faster than torch on every measured layer of this kind"

@@ -69,28 +69,26 @@ static void read_pixels(const typename E::Type* from, int64_t step, int64_t coun
                         int64_t plane) {
   using T = typename E::Type;
   static const T zeros[4] = {};
+  const int64_t whole = channels / 4 * 4, last = larger(count - V::kWidth, 0);
   // All channels of a block of pixels in turn: with many channels in all, more pixels would not stay in the cache.
-  const int64_t full = count >= V::kWidth ? channels / 4 * 4 : 0;
-  for (int64_t begin = 0; full > 0 && begin < count; begin += V::kWidth) {
-    const int64_t i = smaller(begin, count - V::kWidth);  // the last block may overlap the one before it
-    for (int64_t c = 0; c < full; c += 4) {
-      const T* first = from + i * step + c;
-      read_block<V, E>([&](int64_t pixel) { return first + pixel * step; }, 4, to + c * plane + i, plane);
+  for (int64_t begin = 0; begin < count; begin += V::kWidth) {
+    const int64_t i = smaller(begin, last);  // the last block may overlap the one before it
+    const T* const first = from + i * step;
+    for (int64_t c = 0; c < whole; c += 4) {
+      if (count >= V::kWidth) {
+        read_block<V, E>([&](int64_t at) { return first + at * step + c; }, 4, to + c * plane + i, plane);
+      } else {
+        read_block<V, E>([&](int64_t at) { return at < count ? first + at * step + c : static_cast<const T*>(zeros); },
+                         4, to + c * plane + i, plane);
+      }
     }
-  }
-  for (int64_t c = full; c < channels; c += 4) {
-    const int64_t some = smaller(4, channels - c);
-    for (int64_t i = 0; i < count; i += V::kWidth) {
-      const T* first = from + i * step + c;
-      T padded[V::kWidth][4];
-      const auto pixel = [&](int64_t at) {
-        if (i + at >= count) return static_cast<const T*>(zeros);
-        if (some == 4) return first + at * step;
-        for (int64_t k = 0; k < 4; ++k) padded[at][k] = k < some ? first[at * step + k] : T{};
-        return static_cast<const T*>(padded[at]);
-      };
-      read_block<V, E>(pixel, some, to + c * plane + i, plane);
+    if (whole == channels) continue;
+    T padded[V::kWidth][4] = {};
+    for (int64_t at = 0; at < smaller(count, V::kWidth); ++at) {
+      for (int64_t c = whole; c < channels; ++c) padded[at][c - whole] = first[at * step + c];
     }
+    read_block<V, E>([&](int64_t at) { return static_cast<const T*>(padded[at]); }, channels - whole,
+                     to + whole * plane + i, plane);
   }
 }
 

@@ -57,25 +57,25 @@ template <class V, class E>
 static void write_pixels(const float* from, int64_t plane, int64_t channels, int64_t count, typename E::Type* to,
                          int64_t step) {
   using T = typename E::Type;
-  const int64_t full = count >= V::kWidth ? channels / 4 * 4 : 0;
-  for (int64_t begin = 0; full > 0 && begin < count; begin += V::kWidth) {
-    const int64_t i = smaller(begin, count - V::kWidth);  // the last block may overlap the one before it
-    for (int64_t c = 0; c < full; c += 4) {
-      T* const first = to + i * step + c;
-      write_block<V, E>(from + c * plane + i, plane, 4, [&](int64_t pixel) { return first + pixel * step; });
-    }
-  }
-  for (int64_t c = full; c < channels; c += 4) {
-    const int64_t some = smaller(4, channels - c);
-    for (int64_t i = 0; i < count; i += V::kWidth) {
-      T* const first = to + i * step + c;
-      T aside[V::kWidth][4];
-      write_block<V, E>(from + c * plane + i, plane, some, [&](int64_t pixel) {
-        return some == 4 && i + pixel < count ? first + pixel * step : static_cast<T*>(aside[pixel]);
-      });
-      for (int64_t pixel = 0; some < 4 && pixel < smaller(V::kWidth, count - i); ++pixel) {
-        for (int64_t k = 0; k < some; ++k) first[pixel * step + k] = aside[pixel][k];
+  const int64_t whole = channels / 4 * 4, last = larger(count - V::kWidth, 0);
+  for (int64_t begin = 0; begin < count; begin += V::kWidth) {
+    const int64_t i = smaller(begin, last);  // the last block may overlap the one before it
+    T* const first = to + i * step;
+    T aside[V::kWidth][4];
+    for (int64_t c = 0; c < whole; c += 4) {
+      const float* source = from + c * plane + i;
+      if (count >= V::kWidth) {
+        write_block<V, E>(source, plane, 4, [&](int64_t at) { return first + at * step + c; });
+      } else {
+        write_block<V, E>(source, plane, 4,
+                          [&](int64_t at) { return at < count ? first + at * step + c : static_cast<T*>(aside[at]); });
       }
+    }
+    if (whole == channels) continue;
+    write_block<V, E>(from + whole * plane + i, plane, channels - whole,
+                      [&](int64_t at) { return static_cast<T*>(aside[at]); });
+    for (int64_t at = 0; at < smaller(count, V::kWidth); ++at) {
+      for (int64_t c = whole; c < channels; ++c) first[at * step + c] = aside[at][c - whole];
     }
   }
 }
