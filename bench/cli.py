@@ -51,12 +51,12 @@ examples:
   {PROGRAM} report results/2025-01-31-120000/result.json --readme README.md
 
 `{PROGRAM} report --help` tells how to redraw the table and the picture of a run, `{PROGRAM} tune --help` how
-to time the alternatives of the table of Triton kernels.
+to time the alternatives of the table of Triton kernels, `{PROGRAM} train --help` how to time training steps.
 """
 REPORT_HELP = (
     "Print the table of a result file, redraw its roofline, and with --readme rewrite a README's results block."
 )
-MEANS_HELP = "Rewrite a document's table of mean speed-ups of depthwise kernels from the result files of some runs."
+MEANS_HELP = "Rewrite a document's table of mean speed-ups by kind of layer from the result files of some runs."
 REPORT_EXAMPLES = f"""\
 examples:
   {PROGRAM} report results/2025-01-31-120000/result.json
@@ -276,11 +276,61 @@ def tune_command(arguments: Sequence[str], started: float) -> int:
     return EXIT_FAILED_ROWS if failed else EXIT_OK
 
 
+def train_parser() -> Parser:
+    """The options of ``train``."""
+    from convbound.bench.training import MODELS
+
+    parser = Parser(
+        prog=f"{PROGRAM} train",
+        description="Time a training step of whole models with and without convbound.replace_convs, in turns, on the "
+        f"GPU where torch sees one, else on the CPU. The models are those of transformers: {', '.join(MODELS)}.",
+    )
+    parser.add_argument("--model", nargs="+", type=one_of("model", list(MODELS)), default=list(MODELS), metavar="MODEL")
+    parser.add_argument("--layout", nargs="+", type=one_of("layout", LAYOUTS), default=LAYOUTS, metavar="LAYOUT")
+    parser.add_argument("--batch", type=positive(int), default=8, metavar="N", help="images (default: 8)")
+    parser.add_argument(
+        "--time", type=positive(float), default=20.0, metavar="S", help="seconds per model and layout (default: 20)"
+    )
+    parser.add_argument(
+        "--document", type=Path, metavar="FILE", help="rewrite the table between its <!-- training --> markers"
+    )
+    return parser
+
+
+def train_command(arguments: Sequence[str], started: float) -> int:
+    """Time training steps."""
+    parser = train_parser()
+    args = parser.parse_args(arguments)
+    if importlib.util.find_spec("transformers") is None:
+        parser.exit(EXIT_USAGE, f"{parser.prog} needs transformers: pip install 'convbound[test]'\n")
+    from convbound.bench import training
+    from convbound.bench.report import replace_between
+    from convbound.bench.timer import CpuTimer
+
+    device = torch.device(default_device())
+    steps = []
+    for step in training.measure(args.model, args.layout, args.batch, args.time, device, CpuTimer(cold=False)):
+        steps.append(step)
+        print(f"{step.model} {step.layout}: {step.speedup:.2f}x ({time.perf_counter() - started:.0f} s)", flush=True)
+    table = training.markdown(steps, args.batch)
+    print(f"\n{table}")
+    if args.document is not None:
+        marker = training.TRAINING
+        try:
+            replace_between(args.document, f"<!-- {marker}:start -->", f"<!-- {marker}:end -->", table)
+        except OSError as error:
+            parser.error(f"cannot read or write {error.filename}: {error.strerror}")
+        except ValueError as error:
+            parser.error(str(error))
+    return EXIT_OK
+
+
 COMMANDS: dict[str, Callable[[Sequence[str], float], int]] = {
     "run": run_command,
     "report": report_command,
     "means": means_command,
     "tune": tune_command,
+    "train": train_command,
 }
 
 

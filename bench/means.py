@@ -1,4 +1,4 @@
-"""``means``: geometric means of depthwise result files by kind of layer, as a table of a document."""
+"""``means``: geometric means of result files by kind of layer, as a table of a document; dense layers are left out."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ _LARGE = 9
 
 
 def kind(row: Row) -> str:
-    """What sort of depthwise layer a row is."""
+    """What sort of depthwise or grouped layer a row is."""
     problem = ConvProblem.parse(row.problem)
+    family = "depthwise" if problem.depthwise else "grouped"
     if problem.ndim != 2:
-        return f"{problem.ndim}-D"
+        return f"{family} {problem.ndim}-D"
     if "transpose" in row.op:
-        return "2-D transposed"
+        return f"{family} 2-D transposed"
     if max(problem.filter) >= _LARGE:
-        return f"2-D from {_LARGE}x{_LARGE} on"
+        return f"{family} 2-D from {_LARGE}x{_LARGE} on"
     if max(problem.dilation) > 1:
-        return "2-D dilated"
-    return "2-D strided" if max(problem.stride) > 1 else "2-D"
+        return f"{family} 2-D dilated"
+    return f"{family} 2-D strided" if max(problem.stride) > 1 else f"{family} 2-D"
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -38,7 +39,7 @@ def markdown(results: Sequence[Result]) -> str:
     groups: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for result in results:
         for row in ours(result.rows):
-            if row.ok and ConvProblem.parse(row.problem).depthwise:
+            if row.ok and ConvProblem.parse(row.problem).groups > 1:
                 groups[str(result.machine["isa"]), row.dtype, kind(row)].append(row)
     for head, group in sorted(groups.items()):
         cells = [_means([row for row in group if (row.pass_, row.layout) == column]) for column in columns]

@@ -41,6 +41,7 @@ def options(*arguments: str):
         (["tune"], "the following arguments are required: --problem"),
         (["report"], "the following arguments are required: RESULT"),
         (["means", "cpu.md"], "the following arguments are required: RESULT"),
+        (["train", "--model", "resnet50"], "--model: unknown model 'resnet50'; did you mean resnet_50?"),
         (["report", "nowhere.json"], "cannot read or write nowhere.json: No such file or directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

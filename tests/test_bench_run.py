@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from convbound import ops
-from convbound.bench import cli, devices, runner
+from convbound.bench import cli, devices, runner, training
 from convbound.bench.report import README_END, README_START
 from convbound.bench.roofs import Roofs
 from convbound.bench.rows import Row, read_result
@@ -224,8 +224,14 @@ def test_a_readme_is_rewritten_between_its_markers(result_file, tmp_path):
     assert (tmp_path / "docs" / "roofline.png").exists()
 
 
-def test_means_of_depthwise_rows_by_kind(tmp_path):
-    problems = [PROBLEM, "mb1g8ic8iw30oc8kw3pw1", "mb1g8ic8ih8oc8kh3sh2ph1", "mb1g2ic8ih8oc8kh3ph1"]
+def test_means_by_kind(tmp_path):
+    problems = [
+        PROBLEM,
+        "mb1g8ic8iw30oc8kw3pw1",
+        "mb1g8ic8ih8oc8kh3sh2ph1",
+        "mb1g2ic8ih8oc8kh3ph1",
+        "mb1ic8ih8oc8kh3ph1",
+    ]
     assert bench(tmp_path / "run", "--problem", *problems) == cli.EXIT_OK
     file = tmp_path / "run" / "result.json"
     result = read_result(file)
@@ -239,9 +245,26 @@ def test_means_of_depthwise_rows_by_kind(tmp_path):
     isa = result.machine["isa"]
     cells = " | ".join(["5.00x (2.00x)", "2.00x (2.00x)"] * 3)  # no row counts more than 5x
     assert [line for line in lines if line.startswith(f"| {isa}")] == [
-        f"| {isa} fp32 {kind} | 1 | {cells} |" for kind in ("1-D", "2-D", "2-D strided")
+        f"| {isa} fp32 {kind} | 1 | {cells} |"
+        for kind in ("depthwise 1-D", "depthwise 2-D", "depthwise 2-D strided", "grouped 2-D")
     ]
     assert (lines[0], lines[-1]) == ("head", "tail")
+
+
+def test_training_steps_are_timed_in_both_layouts(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(training, "IMAGE", 32)
+    monkeypatch.setattr(training, "keep_freed_pages", lambda: False)
+    document = tmp_path / "cpu.md"
+    document.write_text("head\n<!-- training:start -->\nold\n<!-- training:end -->\ntail\n", encoding="utf-8")
+    arguments = ["--model", "mobilenet_v2", "--batch", "2", "--time", "0.1", "--document", str(document)]
+    assert cli.main(["train", *arguments]) == cli.EXIT_OK
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith("head\n<!-- training:start -->\nA training step at batch 2, 32x32, fp32:\n")
+    assert text.endswith("<!-- training:end -->\ntail\n")
+    assert "old" not in text
+    assert text.count("| mobilenet_v2 | 17 of 52 |") == 2
+    assert "mobilenet_v2 NHWC: " in capsys.readouterr().out
 
 
 def test_a_readme_without_markers_is_left_alone(result_file, tmp_path, capsys):

@@ -35,9 +35,6 @@ PROBLEMS = tuple(
         g2ic2ih3iw4oc2kh3kw4 a filter as large as the input
         ic1ih1oc1kh1 one pixel of one channel
         mb2g3ic3iw21oc6kw4pw3ew0 causal, one dimension
-        g2ic2iw21oc2kw5sw4pw2 four phases, one dimension
-        g2ic2ih10iw9oc2kh3sh2ph1eh-3pw0ew-2 cropped by more than the stride
-        g2ic2ih13iw17oc2kh3ph6dh6 a program walks over all classes of rows
         """.strip().splitlines(),
     )
 )
@@ -66,7 +63,9 @@ def at_the_edges(row: Kernel) -> list[ConvProblem]:
     if not row.naive and tile.steps > 1:
         stride = 2 if row.family == "transposed" else 1
         sizes = [(stride * tile.steps + more, stride * tile.positions + more) for more in (0, 1)]
-        return [ConvProblem.parse(f"g3ic3ih{h}iw{w}oc3kh2kw2sh{stride}ph1eh0pw1ew0") for h, w in sizes]
+        c = 3 if row.layout == "NHWC" else 1  # a program of NCHW has one channel where columns fill its tile
+        window = f"kh2kw2sh{stride}ph1eh0pw1ew0"
+        return [ConvProblem.parse(f"g{c}ic{c}ih{h}iw{w}oc{c}{window}") for h, w in sizes]
     positions = [f"g2ic2iw{tile.positions + more}oc2{short}" for more in (-1, 0, 1)]
     counts = [tile.channels + more for more in (-1, 0, 1)] if tile.channels > 1 else []
     return list(map(ConvProblem.parse, positions + [f"g{c}ic{c}iw3oc{c}{short}" for c in counts]))
@@ -89,6 +88,20 @@ def test_problem(row: Kernel, problem: ConvProblem):
     fast = table.select(problem, row.pass_, torch.float32, row.layout)
     if not fast.naive:
         check(fast, problem, torch.float32)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("pass_", PASSES)
+@pytest.mark.parametrize(
+    "text",
+    ["g2ic2iw21oc2kw5sw4pw2", "g2ic2ih10iw9oc2kh3sh2ph1eh-3pw0ew-2", "g2ic2ih13iw17oc2kh3ph6dh6"],
+    ids=["four phases", "cropped by more than the stride", "all classes of rows in a program"],
+)
+def test_problem_of_fast_rows(text: str, pass_: Pass, layout: Layout):
+    problem = ConvProblem.parse(text)
+    row = table.select(problem, pass_, torch.float32, layout)
+    assert not row.naive
+    check(row, problem, torch.float32)
 
 
 @pytest.mark.parametrize("row", [row for row in FAST_ROWS if "toeplitz" in row.name], ids=by_name)
@@ -114,7 +127,7 @@ def test_dtype_of_fast_rows(row: Kernel):
     shape = "ih20iw24oc6kh9kw12ph4pw6ew5" if "toeplitz" in row.name else shape
     shape += "sh2" if row.family == "transposed" else ""
     for dtype in row.dtypes:
-        check(row, ConvProblem.parse(f"mb2g3ic3{shape}"), dtype, "positive")
+        check(row, ConvProblem.parse(f"g3ic3{shape}"), dtype, "positive")
 
 
 @pytest.mark.parametrize("l1", [1 << 16, 3 << 17], ids=["strips of a plane", "several planes"])

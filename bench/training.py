@@ -1,0 +1,128 @@
+"""``train``: a training step of whole models of ``transformers``, with and without :func:`convbound.replace_convs`.
+
+A step is forward, cross-entropy and backward at random weights and images; what an optimizer adds is the same for both.
+The two copies of a model take turns (A B B A).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+import convbound
+from convbound.bench.timer import Call, Sampler, interleave, keep_freed_pages
+from convbound.problem import Layout
+
+TRAINING = "training"
+IMAGE, LABELS = 224, 1000
+
+
+def _mobilenet_v2() -> nn.Module:
+    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
+
+    return MobileNetV2ForImageClassification(MobileNetV2Config(tf_padding=False, num_labels=LABELS))
+
+
+def _efficientnet_b0() -> nn.Module:
+    from transformers import EfficientNetConfig, EfficientNetForImageClassification
+
+    config = EfficientNetConfig(
+        image_size=IMAGE, width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, num_labels=LABELS
+    )
+    return EfficientNetForImageClassification(config)
+
+
+def _convnext_t() -> nn.Module:
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    return ConvNextForImageClassification(ConvNextConfig(num_labels=LABELS))
+
+
+def _regnet_y_004() -> nn.Module:
+    from transformers import RegNetConfig, RegNetForImageClassification
+
+    config = RegNetConfig(hidden_sizes=[48, 104, 208, 440], depths=[1, 3, 6, 6], groups_width=8, num_labels=LABELS)
+    return RegNetForImageClassification(config)
+
+
+def _resnet_50() -> nn.Module:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    return ResNetForImageClassification(ResNetConfig(num_labels=LABELS))
+
+
+# Depthwise, depthwise, depthwise 7x7, grouped by 8, and dense, of which nothing is replaced.
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "mobilenet_v2": _mobilenet_v2,
+    "efficientnet_b0": _efficientnet_b0,
+    "convnext_t": _convnext_t,
+    "regnet_y_004": _regnet_y_004,
+    "resnet_50": _resnet_50,
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Median seconds of a training step of a model in one layout."""
+
+    model: str
+    layout: Layout
+    replaced: int
+    convolutions: int
+    ours: float
+    torch: float
+
+    @property
+    def speedup(self) -> float:
+        """Torch's time over ours."""
+        return self.torch / self.ours
+
+
+def measure(
+    names: Sequence[str], layouts: Sequence[Layout], batch: int, seconds: float, device: torch.device, timer: Sampler
+) -> Iterator[Step]:
+    """Time every model in every layout, for `seconds` each."""
+    keep_freed_pages()
+    for name in names:
+        torch.manual_seed(0)
+        model = MODELS[name]().to(device).train()
+        for layout in layouts:
+            memory = torch.channels_last if layout == "NHWC" else torch.contiguous_format
+            images = torch.randn(batch, 3, IMAGE, IMAGE, device=device).to(memory_format=memory)
+            labels = torch.randint(LABELS, (batch,), device=device)
+            rivals = [copy.deepcopy(model).to(memory_format=memory) for _ in range(2)]  # type: ignore[call-overload]
+            report = convbound.replace_convs(rivals[0])
+            calls: list[Call] = [partial(_step, rival, images, labels) for rival in rivals]
+            ours, torchs = map(median, interleave(calls, timer, seconds, [0.0, 0.0]))
+            yield Step(name, layout, len(report.replaced), len(report), ours, torchs)
+
+
+def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    model.zero_grad(set_to_none=True)
+    loss: Any = model(pixel_values=images, labels=labels).loss
+    loss.backward()
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+
+
+def markdown(steps: Sequence[Step], batch: int) -> str:
+    """The steps as a table."""
+    lines = [
+        f"A training step at batch {batch}, {IMAGE}x{IMAGE}, fp32:",
+        "",
+        "| model | convolutions replaced | layout | torch | convbound | torch over convbound |",
+        "|---|---|---|---|---|---|",
+    ]
+    for step in steps:
+        lines.append(
+            f"| {step.model} | {step.replaced} of {step.convolutions} | {step.layout} | {1e3 * step.torch:.0f} ms | "
+            f"{1e3 * step.ours:.0f} ms | {step.speedup:.2f}x |"
+        )
+    return "\n".join(lines)
