@@ -71,7 +71,7 @@ def _dgrad_nhwc(problem: ConvProblem) -> bool:
     return problem.depthwise and not _late(problem) and not light
 
 
-def _wgrad_nhwc(problem: ConvProblem, most_channels: int = 511) -> bool:
+def _wgrad_nhwc(problem: ConvProblem, most_channels: int = 479) -> bool:
     # Of small planes with many channels, the kernel reads short pieces; few taps do not make up for that.
     light = problem.ndim == 2 and max(problem.filter) <= 3 and problem.c > most_channels
     return problem.depthwise and not light
@@ -136,7 +136,7 @@ def _grouped_dgrad(problem: ConvProblem) -> bool:
 
 def _grouped_fprop_avx2(problem: ConvProblem) -> bool:
     # AVX2's vectors are half as wide, and so are torch's, which are full with half the channels.
-    return _grouped(problem, 16)
+    return _grouped(problem, 16 if problem.ndim == 1 else 12)
 
 
 def _grouped_dgrad_avx2(problem: ConvProblem) -> bool:
@@ -149,7 +149,8 @@ def _grouped_wgrad_avx2(problem: ConvProblem) -> bool:
 
 def _grouped_nhwc(problem: ConvProblem) -> bool:
     # Transposing each tile pays where torch's own vectors, which lie along channels, are mostly empty.
-    return _grouped(problem, 16 if problem.ndim == 1 else 8 if max(problem.filter) == 3 else 4)
+    most = 8 if max(problem.filter) == 3 and max(problem.stride) == 1 else 4
+    return _grouped(problem, 16 if problem.ndim == 1 else most)
 
 
 def _grouped_dgrad_nhwc(problem: ConvProblem) -> bool:
