@@ -33,14 +33,15 @@ def kind(row: Row) -> str:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The table: a line for each instruction set, dtype and kind, a column for each pass and layout."""
+    """The table: a line for each instruction set, dtype and kind, and for all; a column for each pass and layout."""
     columns = [(pass_, layout) for pass_ in PASSES for layout in LAYOUTS]
     lines = [f"| {' | '.join(['', 'layers', *(' '.join(column) for column in columns)])} |", "|---" * 8 + "|"]
     groups: defaultdict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for result in results:
         for row in ours(result.rows):
             if row.ok and ConvProblem.parse(row.problem).groups > 1:
-                groups[str(result.machine["isa"]), row.dtype, kind(row)].append(row)
+                for sort in ("all", kind(row)):
+                    groups[str(result.machine["isa"]), row.dtype, sort].append(row)
     for head, group in sorted(groups.items()):
         cells = [_means([row for row in group if (row.pass_, row.layout) == column]) for column in columns]
         layers = len({(row.problem, row.op) for row in group})

@@ -245,8 +245,14 @@ def test_means_by_kind(tmp_path):
     isa = result.machine["isa"]
     cells = " | ".join(["5.00x (2.00x)", "2.00x (2.00x)"] * 3)  # no row counts more than 5x
     assert [line for line in lines if line.startswith(f"| {isa}")] == [
-        f"| {isa} fp32 {kind} | 1 | {cells} |"
-        for kind in ("depthwise 1-D", "depthwise 2-D", "depthwise 2-D strided", "grouped 2-D")
+        f"| {isa} fp32 {kind} | {layers} | {cells} |"
+        for layers, kind in (
+            (4, "all"),
+            (1, "depthwise 1-D"),
+            (1, "depthwise 2-D"),
+            (1, "depthwise 2-D strided"),
+            (1, "grouped 2-D"),
+        )
     ]
     assert (lines[0], lines[-1]) == ("head", "tail")
 
