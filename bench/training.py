@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,48 +26,28 @@ TRAINING = "training"
 IMAGE, LABELS = 224, 1000
 
 
-def _mobilenet_v2() -> nn.Module:
-    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
-
-    return MobileNetV2ForImageClassification(MobileNetV2Config(tf_padding=False, num_labels=LABELS))
-
-
-def _efficientnet_b0() -> nn.Module:
-    from transformers import EfficientNetConfig, EfficientNetForImageClassification
-
-    config = EfficientNetConfig(
-        image_size=IMAGE, width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, num_labels=LABELS
-    )
-    return EfficientNetForImageClassification(config)
-
-
-def _convnext_t() -> nn.Module:
-    from transformers import ConvNextConfig, ConvNextForImageClassification
-
-    return ConvNextForImageClassification(ConvNextConfig(num_labels=LABELS))
-
-
-def _regnet_y_004() -> nn.Module:
-    from transformers import RegNetConfig, RegNetForImageClassification
-
-    config = RegNetConfig(hidden_sizes=[48, 104, 208, 440], depths=[1, 3, 6, 6], groups_width=8, num_labels=LABELS)
-    return RegNetForImageClassification(config)
-
-
-def _resnet_50() -> nn.Module:
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    return ResNetForImageClassification(ResNetConfig(num_labels=LABELS))
-
-
-# Depthwise, depthwise, depthwise 7x7, grouped by 8, and dense, of which nothing is replaced.
-MODELS: dict[str, Callable[[], nn.Module]] = {
-    "mobilenet_v2": _mobilenet_v2,
-    "efficientnet_b0": _efficientnet_b0,
-    "convnext_t": _convnext_t,
-    "regnet_y_004": _regnet_y_004,
-    "resnet_50": _resnet_50,
+# By name: the classes of transformers begin with, and what its configuration has besides the defaults. Depthwise,
+# depthwise, depthwise 7x7, grouped by 8, and dense, of which nothing is replaced.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mobilenet_v2": ("MobileNetV2", {"tf_padding": False}),
+    "efficientnet_b0": (
+        "EfficientNet",
+        {"image_size": IMAGE, "width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
+    ),
+    "convnext_t": ("ConvNext", {}),
+    "regnet_y_004": ("RegNet", {"hidden_sizes": [48, 104, 208, 440], "depths": [1, 3, 6, 6], "groups_width": 8}),
+    "resnet_50": ("ResNet", {}),
 }
+
+
+def build(name: str) -> nn.Module:
+    """A model with random weights."""
+    import transformers
+
+    prefix, options = MODELS[name]
+    config = getattr(transformers, f"{prefix}Config")(num_labels=LABELS, **options)
+    model: nn.Module = getattr(transformers, f"{prefix}ForImageClassification")(config)
+    return model
 
 
 @dataclass(frozen=True)
@@ -97,7 +77,7 @@ def measure(
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != checkout]
     for name in names:
         torch.manual_seed(0)
-        model = MODELS[name]().to(device).train()
+        model = build(name).to(device).train()
         for layout in layouts:
             memory = torch.channels_last if layout == "NHWC" else torch.contiguous_format
             images = torch.randn(batch, 3, IMAGE, IMAGE, device=device).to(memory_format=memory)

@@ -107,6 +107,25 @@ def test_a_layer_of_two_models_is_measured_once(tmp_path, monkeypatch):
     assert rows[0]["median_ms"] == rows[2]["median_ms"]
 
 
+def test_what_looks_slow_is_measured_again(tmp_path, monkeypatch):
+    speedups = [0.5, 2.0, 2.0]  # of fprop, of fprop again, and of wgrad
+    monkeypatch.setattr(runner, "CPU_ISA", "avx2")
+    monkeypatch.setattr(runner, "_LEAST_DOUBTFUL_MS", 0.0)
+    real = runner.measure_case
+
+    def measured(*arguments):
+        rows, seconds = real(*arguments)
+        ours = next(row for row in rows if row.backend == "cpu")
+        ours.speedup_same_layout = speedups.pop(0)
+        return rows, seconds
+
+    monkeypatch.setattr(runner, "measure_case", measured)
+    assert bench(tmp_path, "--problem", PROBLEM, "--pass", "fprop", "wgrad", "--layout", "NCHW") == cli.EXIT_OK
+    ours = [row for row in records(tmp_path) if row["backend"] == "cpu"]
+    assert [(row["pass"], row["speedup_same_layout"]) for row in ours] == [("fprop", "2.0"), ("wgrad", "2.0")]
+    assert not speedups
+
+
 def raising(*arguments, **keywords):
     raise RuntimeError("no such\nkernel")
 
