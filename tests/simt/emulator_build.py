@@ -31,8 +31,7 @@ class Build:
     instrumented: bool = False
 
 
-# With both sanitizers g++ 12 looks for uninitialised values for minutes in some files, and finds what is none.
-ASAN = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-Wno-maybe-uninitialized"]
+ASAN = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 BUILDS = {
     "fast": Build(["-O1"], ["-O1", "-fno-ipa-icf"]),
     "checked": Build(["-O1"], ["-O1", "-fno-tree-sra", "-fsanitize=thread"], instrumented=True),
