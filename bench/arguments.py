@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Sequence
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 import torch
@@ -14,7 +16,9 @@ from convbound.bench.devices import NAMES
 from convbound.bench.rivals import TORCH
 from convbound.problem import ConvProblem
 
-EXIT_USAGE = 2
+PROGRAM = "python -m convbound.bench"
+EXIT_OK, EXIT_FAILED_ROWS, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXTRAS = ("rich", "matplotlib", "numpy")
 
 T = TypeVar("T")
 
@@ -26,6 +30,23 @@ class Parser(argparse.ArgumentParser):
         """Print the line and leave."""
         hint = "; --help lists the options" if message.startswith("unrecognized") else ""
         self.exit(EXIT_USAGE, f"{self.prog}: {message.removeprefix('argument ')}{hint}\n")
+
+
+@contextmanager
+def refusing(parser: Parser) -> Iterator[None]:
+    """Files that cannot be read, written or understood are one line of the parser's."""
+    try:
+        yield
+    except OSError as error:
+        parser.error(f"cannot read or write {error.filename}: {error.strerror}")
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def require_extras(parser: Parser) -> None:
+    """Leave where the libraries of the benchmark are not installed."""
+    if missing := [name for name in EXTRAS if importlib.util.find_spec(name) is None]:
+        parser.exit(EXIT_USAGE, f"{PROGRAM} needs {', '.join(missing)}: pip install 'convbound[bench]'\n")
 
 
 def backend(text: str) -> str:

@@ -1,11 +1,9 @@
-"""The command line: ``python -m convbound.bench [run options]``, ``… report FILE`` and ``… tune --problem TEXT``."""
+"""The command line: ``python -m convbound.bench [run options]``, ``… report FILE`` and the smaller commands."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.util
-import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +12,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from convbound import _library, backends
-from convbound.bench.arguments import EXIT_USAGE, Parser, backend, device, one_of, positive, problem
+from convbound import backends
+from convbound.bench.arguments import (
+    EXIT_FAILED_ROWS,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    PROGRAM,
+    Parser,
+    backend,
+    device,
+    one_of,
+    positive,
+    problem,
+    refusing,
+    require_extras,
+)
+from convbound.bench.commands import means_command, train_command, tune_command
 from convbound.bench.devices import NAMES, default_device, find_device, our_backends
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
 from convbound.bench.rivals import INDUCTOR
@@ -27,9 +39,6 @@ from convbound.selection import refusal
 if TYPE_CHECKING:
     from rich.console import Console
 
-PROGRAM = "python -m convbound.bench"
-EXIT_OK, EXIT_FAILED_ROWS, EXIT_INTERRUPTED = 0, 1, 130
-_EXTRAS = ("rich", "matplotlib", "numpy")
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 RUN_HELP = """\
@@ -56,7 +65,6 @@ to time the alternatives of the table of Triton kernels, `{PROGRAM} train --help
 REPORT_HELP = (
     "Print the table of a result file, redraw its roofline, and with --readme rewrite a README's results block."
 )
-MEANS_HELP = "Rewrite a document's table of mean speed-ups by kind of layer from the result files of some runs."
 REPORT_EXAMPLES = f"""\
 examples:
   {PROGRAM} report results/2025-01-31-120000/result.json
@@ -178,7 +186,7 @@ def run_command(arguments: Sequence[str], started: float) -> int:
         print_layers(options)
         return EXIT_OK
     if not args.plain or args.trace:
-        _require_extras(parser)
+        require_extras(parser)
     folder = args.out or Path("results") / datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,120 +216,10 @@ def report_command(arguments: Sequence[str], started: float) -> int:
     del started
     parser = report_parser()
     args = parser.parse_args(arguments)
-    _require_extras(parser)
+    require_extras(parser)
     beside_readme = args.readme.parent / "docs" / "roofline.png" if args.readme else None
     picture = args.plot or beside_readme or args.file.with_name("roofline.png")
     _show(parser, args.file, picture, args.readme)
-    return EXIT_OK
-
-
-def means_command(arguments: Sequence[str], started: float) -> int:
-    """Rewrite a document's table of means."""
-    del started
-    parser = Parser(prog=f"{PROGRAM} means", description=MEANS_HELP)
-    parser.add_argument("document", type=Path, metavar="DOCUMENT", help="such as docs/cpu.md")
-    parser.add_argument("files", type=Path, nargs="+", metavar="RESULT", help="result.json of some runs")
-    args = parser.parse_args(arguments)
-    _require_extras(parser)
-    from convbound.bench.means import rewrite
-    from convbound.bench.rows import read_result
-
-    try:
-        rewrite(args.document, [read_result(file) for file in args.files])
-    except OSError as error:
-        parser.error(f"cannot read or write {error.filename}: {error.strerror}")
-    except ValueError as error:
-        parser.error(str(error))
-    return EXIT_OK
-
-
-def tune_parser() -> Parser:
-    """The options of ``tune``."""
-    parser = Parser(
-        prog=f"{PROGRAM} tune",
-        description="Time the rows of the table of Triton kernels that serve a problem, with their tiles and those "
-        "around them, on the GPU. The table itself is changed by hand: kernels/table.py.",
-    )
-    parser.add_argument("--problem", nargs="+", type=problem, metavar="TEXT", required=True)
-    parser.add_argument("--pass", nargs="+", dest="passes", type=one_of("pass", PASSES), default=PASSES, metavar="PASS")
-    parser.add_argument("--layout", nargs="+", type=one_of("layout", LAYOUTS), default=LAYOUTS, metavar="LAYOUT")
-    parser.add_argument("--dtype", nargs="+", type=one_of("dtype", list(_DTYPES)), default=["fp16"], metavar="DTYPE")
-    return parser
-
-
-def tune_command(arguments: Sequence[str], started: float) -> int:
-    """Time the alternatives of the static table."""
-    parser = tune_parser()
-    args = parser.parse_args(arguments)
-    if why := _library.ABSENT["triton"]:
-        parser.error(f"there are no Triton kernels to time: {why}")
-    if not torch.cuda.is_available():
-        parser.error(f"times Triton kernels on a GPU, and torch {torch.__version__} sees none here")
-    from convbound.bench.tune import report, search
-    from convbound.kernels.launch import architecture
-    from convbound.measuring import timer_for
-
-    device = torch.device("cuda", torch.cuda.current_device())
-    failed = False
-    for what, name, layout, pass_ in itertools.product(args.problem, args.dtype, args.layout, args.passes):
-        print(f"{what} {pass_} {name} {layout}", flush=True)
-        try:
-            timings = search(what, pass_, _DTYPES[name], layout, device, architecture(device), timer_for(device))
-        except RuntimeError as error:
-            failed = True
-            print(f"  FAILED {error}")
-            continue
-        print("\n".join(report(timings)), flush=True)
-    print(f"took {time.perf_counter() - started:.0f} s")
-    return EXIT_FAILED_ROWS if failed else EXIT_OK
-
-
-def train_parser() -> Parser:
-    """The options of ``train``."""
-    from convbound.bench.training import MODELS
-
-    parser = Parser(
-        prog=f"{PROGRAM} train",
-        description="Time a training step of whole models with and without convbound.replace_convs, in turns, on the "
-        f"GPU where torch sees one, else on the CPU. The models are those of transformers: {', '.join(MODELS)}.",
-    )
-    parser.add_argument("--model", nargs="+", type=one_of("model", list(MODELS)), default=list(MODELS), metavar="MODEL")
-    parser.add_argument("--layout", nargs="+", type=one_of("layout", LAYOUTS), default=LAYOUTS, metavar="LAYOUT")
-    parser.add_argument("--batch", type=positive(int), default=8, metavar="N", help="images (default: 8)")
-    parser.add_argument(
-        "--time", type=positive(float), default=20.0, metavar="S", help="seconds per model and layout (default: 20)"
-    )
-    parser.add_argument(
-        "--document", type=Path, metavar="FILE", help="rewrite the table between its <!-- training --> markers"
-    )
-    return parser
-
-
-def train_command(arguments: Sequence[str], started: float) -> int:
-    """Time training steps."""
-    parser = train_parser()
-    args = parser.parse_args(arguments)
-    if importlib.util.find_spec("transformers") is None:
-        parser.exit(EXIT_USAGE, f"{parser.prog} needs transformers: pip install 'convbound[test]'\n")
-    from convbound.bench import training
-    from convbound.bench.report import replace_between
-    from convbound.bench.timer import CpuTimer
-
-    device = torch.device(default_device())
-    steps = []
-    for step in training.measure(args.model, args.layout, args.batch, args.time, device, CpuTimer(cold=False)):
-        steps.append(step)
-        print(f"{step.model} {step.layout}: {step.speedup:.2f}x ({time.perf_counter() - started:.0f} s)", flush=True)
-    table = training.markdown(steps, args.batch)
-    print(f"\n{table}")
-    if args.document is not None:
-        marker = training.TRAINING
-        try:
-            replace_between(args.document, f"<!-- {marker}:start -->", f"<!-- {marker}:end -->", table)
-        except OSError as error:
-            parser.error(f"cannot read or write {error.filename}: {error.strerror}")
-        except ValueError as error:
-            parser.error(str(error))
     return EXIT_OK
 
 
@@ -409,7 +307,7 @@ def _show(parser: Parser, file: Path, picture: Path, readme: Path | None = None)
     from convbound.bench.report import print_report, rewrite_readme
     from convbound.bench.rows import read_result
 
-    try:
+    with refusing(parser):
         result = read_result(file)
         print_report(result, _console())
         picture.parent.mkdir(parents=True, exist_ok=True)
@@ -417,15 +315,6 @@ def _show(parser: Parser, file: Path, picture: Path, readme: Path | None = None)
             draw_roofline(result, picture)
         if readme is not None:
             rewrite_readme(readme, result, picture)
-    except OSError as error:
-        parser.error(f"cannot read or write {error.filename}: {error.strerror}")
-    except ValueError as error:
-        parser.error(str(error))
-
-
-def _require_extras(parser: Parser) -> None:
-    if missing := [name for name in _EXTRAS if importlib.util.find_spec(name) is None]:
-        parser.exit(EXIT_USAGE, f"{PROGRAM} needs {', '.join(missing)}: pip install 'convbound[bench]'\n")
 
 
 def _console() -> Console:

@@ -15,8 +15,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from convbound import fakes
 from convbound.bench.timer import Call, Sampler, interleave
+from convbound.kernels.launch import operands
 from convbound.kernels.table import KERNELS, Kernel, select
 from convbound.kernels.tile import Tile
 from convbound.problem import ConvProblem, Layout, Pass
@@ -81,7 +81,10 @@ def search(
     A result that is not close to that of the selected row is an error: tests check rows, not every tile.
     """
     rows = alternatives(problem, pass_, dtype, layout, arch)
-    tensors = _tensors(problem, pass_, dtype, layout, device)
+    tensors = operands(problem, pass_, torch.empty(0, dtype=dtype, device=device), layout)
+    for tensor in tensors.values():
+        if tensor is not None:
+            tensor.normal_()
     result = {"fprop": "y", "dgrad": "dx", "wgrad": "dw"}[pass_]
     expected: Tensor | None = None
     calls: dict[int, Call] = {}
@@ -114,18 +117,6 @@ def report(timings: Sequence[Timing]) -> list[str]:
         note = "  selected by the table" if timing.selected else ""
         lines.append(f"  {took}  {timing.row:36} {timing.tile:20}{note}{timing.reason and '  ' + timing.reason}")
     return lines
-
-
-def _tensors(
-    problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, device: torch.device
-) -> dict[str, Tensor | None]:
-    names = {"fprop": ("x", "w", "y"), "dgrad": ("dx", "w", "dy"), "wgrad": ("x", "dw", "dy")}[pass_]
-    like = torch.empty(0, dtype=dtype, device=device)
-    shapes = (problem.x_shape, problem.w_shape, problem.y_shape)
-    tensors: dict[str, Tensor | None] = {"dbias" if pass_ == "wgrad" else "bias": None}
-    for name, shape in zip(names, shapes, strict=True):
-        tensors[name] = fakes.empty_dense(like, shape, layout == "NHWC").normal_()
-    return tensors
 
 
 def _check(result: Tensor | None, expected: Tensor) -> None:

@@ -11,7 +11,9 @@ import torch
 import triton
 from torch import Tensor
 
+from convbound.fakes import empty_dense
 from convbound.kernels.limits import LARGEST
+from convbound.problem import ConvProblem, Layout, Pass
 
 REGISTERS = 65536  # of an SM
 # Of an H100: L1 with shared memory, warps and blocks of an SM.
@@ -27,6 +29,14 @@ def architecture(device: torch.device) -> int | None:
         return None
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def operands(problem: ConvProblem, pass_: Pass, like: Tensor, layout: Layout) -> dict[str, Tensor | None]:
+    """What a plan runs with, by name: uninitialised tensors with dtype and device of `like`, and no bias."""
+    names = {"fprop": ("x", "w", "y"), "dgrad": ("dx", "w", "dy"), "wgrad": ("x", "dw", "dy")}[pass_]
+    shapes = (problem.x_shape, problem.w_shape, problem.y_shape)
+    tensors: dict[str, Tensor | None] = {"dbias" if pass_ == "wgrad" else "bias": None}
+    return tensors | {n: empty_dense(like, s, layout == "NHWC") for n, s in zip(names, shapes, strict=True)}
 
 
 def residents(warps: int, registers: int) -> int:

@@ -20,9 +20,8 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from convbound import tracing
-from convbound.fakes import empty_dense
 from convbound.gpus import DEFAULT_GPU, find_gpu
-from convbound.kernels.launch import L1, Launch, residents
+from convbound.kernels.launch import L1, Launch, operands, residents
 from convbound.kernels.table import KERNELS, Kernel, select
 from convbound.problem import ConvProblem, Layout, Pass
 from convbound.tracing import SECTOR, Site, Trace
@@ -64,12 +63,8 @@ def count(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout,
         )
     row = _row(problem, pass_, dtype, layout, kernel)
     # Zeros, and no bias: addresses do not depend on values, and a bias adds next to nothing.
-    like = torch.empty(0, dtype=dtype)
-    names = {"fprop": ("x", "w", "y"), "dgrad": ("dx", "w", "dy"), "wgrad": ("x", "dw", "dy")}[pass_]
-    shapes = (problem.x_shape, problem.w_shape, problem.y_shape)
-    filled = [empty_dense(like, shape, layout == "NHWC").zero_() for shape in shapes]
-    tensors: dict[str, Tensor | None] = {"dbias" if pass_ == "wgrad" else "bias": None}
-    tensors.update(zip(names, filled, strict=True))
+    tensors = operands(problem, pass_, torch.empty(0, dtype=dtype), layout)
+    filled = [tensor.zero_() for tensor in tensors.values() if tensor is not None]
     compulsory = SECTOR * sum(map(_sectors, filled))
 
     plan = row.plan(problem, dtype, bias=False)

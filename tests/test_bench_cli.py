@@ -9,6 +9,7 @@ import torch
 
 from convbound import selection
 from convbound.bench import arguments, cli, devices
+from convbound.bench.arguments import EXIT_USAGE
 from convbound.bench.plan import cases, layers
 from convbound.bench.tables import load_models
 
@@ -50,7 +51,7 @@ def test_a_bad_value_is_refused_in_one_line(arguments, message, capsys):
     with pytest.raises(SystemExit) as leaving:
         cli.main(arguments)
     error = capsys.readouterr().err
-    assert leaving.value.code == cli.EXIT_USAGE
+    assert leaving.value.code == EXIT_USAGE
     assert message in error
     assert error.count("\n") == 1
 
@@ -67,12 +68,12 @@ def test_help_has_examples(arguments, capsys):
 def test_tuning_says_that_it_needs_a_gpu(capsys):
     with pytest.raises(SystemExit) as leaving:
         cli.main(["tune", "--problem", "g2ic2ih8oc2kh3"])
-    assert leaving.value.code == cli.EXIT_USAGE
+    assert leaving.value.code == EXIT_USAGE
     assert re.search("times Triton kernels on a GPU, and torch .* sees none|no Triton kernels", capsys.readouterr().err)
 
 
 def test_a_missing_library_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_EXTRAS", ("a_library_that_is_not_there",))
+    monkeypatch.setattr(arguments, "EXTRAS", ("a_library_that_is_not_there",))
     with pytest.raises(SystemExit):
         cli.main(["--quick"])
     assert "needs a_library_that_is_not_there: pip install 'convbound[bench]'" in capsys.readouterr().err

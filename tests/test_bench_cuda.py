@@ -12,7 +12,7 @@ import torch
 from support.fake_cuda import FakeCuda
 
 from convbound import ops, selection
-from convbound.bench import cli, cuda, runner
+from convbound.bench import arguments, cli, cuda, runner
 from convbound.bench.cases import Case, contenders, random_tensors
 from convbound.bench.cuda import Cuda
 from convbound.bench.cuda_timer import GRAPH_BELOW, MAX_CALLS, WARM_UP_RUNS, CudaTimer
@@ -216,7 +216,7 @@ def test_a_run_on_a_gpu(fake, tmp_path, capsys):
 
 
 def test_a_plain_run_needs_neither_table_nor_picture(fake, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(cli, "_EXTRAS", ("a_library_that_is_not_there",))
+    monkeypatch.setattr(arguments, "EXTRAS", ("a_library_that_is_not_there",))
     assert bench(tmp_path, "--problem", PROBLEM, "--pass", "fprop", "--plain") == cli.EXIT_OK
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "rows.csv", "rows.jsonl"]
     assert "1/1 done" in capsys.readouterr().out
@@ -308,10 +308,10 @@ def test_without_a_gpu_the_device_is_refused_in_one_line(capsys):
 def test_a_backend_of_another_device_is_refused(fake, monkeypatch, capsys):
     rows = tuple(dataclasses.replace(row, devices=("cpu",)) for row in selection.backends())
     monkeypatch.setattr(selection, "_BACKENDS", rows)
-    for arguments, message in {
+    for given, message in {
         ("--backend", "cpu"): "--backend: cpu runs on cpu tensors, not on cuda; --device chooses the device",
         (): "--backend: no backend of convbound is available on cuda",
     }.items():
         with pytest.raises(SystemExit):
-            cli.main(["--device", "cuda", *arguments])
+            cli.main(["--device", "cuda", *given])
         assert message in capsys.readouterr().err

@@ -182,40 +182,24 @@ def groups_of(table: dict[str, list[str]]) -> dict[Group, list[str]]:
     return groups
 
 
-GROUPS = groups_of(DEPTHWISE)
-GROUPED_GROUPS = groups_of(GROUPED)
+TABLES = {"depthwise": DEPTHWISE, "grouped": GROUPED}
+GROUPS = {(family, *group): found for family, table in TABLES.items() for group, found in groups_of(table).items()}
 
 
-@pytest.mark.parametrize("group", GROUPS, ids=lambda group: "-".join(group))
-def test_depthwise(group: Group):
-    _, pass_, layout, dtype, isa = group
+@pytest.mark.parametrize("group", GROUPS, ids="-".join)
+def test_simd_families(group: tuple[str, str, Pass, Layout, str, str]):
+    _, _, pass_, layout, dtype, isa = group
     with instruction_set(isa):
         assert not complaints(GROUPS[group], pass_, layout, BY_NAME[dtype])
 
 
 @pytest.mark.parametrize("pass_", PASSES)
 @pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa != "generic"])
-@pytest.mark.parametrize("sizes", DEPTHWISE)
-def test_simd_kernels_serve_them_all(sizes: str, isa: str, pass_: Pass):
+@pytest.mark.parametrize(("family", "sizes"), [(family, sizes) for family, table in TABLES.items() for sizes in table])
+def test_simd_kernels_serve_them_all(family: str, sizes: str, isa: str, pass_: Pass):
     with instruction_set(isa):
-        for problem, layout, dtype in itertools.product(DEPTHWISE[sizes], LAYOUTS, SIMD_DTYPES):
-            assert serving_row(parse(problem), pass_, dtype, layout) == f"depthwise_{pass_}", problem
-
-
-@pytest.mark.parametrize("group", GROUPED_GROUPS, ids=lambda group: "-".join(group))
-def test_grouped(group: Group):
-    _, pass_, layout, dtype, isa = group
-    with instruction_set(isa):
-        assert not complaints(GROUPED_GROUPS[group], pass_, layout, BY_NAME[dtype])
-
-
-@pytest.mark.parametrize("pass_", PASSES)
-@pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa != "generic"])
-@pytest.mark.parametrize("sizes", GROUPED)
-def test_grouped_simd_kernels_serve_them_all(sizes: str, isa: str, pass_: Pass):
-    with instruction_set(isa):
-        for problem, layout, dtype in itertools.product(GROUPED[sizes], LAYOUTS, SIMD_DTYPES):
-            assert serving_row(parse(problem), pass_, dtype, layout) == f"grouped_{pass_}", problem
+        for problem, layout, dtype in itertools.product(TABLES[family][sizes], LAYOUTS, SIMD_DTYPES):
+            assert serving_row(parse(problem), pass_, dtype, layout) == f"{family}_{pass_}", problem
 
 
 ANY_FAMILY = {

@@ -15,6 +15,7 @@ from support import device
 import convbound
 from convbound import __main__ as command
 from convbound.bench import cli
+from convbound.bench.arguments import EXIT_USAGE
 from convbound.gpus import GPUS, find_gpu
 
 pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")
@@ -176,5 +177,5 @@ def test_a_case_that_cannot_be_traced_is_kept_with_its_error(tmp_path, capsys):
 def test_a_bad_argument_is_one_line(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as leaving:
         bench(tmp_path, "--problem", COPY, "--pass", "fprop", *arguments)
-    assert leaving.value.code == cli.EXIT_USAGE
+    assert leaving.value.code == EXIT_USAGE
     assert message in capsys.readouterr().err.splitlines()[-1]

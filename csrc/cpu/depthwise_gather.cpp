@@ -46,6 +46,7 @@
 
 #include "csrc/cpu/depthwise_gather_plan.h"
 #include "csrc/cpu/depthwise_window.h"
+#include "csrc/cpu/integers.h"
 #include "csrc/cpu/parallel.h"
 #include "csrc/cpu/scratch.h"
 
@@ -61,9 +62,6 @@ constexpr int64_t kLargestStage = 16384;    // floats: 64 KiB per thread, inside
 constexpr int64_t kLargestInput = 1 << 16;  // likewise, of converted inputs
 constexpr int64_t kStreamShare = 3;         // of the last-level cache: x and y together may take one part of so many
 constexpr int64_t kMostClasses = 64;        // NCHW, dgrad: strides along W
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 int64_t last_level_cache() {
   constexpr int64_t kUsual = int64_t{32} << 20;

@@ -28,6 +28,7 @@
 #include "csrc/cpu/depthwise_wgrad_tiles.h"
 #include "csrc/cpu/depthwise_window.h"
 #include "csrc/cpu/half.h"
+#include "csrc/cpu/integers.h"
 #include "csrc/cpu/parallel.h"
 #include "csrc/cpu/scratch.h"
 
@@ -43,8 +44,6 @@ constexpr int64_t kItemWork = 1 << 19;   // multiply-adds below which an item is
 constexpr int64_t kFewItems = 4;         // unless there were fewer than these,
 constexpr int64_t kLeastWork = 1 << 16;  // which may be as small as this
 constexpr int64_t kChunkOutputs = 256;   // outputs of a chunk, per channel, that pay for another set of sums
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // One group of taps that a sweep takes.
 struct Taps {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "csrc/cpu/integers.h"
+
 namespace convbound::cpu {
 
 namespace {
@@ -12,7 +14,6 @@ constexpr int64_t kSlabTileFloats =
 constexpr int64_t kAheadFloats = 1 << 15;  // NHWC: what is asked for lies so far ahead at least
 constexpr int64_t kBlock = 7;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t halved(int64_t tile, int64_t unit) { return ceil_div(ceil_div(tile, 2), unit) * unit; }
 
 struct Range {

@@ -5,6 +5,7 @@
 
 #include "csrc/conv_problem.h"
 #include "csrc/cpu/grouped_plan.h"
+#include "csrc/cpu/integers.h"
 
 namespace convbound::cpu {
 
@@ -58,8 +59,5 @@ std::vector<TileSize> tile_sizes(const GroupedAxes& axes, int64_t longest);
 
 // Groups that share a tile: one in NCHW; in NHWC as many as fill cache lines.
 int64_t groups_per_tile(bool nhwc, int64_t groups, int64_t channels);
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 }  // namespace convbound::cpu

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "csrc/common/partial_sums.h"
-#include "csrc/conv_problem.h"
+#include "csrc/common/wgrad_sizes.h"
 
 namespace convbound::depthwise {
 
@@ -36,7 +36,6 @@ struct Folded {
   static constexpr int kRows = 1, kCols = kCols_, kStride = 1, kWarps = kWarps_;
 };
 
-constexpr int divide_up(int64_t value, int64_t by) { return static_cast<int>((value + by - 1) / by); }
 constexpr int round_up(int64_t value, int64_t to) { return divide_up(value, to) * static_cast<int>(to); }
 
 template <typename T, Layout kLayout, typename Tile>
@@ -71,12 +70,8 @@ struct WgradTraits {
 
 // Everything in elements, unless it says bytes. The filter is cut into tiles of taps; a *slot* is a group of threads
 // that walks down one unit of work: the columns [column, column + columns) of a strip of rows of one image.
-struct WgradPlan {
-  int images, channels, multiplier;
-  int h, w, p, q, r, s;
-  int stride_h, stride_w, dilation_h, dilation_w, padding_h, padding_w;
-  int64_t x_image, x_row, x_column, dy_image, dy_row, dy_column;  // strides
-
+struct WgradPlan : WgradSizes {
+  int images;
   int tile_columns, tiles, block_tiles, tile_groups;
   int groups, warp_slots, tile_warps, slots, block_channels;  // groups: threads across a slot; slots: per block
   int columns, column_tiles, strip_rows, strips, units, block_units, splits;
@@ -87,7 +82,6 @@ struct WgradPlan {
 
   int channel_blocks, threads;
   size_t shared_bytes;
-  int64_t outputs;  // filter and bias
 };
 
 // The plan for blocks of at most that many warps, or one with no threads where it does not fit into shared memory or
@@ -99,30 +93,9 @@ WgradPlan plan_wgrad(const ConvProblem& problem, int warps) {
   constexpr bool kChannelsLast = Traits::kChannelsLast, kFolded = Traits::kFolded;
   constexpr int kLargestShared = 96 * 1024, kThreeStages = 36 * 1024;
 
-  // In NHWC rows and columns are alike, and a walk has to be along the longer one.
-  const bool swap = kChannelsLast && problem.input[1] == 1 && problem.filter[1] == 1;
-  const int a = swap ? 2 : 1, b = swap ? 1 : 2;
-  const auto at = [](const int64_t (&values)[3], int axis) { return static_cast<int>(values[axis]); };
   WgradPlan plan{};
+  static_cast<WgradSizes&>(plan) = wgrad_sizes(problem, kLayout);
   plan.images = static_cast<int>(problem.n);
-  plan.channels = static_cast<int>(problem.k);
-  plan.multiplier = static_cast<int>(problem.k_per_group());
-  plan.h = at(problem.input, a), plan.w = at(problem.input, b);
-  plan.p = at(problem.output, a), plan.q = at(problem.output, b);
-  plan.r = at(problem.filter, a), plan.s = at(problem.filter, b);
-  plan.stride_h = at(problem.stride, a), plan.stride_w = at(problem.stride, b);
-  plan.dilation_h = at(problem.dilation, a), plan.dilation_w = at(problem.dilation, b);
-  plan.padding_h = at(problem.padding, a), plan.padding_w = at(problem.padding, b);
-  plan.outputs = problem.k * (problem.filter_size() + 1);
-  if (kChannelsLast) {
-    const int64_t x_strides[3] = {0, problem.input[2] * problem.c, problem.c};
-    const int64_t dy_strides[3] = {0, problem.output[2] * problem.k, problem.k};
-    plan.x_row = x_strides[a], plan.x_column = x_strides[b], plan.dy_row = dy_strides[a],
-    plan.dy_column = dy_strides[b];
-  } else {
-    plan.x_row = plan.w, plan.x_column = 1, plan.dy_row = plan.q, plan.dy_column = 1;
-  }
-  plan.x_image = problem.c * problem.input_size(), plan.dy_image = problem.k * problem.output_size();
 
   // Filter: all tiles of taps in one block where its warps suffice, since then x and dy are read once.
   plan.tile_columns = divide_up(plan.s, Tile::kCols);

@@ -7,7 +7,7 @@
 
 #include "csrc/common/divisor.h"
 #include "csrc/common/partial_sums.h"
-#include "csrc/conv_problem.h"
+#include "csrc/common/wgrad_sizes.h"
 
 namespace convbound::dilated {
 
@@ -17,43 +17,19 @@ constexpr int kWgradWarps = 8, kWgradStages = 2;
 
 // A *unit* is what a stage holds: of one image, `rows` rows of dy in each of `classes` neighbouring classes modulo the
 // dilation, and the rows of x that they meet: `x_rows` of each class, those in the padding left out.
-struct WgradPlan {
-  int channels, multiplier;
-  int h, w, p, q, r, s;
-  int dilation_h, dilation_w, padding_h, padding_w;
-  int64_t x_image, x_row, x_column, dy_image, dy_row, dy_column;  // strides in elements
-
+struct WgradPlan : WgradSizes {
   int all_classes, classes, class_groups;  // of rows; in a unit; units to have them all
   int rows, x_rows, chunks;                // chunks: units to have all rows of a class
   int slices, tile_columns, tiles, block_tiles, tile_groups;
   int units, block_units, splits;
   int x_bytes, stage_bytes;  // shared memory: of x in a stage, of a stage
-  int64_t outputs;           // filter and bias
   size_t shared_bytes;       // 0: the problem does not fit
 };
 
-inline int divide_up(int64_t value, int64_t by) { return static_cast<int>((value + by - 1) / by); }
-
 inline WgradPlan plan_wgrad(const ConvProblem& problem, int element_bytes) {
   constexpr int kStageBytes = 40 * 1024, kMostStageBytes = 48 * 1024, kLeastRows = 4;
-  // One dimension: the sequence is walked as rows.
-  const bool swap = problem.input[1] == 1 && problem.filter[1] == 1;
-  const int a = swap ? 2 : 1, b = swap ? 1 : 2;
-  const auto at = [](const int64_t (&values)[3], int axis) { return static_cast<int>(values[axis]); };
   WgradPlan plan{};
-  plan.channels = static_cast<int>(problem.k);
-  plan.multiplier = static_cast<int>(problem.k_per_group());
-  plan.h = at(problem.input, a), plan.w = at(problem.input, b);
-  plan.p = at(problem.output, a), plan.q = at(problem.output, b);
-  plan.r = at(problem.filter, a), plan.s = at(problem.filter, b);
-  plan.dilation_h = at(problem.dilation, a), plan.dilation_w = at(problem.dilation, b);
-  plan.padding_h = at(problem.padding, a), plan.padding_w = at(problem.padding, b);
-  const int64_t x_strides[3] = {0, problem.input[2] * problem.c, problem.c};
-  const int64_t dy_strides[3] = {0, problem.output[2] * problem.k, problem.k};
-  plan.x_row = x_strides[a], plan.x_column = x_strides[b], plan.x_image = problem.c * problem.input_size();
-  plan.dy_row = dy_strides[a], plan.dy_column = dy_strides[b], plan.dy_image = problem.k * problem.output_size();
-  plan.outputs = problem.k * (problem.filter_size() + 1);
-
+  static_cast<WgradSizes&>(plan) = wgrad_sizes(problem, Layout::kChannelsLast);
   plan.slices = divide_up(problem.k * element_bytes, kSliceBytes);
   plan.tile_columns = divide_up(plan.s, kTile);
   plan.tiles = divide_up(plan.r, kTile) * plan.tile_columns;
