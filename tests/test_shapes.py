@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
 from collections.abc import Iterable
 
 import pytest
@@ -19,6 +18,7 @@ from support.data import integers
 from support.problems import available_isas, cases, instruction_set, serving_row
 
 from convbound import ops
+from convbound.bench.machine import last_level_cache_bytes
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 parse = ConvProblem.parse
@@ -279,14 +279,22 @@ def test_reaches_far_beyond_any_tile(problem: str, pass_: Pass):
 @pytest.mark.parametrize("pass_", ["fprop", "dgrad"])
 @pytest.mark.parametrize(
     "image",
-    ["g3ic3ih401iw403oc3kh3ph1", "g3ic3ih401iw403oc3kh9kw2ph4", "g3ic3ih403iw401oc3kh3ph2dh2", "g2ic2ih403oc6kh3sh2"],
+    [
+        "g3ic3ih401iw403oc3kh3ph1",
+        "g3ic3ih401iw403oc3kh9kw2ph4",
+        "g3ic3ih403iw401oc3kh3ph2dh2",
+        "g2ic2ih403oc6kh3sh2",
+        "g16ic16ih101iw103oc16kh3ph1",
+        "g16ic16ih101iw103oc32kh1kw9ph0pw4sw2",
+        "g24ic24ih51iw53oc24kh3ph1",
+        "g32ic32id9ih33oc32kd3kh3pd1ph1dd1dh2",
+    ],
 )
 def test_more_than_the_cache_holds(image: str, pass_: Pass, layout: Layout, isa: str):
-    """There the depthwise kernels write by streaming stores; the same image many times has one result."""
+    """There depthwise kernels write by streaming stores, whole vectors or not; the same image often has one result."""
     one = parse(image)
     per_image = 4 * (math.prod(one.x_shape) + math.prod(one.y_shape))
-    cache = os.sysconf("SC_LEVEL3_CACHE_SIZE") if "SC_LEVEL3_CACHE_SIZE" in os.sysconf_names else 0
-    many = dataclasses.replace(one, n=(cache or 2**25) // 3 // per_image + 1)
+    many = dataclasses.replace(one, n=last_level_cache_bytes() // 3 // per_image + 1)
     small = integers(one, pass_, torch.float32)
     absent = torch.empty(0)
     large = dataclasses.replace(

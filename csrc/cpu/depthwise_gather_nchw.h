@@ -283,7 +283,8 @@ static void gather_nchw(const GatherPlan& plan, int64_t begin, int64_t end, cons
           const int64_t block = kBlocks[block_index(run.left)];
           if (p_first == p0 && plan.input_floats == 0 && axis.out > 1) {
             const int64_t rows = smaller(block * axis.step, axis.in);
-            prefetch(last.x + (run.first + axis.span + rows) * plan.x_row, rows * plan.x_row);
+            // Those of the block after the next: memory takes about as long as one block.
+            prefetch(last.x + (run.first + axis.span + 2 * rows) * plan.x_row, rows * plan.x_row);
           }
           for (int64_t j = 0; j < plane_count; ++j) {
             block_rows<V, Narrow>(plan, planes[j], run, j == 0, q.begin, q.end, out + (i - p0) * out_row,

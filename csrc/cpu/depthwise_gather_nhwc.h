@@ -19,6 +19,19 @@ struct PixelRows {
   int64_t count;
 };
 
+// Inputs that come next: `left` floats in each of `rows` rows. Every panel of a block asks for its share, for memory
+// would idle during the arithmetic if the first asked for all.
+struct Ahead {
+  const float* from;
+  int64_t left, share, rows, row;
+  CONVBOUND_INLINE void ask(Ahead& ahead) {
+    if (ahead.left <= 0) return;
+    for (int64_t r = 0; r < ahead.rows; ++r) prefetch(ahead.from + r * ahead.row, ahead.share);
+    ahead.from += ahead.share;
+    ahead.left -= ahead.share;
+  }
+};
+
 template <class V, int B, int J, bool kChecked, class Load>
 CONVBOUND_INLINE void pixel_taps(typename V::Reg (&acc)[B][1], const GatherPlan& plan, const TapChunk& chunk,
                                  const PixelRows& rows, int64_t channel, int64_t first, const float* w,
@@ -51,10 +64,11 @@ CONVBOUND_INLINE void pixel_chunk(typename V::Reg (&acc)[B][1], const GatherPlan
 // the first output's window begins. kSpread: channels repeat, or the panel is not full.
 template <class V, int B, bool kSpread, int J0, int J1>
 static void pixel_block(const GatherPlan& plan, const TapPass& pass, const PixelRows& rows, int64_t first, bool fresh,
-                        float* y, int64_t panel, int64_t panel_end) {
+                        float* y, int64_t panel, int64_t panel_end, Ahead& ahead) {
   const int64_t taps = plan.fan * plan.filter[0] * plan.filter[1] * plan.filter[2];
   const int64_t y_step = plan.window.out_step * plan.out_channels;
   for (int64_t i = panel; i < panel_end; ++i) {
+    Ahead::ask(ahead);
     const int64_t k = i * V::kWidth;
     const float* w = plan.w + i * (taps + 2) * V::kWidth;
     const float* bias = w + taps * V::kWidth;
@@ -81,7 +95,9 @@ static void pixel_block(const GatherPlan& plan, const TapPass& pass, const Pixel
     }
 #pragma GCC unroll 8
     for (int b = 0; b < B; ++b, out += y_step) {
-      if (!kSpread || channels == V::kWidth) {
+      if (!kSpread && plan.streams_vectors) {
+        V::stream(out, acc[b][0]);
+      } else if (!kSpread || channels == V::kWidth) {
         V::store(out, acc[b][0]);
       } else {
         V::store_first(out, acc[b][0], channels);
@@ -91,7 +107,7 @@ static void pixel_block(const GatherPlan& plan, const TapPass& pass, const Pixel
 }
 
 using PixelBlock = void (*)(const GatherPlan&, const TapPass&, const PixelRows&, int64_t, bool, float*, int64_t,
-                            int64_t);
+                            int64_t, Ahead&);
 
 // [spread][block]
 template <class V, int P>
@@ -115,14 +131,16 @@ CONVBOUND_INLINE PixelBlock find_pixel_block(int pattern, bool spread, int block
 
 // One block of all channels.
 template <class V>
-static void block_panels(const GatherPlan& plan, const PixelRows& rows, const WindowRun& run, float* y) {
+static void block_panels(const GatherPlan& plan, const PixelRows& rows, const WindowRun& run, float* y, Ahead ahead) {
   const int index = block_index(run.left);
   const int64_t full = plan.share == 1 ? plan.out_channels / V::kWidth : 0;
   for (int64_t i = 0; i < run.taps->pass_count; ++i) {
     const TapPass& pass = run.taps->passes[i];
-    if (full > 0) find_pixel_block<V>(pass.pattern, false, index)(plan, pass, rows, run.first, i == 0, y, 0, full);
+    if (full > 0) {
+      find_pixel_block<V>(pass.pattern, false, index)(plan, pass, rows, run.first, i == 0, y, 0, full, ahead);
+    }
     if (full < plan.panels) {
-      find_pixel_block<V>(pass.pattern, true, index)(plan, pass, rows, run.first, i == 0, y, full, plan.panels);
+      find_pixel_block<V>(pass.pattern, true, index)(plan, pass, rows, run.first, i == 0, y, full, plan.panels, ahead);
     }
   }
 }
@@ -210,20 +228,19 @@ static PixelRows list_rows(const GatherPlan& plan, const PixelInput& in, int64_t
 
 // Where x goes on after the operands of a block: in the next output row's last input rows, or along the only row there
 // is.
-CONVBOUND_INLINE void prefetch_pixels(const GatherPlan& plan, const PixelInput& in, int64_t p, const WindowRun& run) {
+static Ahead look_ahead(const GatherPlan& plan, const PixelInput& in, int64_t p, const WindowRun& run) {
   const WindowAxis& axis = plan.window;
   const CrossAxis& cross = plan.cross;
   const int64_t block = kBlocks[block_index(run.left)];
   const int64_t count = smaller(block * axis.step, axis.in) * plan.x_unit;
+  const int64_t share = (ceil_div(count, plan.panels) + 15) & ~int64_t{15};
   const float* last = in.x + (in.depth.end - in.depth.begin - 1) * in.plane_d;
   if (cross.out == 1) {
-    prefetch(last + (run.first + axis.span + (block - 1) * axis.step) * plan.x_unit, count);
-  } else if ((p + 1) % cross.out_step == 0) {
-    const int64_t next = plan.rows_met.high + (p + 1) * plan.rows_met.rise;
-    for (int64_t r = 0; r < cross.in_step; ++r) {
-      prefetch(last + (next / plan.rows_met.run - r) * plan.x_row + larger(0, run.first) * plan.x_unit, count);
-    }
+    return {last + (run.first + axis.span + (block - 1) * axis.step) * plan.x_unit, count, share, 1, 0};
   }
+  if ((p + 1) % cross.out_step != 0) return {};
+  const int64_t next = (plan.rows_met.high + (p + 1) * plan.rows_met.rise) / plan.rows_met.run;
+  return {last + next * plan.x_row + larger(0, run.first) * plan.x_unit, count, share, cross.in_step, -plan.x_row};
 }
 
 // Outputs that wait in the tile or on the stage go to y.
@@ -265,8 +282,8 @@ static void gather_nhwc(const GatherPlan& plan, int64_t begin, int64_t end, cons
           WindowRun run = WindowRun::make(axis, q_first, g1);
           for (int64_t q = q_first; run.left > 0;) {
             const int64_t block = kBlocks[block_index(run.left)];
-            if (q_first == g0 && plan.input_floats == 0) prefetch_pixels(plan, in, p, run);
-            block_panels<V>(plan, rows, run, out + (q - g0) * k);
+            const bool looks = q_first == g0 && plan.input_floats == 0;
+            block_panels<V>(plan, rows, run, out + (q - g0) * k, looks ? look_ahead(plan, in, p, run) : Ahead{});
             q += block * axis.out_step;
             run.first += block * axis.step;
             run.left -= block;
@@ -277,6 +294,7 @@ static void gather_nhwc(const GatherPlan& plan, int64_t begin, int64_t end, cons
     }
   }
   if (plan.stage_floats > 0) Stream<V>::end(stream);
+  if (plan.streams_vectors) V::fence();
 }
 
 }  // namespace

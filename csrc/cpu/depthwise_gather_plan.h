@@ -38,6 +38,7 @@ struct GatherPlan {
   // Per thread, in floats. input: room for a tile's inputs, converted; 0: x is read in place. tile: outputs that wait
   // to be interleaved or narrowed. stage: outputs that are streamed. 0 for both: outputs are stored at once.
   int64_t input_floats, tile_floats, stage_floats;
+  bool streams_vectors;  // NHWC: outputs are whole vectors of memory, and streamed without a stage
 };
 
 // What a thread works with.
