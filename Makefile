@@ -73,7 +73,8 @@ MORE_DEPTHWISE := mb2g64ic64ih56oc64kh31ph15 mb8g96ic96ih28oc96kh13ph6 mb8g96ic9
   mb4g1024ic1024iw2048oc1024kw4pw3 mb8g256ic256iw1024oc256kw3pw1 mb8g96ic96ih56oc96kh1kw7ph0pw3 \
   mb8g96ic96ih56oc96kh7kw1ph3pw0 mb1g32ic32ih112oc32kh3ph1 mb1g144ic144ih56oc144kh3ph1 mb1g96ic96ih112oc96kh3sh2ph1 \
   mb1g240ic240ih28oc240kh5ph2 mb1g384ic384ih14oc384kh7ph3 mb1g960ic960ih7oc960kh3ph1 mb8g144ic144ih56oc144kh3sh3ph1 \
-  mb32g144ic144ih56oc144kh3ph1
+  mb32g144ic144ih56oc144kh3ph1 mb8g64ic64ih112oc64kh8sh4ph2 mb8g96ic96ih56oc96kh4sh4 mb1g256ic256ih28oc256kh5sh4ph2 \
+  mb8g256ic256ih28oc256kh7sh4ph3 mb8g64ic64ih56oc64kh8sh8
 # RepLKNet-31B, DeepLab's rates, MixNet, MobileNetV3.
 MORE_MODELS := mb1g128ic128ih56oc128kh31ph15 mb1g512ic512ih14oc512kh27ph13 mb8g1024ic1024ih7oc1024kh13ph6 \
   mb1g256ic256ih33oc256kh3ph6dh6 mb8g256ic256ih33oc256kh3ph12dh12 mb1g320ic320ih65oc320kh3ph36dh36 \
@@ -87,15 +88,17 @@ MORE_DIMENSIONS := mb1g64ic64iw8000oc64kw2pw1ew0 mb1g64ic64iw8000oc64kw2pw32ew0d
   mb8g432ic432id16ih7oc432kd3pd1 mb1g54ic54id16ih56oc54kd3sd1sh2pd1 mb8g24ic24id16ih56oc24kd5kh1pd2ph0 \
   mb1g64ic64id8ih56oc64kd3pd1 mb1g128ic128id8ih28oc128kd3pd1 mb8g256ic256id4ih14oc256kd3pd1 \
   mb8g512ic512id2ih7oc512kd3pd1 mb1g256ic256id4ih28oc256kd3sd2pd1 mb1g64ic64id16oc64kd7pd3
-# Depthwise decoders of GANs and U-Nets.
+# Depthwise decoders of GANs and U-Nets, upsampling in an FCN.
 DECODERS := mb8g512ic512ih8oc512kh4sh2ph1 mb8g256ic256ih16oc256kh4sh2ph1 mb8g128ic128ih32oc128kh4sh2ph1 \
   mb8g64ic64ih64oc64kh4sh2ph1 mb8g256ic256ih28oc256kh2sh2 mb1g64ic64ih112oc64kh2sh2 mb8g128ic128ih56oc128kh3sh2ph1 \
-  mb8g64ic64ih112oc64kh5sh2ph2
-# A sample of all that, in bf16.
-BF16 := mb8g144ic144ih56oc144kh3ph1 mb8g144ic144ih56oc144kh3sh2ph1 mb8g576ic576ih14oc576kh3ph1 mb8g576ic576ih14oc576kh3sh2ph1 \
+  mb8g64ic64ih112oc64kh5sh2ph2 mb1g21ic21ih256oc21kh16sh8ph4 mb8g21ic21ih256oc21kh16sh8ph4 mb1g21ic21ih512oc21kh32sh16ph8
+# A sample of all that, in 16 bits.
+HALVES := mb8g144ic144ih56oc144kh3ph1 mb8g144ic144ih56oc144kh3sh2ph1 mb8g576ic576ih14oc576kh3ph1 mb8g576ic576ih14oc576kh3sh2ph1 \
   mb8g240ic240ih28oc240kh3sh2ph1 mb8g72ic72ih56oc72kh5sh2ph2 mb8g672ic672ih14oc672kh5ph2 mb8g672ic672ih14oc672kh5sh2ph2 \
   mb8g96ic96ih56oc96kh7ph3 mb8g384ic384ih14oc384kh7ph3 mb1g1536ic1536iw512oc1536kw4pw3ew0 \
-  mb1g64ic64iw8000oc64kw2pw32ew0dw32 mb1g256ic256iw1000oc256kw33pw16 mb1g64ic64id8ih56oc64kd3pd1 mb8g512ic512id2ih7oc512kd3pd1
+  mb1g64ic64iw8000oc64kw2pw32ew0dw32 mb1g256ic256iw1000oc256kw33pw16 mb1g64ic64id8ih56oc64kd3pd1 mb8g512ic512id2ih7oc512kd3pd1 \
+  mb1g144ic144ih56oc144kh3ph1 mb1g576ic576ih14oc576kh3ph1 mb1g240ic240ih28oc240kh5ph2 mb1g384ic384ih14oc384kh7ph3 \
+  mb1g64ic64ih112oc64kh3sh2ph1 mb1g256ic256ih33oc256kh3ph6dh6
 AVX2 := CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 PERF = $(PY) -m convbound.bench --out results/$(1) --problem $(2) --time
 
@@ -109,21 +112,26 @@ GROUPED := g32ic128ih56oc128kh3ph1 g32ic256ih56oc256kh3sh2ph1 g32ic256ih28oc256k
   g8ic128ih28oc128kh4sh2ph1 g8ic256ih28oc256kh4sh2ph1 g16ic64id8ih28oc64kd3kh3pd1ph1 \
   g16ic128id8ih14oc128kd3kh3pd1ph1
 MORE_GROUPED := $(GROUPED:%=mb8%) $(GROUPED:%=mb1%)
+HALF_GROUPED := mb8g32ic128ih56oc128kh3ph1 mb8g26ic208ih14oc208kh3ph1 mb1g32ic256iw1024oc256kw3pw1 mb8g32ic512ih14oc512kh3ph1 \
+  mb8g17ic408ih14oc408kh3ph1 mb1g32ic1024ih14oc1024kh3sh2ph1 mb1g32ic256ih56oc256kh3sh2ph1 mb1g16ic64ih56oc64kh4sh2ph1 \
+  mb1g16ic64id8ih28oc64kd3kh3pd1ph1 mb1g58ic116ih28oc116kh3ph1 mb8g3ic60ih28oc240kh1
 
 .PHONY: perf
-perf: setup ## repeat the committed measurements (20 minutes): bench/results, tables of README and docs/cpu.md, docs/roofline.png
+perf: setup ## repeat the committed measurements (25 minutes): bench/results, tables of README and docs/cpu.md, docs/roofline.png
 	mkdir -p bench/results
 	$(PY) -m convbound.bench --out results/cpu
-	$(call PERF,cpu_depthwise,$(MORE_DEPTHWISE) $(MORE_MODELS)) 150
-	$(AVX2) $(call PERF,cpu_depthwise_avx2,$(MORE_DEPTHWISE)) 100
+	$(call PERF,cpu_depthwise,$(MORE_DEPTHWISE) $(MORE_MODELS)) 170
+	$(AVX2) $(call PERF,cpu_depthwise_avx2,$(MORE_DEPTHWISE)) 120
 	$(call PERF,cpu_dimensions,$(MORE_DIMENSIONS)) 110
-	$(call PERF,cpu_decoders,$(DECODERS)) 40 --transposed
-	$(call PERF,cpu_bf16,$(BF16)) 40 --dtype bf16
-	$(AVX2) $(call PERF,cpu_bf16_avx2,$(BF16)) 40 --dtype bf16
+	$(call PERF,cpu_decoders,$(DECODERS)) 60 --transposed
+	$(call PERF,cpu_bf16,$(HALVES)) 60 --dtype bf16
+	$(AVX2) $(call PERF,cpu_bf16_avx2,$(HALVES)) 60 --dtype bf16
+	$(call PERF,cpu_fp16,$(HALVES) $(HALF_GROUPED)) 90 --dtype fp16
+	$(AVX2) $(call PERF,cpu_fp16_avx2,$(HALVES) $(HALF_GROUPED)) 90 --dtype fp16
 	$(call PERF,cpu_grouped,$(MORE_GROUPED)) 120
 	$(AVX2) $(call PERF,cpu_grouped_avx2,$(MORE_GROUPED)) 120
-	for run in cpu cpu_depthwise cpu_depthwise_avx2 cpu_dimensions cpu_decoders cpu_bf16 cpu_bf16_avx2 cpu_grouped \
-	  cpu_grouped_avx2; do \
+	for run in cpu cpu_depthwise cpu_depthwise_avx2 cpu_dimensions cpu_decoders cpu_bf16 cpu_bf16_avx2 cpu_fp16 cpu_fp16_avx2 \
+	  cpu_grouped cpu_grouped_avx2; do \
 	  cp results/$$run/result.json bench/results/$$run.json || exit 1; done
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
 	$(PY) -m convbound.bench means docs/cpu.md bench/results/cpu*.json

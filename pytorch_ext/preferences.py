@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from convbound.problem import ConvProblem, Layout, Pass
+from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 MEASURED_ISAS = ("avx2", "avx512")
 EVIDENCE = "bench/results/cpu*.json"
@@ -37,13 +37,11 @@ def _late(problem: ConvProblem) -> bool:
     return problem.ndim == 2 and max(problem.filter) > 7 and problem.c >= 1024
 
 
-def _gathers_nothing(problem: ConvProblem) -> bool:
-    # From stride 3 along W on, NCHW kernels gather or interleave vectors lane by lane, which is no longer faster.
-    return problem.depthwise and problem.stride[-1] <= 2
-
-
 def _fprop_nchw(problem: ConvProblem) -> bool:
-    return _gathers_nothing(problem) and not _late(problem)
+    # From stride 3 along W on, the kernel gathers lane by lane: torch's, which reads channels, is faster from 6 taps on
+    # where channels fill its vectors.
+    gathers = problem.stride[-1] > 2 and problem.filter[-1] > 5 and problem.c % 16 == 0
+    return problem.depthwise and not gathers and not _late(problem)
 
 
 def _fprop_nhwc(problem: ConvProblem) -> bool:
@@ -60,9 +58,14 @@ def _fprop_nhwc(problem: ConvProblem) -> bool:
 
 
 def _dgrad_nchw(problem: ConvProblem) -> bool:
-    # Small planes of a strided dgrad cost more to interleave than to compute.
+    # Small planes of a strided dgrad cost more to interleave than to compute, and so do classes of a single tap.
     small = problem.c >= 256 and max(problem.stride) > 1 and max(problem.filter) % 2 == 0
-    return _gathers_nothing(problem) and not _late(problem) and not small
+    single = problem.stride[-1] > 4 and problem.filter[-1] <= problem.stride[-1]
+    return problem.depthwise and not (_late(problem) or small or single)
+
+
+def _depthwise(problem: ConvProblem) -> bool:
+    return problem.depthwise
 
 
 def _dgrad_nhwc(problem: ConvProblem) -> bool:
@@ -98,13 +101,17 @@ CPU_PREFERENCES: tuple[Preference, ...] = (
     Preference("depthwise_fprop", "fprop", torch.float32, "NHWC", _fprop_nhwc, _FP32_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.float32, "NCHW", _dgrad_nchw, _FP32_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.float32, "NHWC", _dgrad_nhwc, _FP32_REASON),
-    Preference("depthwise_wgrad", "wgrad", torch.float32, "NCHW", _gathers_nothing, _FP32_REASON),
+    Preference("depthwise_wgrad", "wgrad", torch.float32, "NCHW", _depthwise, _FP32_REASON),
     Preference("depthwise_wgrad", "wgrad", torch.float32, "NHWC", _wgrad_nhwc, _FP32_REASON),
     Preference("depthwise_fprop", "fprop", torch.bfloat16, "NCHW", _fprop_nchw_bf16, _BF16_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NCHW", _dgrad_nchw, _BF16_REASON),
-    Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NHWC", _dgrad_nhwc_bf16, _BF16_REASON),
-    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NCHW", _gathers_nothing, _BF16_REASON),
-    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NHWC", _wgrad_nhwc_bf16, _BF16_REASON),
+    Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NHWC", _dgrad_nhwc_bf16, _BF16_REASON, ("avx512",)),
+    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NCHW", _depthwise, _BF16_REASON),
+    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NHWC", _wgrad_nhwc_bf16, _BF16_REASON, ("avx512",)),
+    # Torch has vector kernels for bf16 only with AVX-512.
+    Preference("depthwise_fprop", "fprop", torch.bfloat16, "NHWC", _depthwise, _BF16_REASON, ("avx2",)),
+    Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NHWC", _depthwise, _BF16_REASON, ("avx2",)),
+    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NHWC", _depthwise, _BF16_REASON, ("avx2",)),
 )
 
 
@@ -148,17 +155,10 @@ def _grouped_wgrad_avx2(problem: ConvProblem) -> bool:
 
 
 def _grouped_nhwc(problem: ConvProblem) -> bool:
-    # Transposing each tile pays where torch's own vectors, which lie along channels, are mostly empty.
-    most = 8 if max(problem.filter) == 3 and max(problem.stride) == 1 else 4
-    return _grouped(problem, 16 if problem.ndim == 1 else most)
-
-
-def _grouped_dgrad_nhwc(problem: ConvProblem) -> bool:
+    # Transposing each tile pays where torch's own vectors, which lie along channels, are mostly empty. With 8 channels
+    # (RegNet-Y) it does so for single passes, not in training: torch's backward computes both gradients at once. So
+    # auto takes the same kernels for all passes, or none.
     return _grouped(problem, 16 if problem.ndim == 1 else 4)
-
-
-def _grouped_wgrad_nhwc(problem: ConvProblem) -> bool:
-    return _grouped(problem, 16 if problem.ndim == 1 else 8, 8)
 
 
 _GROUPED_REASON = "few channels per group in fp32: faster than torch on every measured layer of this kind"
@@ -171,9 +171,30 @@ CPU_PREFERENCES += (
     Preference("grouped_dgrad", "dgrad", torch.float32, "NCHW", _grouped_dgrad_avx2, _GROUPED_REASON, ("avx2",)),
     Preference("grouped_wgrad", "wgrad", torch.float32, "NCHW", _grouped_wgrad_avx2, _GROUPED_REASON, ("avx2",)),
     Preference("grouped_fprop", "fprop", torch.float32, "NHWC", _grouped_nhwc, _GROUPED_REASON),
-    Preference("grouped_dgrad", "dgrad", torch.float32, "NHWC", _grouped_dgrad_nhwc, _GROUPED_REASON),
-    Preference("grouped_wgrad", "wgrad", torch.float32, "NHWC", _grouped_wgrad_nhwc, _GROUPED_REASON),
+    Preference("grouped_dgrad", "dgrad", torch.float32, "NHWC", _grouped_nhwc, _GROUPED_REASON),
+    Preference("grouped_wgrad", "wgrad", torch.float32, "NHWC", _grouped_nhwc, _GROUPED_REASON),
 )
+
+
+def _few_channels(problem: ConvProblem) -> bool:
+    return problem.groups > 1 and 2 <= problem.c // problem.groups <= 32
+
+
+def _torch_computes_fp16() -> bool:
+    """Whether torch has vector kernels for fp16, with the instructions of some processors; the rows below had none."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_fp16", True))
+
+
+_FP16_REASON = "in fp16: many times faster than torch, which has no vector kernels for it on this processor"
+
+if not _torch_computes_fp16():
+    CPU_PREFERENCES += tuple(
+        Preference(f"{family}_{pass_}", pass_, torch.float16, layout, applies, f"{family} {_FP16_REASON}")
+        for family, applies in (("depthwise", _depthwise), ("grouped", _few_channels))
+        for pass_ in PASSES
+        for layout in LAYOUTS
+    )
 
 
 def preferred(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, isa: str) -> Preference | None:
