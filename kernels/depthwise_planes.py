@@ -31,7 +31,6 @@ its filter, R * S registers, a column of results, and the sums that are not comp
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -182,11 +181,13 @@ class Planes:
     registers: int
 
 
-def cut(arguments: dict[str, int], taps: int, transposed: bool, lanes: int) -> Planes:
-    """The planes of a program with so many lanes."""
+def cut(arguments: dict[str, int], r: int, weights: int, transposed: bool, lanes: int) -> Planes:
+    """The planes of a program with so many lanes, whose filters have r rows of so many weights."""
     phases = arguments["stride_w"] if transposed else 1
     columns = int(triton.next_power_of_2(triton.cdiv(arguments["Q"] + arguments["padding_w"] % phases, phases)))
-    registers = taps + arguments["P"] + OTHER_REGISTERS
+    # In a plane of few rows some rows of the filter meet none; and where they do not overlap, none is kept.
+    kept = 0 if transposed and r <= arguments["stride_h"] else min(r, arguments["H"], arguments["P"])
+    registers = kept * weights + arguments["P"] + OTHER_REGISTERS
     return Planes(max(1, lanes // columns), columns, phases, (arguments["P"] - 1).bit_length(), registers)
 
 
@@ -195,10 +196,11 @@ def serves(problem: ConvProblem, pass_: Pass, tile: Tile, itemsize: int) -> bool
     if problem.ndim != 2:
         return False
     arguments, sources = _arguments(problem, pass_)
-    p, q, taps = arguments["P"], arguments["Q"], math.prod(problem.filter) * sources
+    (r, s), p, q = problem.filter, arguments["P"], arguments["Q"]
+    taps = r * s * sources
     if max(p, q) > LARGEST_PLANE or taps > MOST_TAPS or p * taps > MOST_STEPS or q * itemsize % SECTOR == 0:
         return False
-    planes = cut(arguments, taps, pass_ == "dgrad", tile.positions)
+    planes = cut(arguments, r, s * sources, pass_ == "dgrad", tile.positions)
     if planes.phases not in (1, 2, 4):
         return False
     x = planes.count * sources * arguments["H"] * arguments["W"]
@@ -228,7 +230,7 @@ def _arguments(problem: ConvProblem, pass_: Pass) -> tuple[dict[str, int], int]:
 def _launch(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, tile: Tile, bias: bool) -> Launch:
     arguments, sources = _arguments(problem, pass_)
     r, s = problem.filter
-    planes = cut(arguments, r * s * sources, pass_ == "dgrad", tile.positions)
+    planes = cut(arguments, r, s * sources, pass_ == "dgrad", tile.positions)
     all_planes, plane = problem.n * arguments["K"], arguments["P"] * arguments["Q"]
     return Launch(
         depthwise_planes,
