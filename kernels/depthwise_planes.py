@@ -7,10 +7,10 @@
 The kernel's y is what a pass computes: dgrad runs with dy for x and dx for y (TRANSPOSED); columns are as rows.
 
 Planes (n, k) of y are contiguous, over images too, but the rows of a small plane are no whole sectors of 32 bytes: a
-kernel that stores row by row writes 2.3 times the sectors of 7x7 planes in 16 bits. Here a program owns PLANES planes.
-A thread has one column of one plane, in strided dgrad a block of PHASES = stride_w columns, and walks down it, row by
-row of x, which it loads S times, once for each column of the filter, and adds to the sums of all rows of y that it
-takes part in. The rounded rows stay in registers until all are there, are joined to a block [PLANES, rows, columns],
+kernel that stores row by row writes three times the sectors of 7x7 planes in 16 bits. Here a program owns PLANES of
+them. A thread has one column of one plane, in strided dgrad a block of PHASES = stride_w columns, and walks down it,
+row by row of x, which it loads S times, once for each column of the filter, and adds to the sums of all rows of y that
+it takes part in. The rounded rows stay in registers until all are there, are joined to a block [PLANES, rows, columns],
 padded to powers of two, and gathered through shared memory to the order that they have in y: one run of neighbouring
 addresses, whatever the width of a plane.
 
