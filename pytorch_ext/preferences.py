@@ -37,41 +37,53 @@ def _late(problem: ConvProblem) -> bool:
     return problem.ndim == 2 and max(problem.filter) > 7 and problem.c >= 1024
 
 
+def _overlaps_twice(problem: ConvProblem) -> bool:
+    # With a large stride, each input (in dgrad, each output) meets two positions of the filter or more.
+    return problem.stride[-1] > 2 and problem.filter[-1] >= 2 * problem.stride[-1]
+
+
+def _gathers(problem: ConvProblem) -> bool:
+    # From stride 3 along W on, NCHW kernels gather or interleave lane by lane; torch, where channels fill its vectors,
+    # is faster with many taps per output, or few.
+    many_or_few = _overlaps_twice(problem) or problem.filter[-1] <= 3
+    return problem.stride[-1] > 2 and many_or_few and problem.c % 16 == 0
+
+
 def _fprop_nchw(problem: ConvProblem) -> bool:
-    # From stride 3 along W on, the kernel gathers lane by lane: torch's, which reads channels, is faster from 6 taps on
-    # where channels fill its vectors.
-    gathers = problem.stride[-1] > 2 and problem.filter[-1] > 5 and problem.c % 16 == 0
-    return problem.depthwise and not gathers and not _late(problem)
+    return problem.depthwise and not _gathers(problem) and not _late(problem)
 
 
 def _fprop_nhwc(problem: ConvProblem) -> bool:
-    # The kernel has too little to do with each vector that it loads where the filter has depth, height or width 1, and
-    # in the 3x3 layers of few channels and large planes with which models begin. Torch is as fast, too, in 3-D where
-    # the last vector of channels is not full, in the last layers of models with very large filters or dilation.
-    if not problem.depthwise or (problem.ndim > 1 and min(problem.filter) == 1):
+    # The kernel has too little to do with each vector that it loads where the filter has depth, height or width 1, with
+    # a stride beyond 4, and in the 3x3 layers of few channels and large planes with which models begin. Torch is as
+    # fast, too, in 3-D where the last vector of channels is not full, and in the last layers of models with very large
+    # filters.
+    if not problem.depthwise or (problem.ndim > 1 and min(problem.filter) == 1) or max(problem.stride) > 4:
         return False
     if problem.ndim == 3:
         return problem.c % 16 == 0
-    if problem.ndim == 2 and problem.c >= 512 and (max(problem.filter) > 13 or max(problem.dilation) > 1):
+    if problem.ndim == 2 and problem.c >= 512 and max(problem.filter) > 13:
         return False
     return not (problem.c <= 32 and problem.k == problem.c and max(problem.filter) <= 3 and max(problem.stride) == 1)
 
 
 def _dgrad_nchw(problem: ConvProblem) -> bool:
-    # Small planes of a strided dgrad cost more to interleave than to compute, and so do classes of a single tap.
+    # Small planes of a strided dgrad cost more to interleave than to compute.
     small = problem.c >= 256 and max(problem.stride) > 1 and max(problem.filter) % 2 == 0
-    single = problem.stride[-1] > 4 and problem.filter[-1] <= problem.stride[-1]
-    return problem.depthwise and not (_late(problem) or small or single)
+    return problem.depthwise and not (_gathers(problem) or _late(problem) or small)
+
+
+def _dgrad_nhwc(problem: ConvProblem) -> bool:
+    return problem.depthwise and not (_late(problem) or _overlaps_twice(problem))
 
 
 def _depthwise(problem: ConvProblem) -> bool:
     return problem.depthwise
 
 
-def _dgrad_nhwc(problem: ConvProblem) -> bool:
-    # With stride 2 and few taps, both wait for memory.
-    light = problem.ndim == 2 and max(problem.stride) > 1 and max(problem.filter) <= 3 and problem.c <= 96
-    return problem.depthwise and not _late(problem) and not light
+def _wgrad_nchw(problem: ConvProblem) -> bool:
+    # Gathered lane by lane, for few taps.
+    return problem.depthwise and not (problem.stride[-1] > 2 and problem.filter[-1] <= 3)
 
 
 def _wgrad_nhwc(problem: ConvProblem, most_channels: int = 479) -> bool:
@@ -101,12 +113,12 @@ CPU_PREFERENCES: tuple[Preference, ...] = (
     Preference("depthwise_fprop", "fprop", torch.float32, "NHWC", _fprop_nhwc, _FP32_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.float32, "NCHW", _dgrad_nchw, _FP32_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.float32, "NHWC", _dgrad_nhwc, _FP32_REASON),
-    Preference("depthwise_wgrad", "wgrad", torch.float32, "NCHW", _depthwise, _FP32_REASON),
+    Preference("depthwise_wgrad", "wgrad", torch.float32, "NCHW", _wgrad_nchw, _FP32_REASON),
     Preference("depthwise_wgrad", "wgrad", torch.float32, "NHWC", _wgrad_nhwc, _FP32_REASON),
     Preference("depthwise_fprop", "fprop", torch.bfloat16, "NCHW", _fprop_nchw_bf16, _BF16_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NCHW", _dgrad_nchw, _BF16_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NHWC", _dgrad_nhwc_bf16, _BF16_REASON, ("avx512",)),
-    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NCHW", _depthwise, _BF16_REASON),
+    Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NCHW", _wgrad_nchw, _BF16_REASON),
     Preference("depthwise_wgrad", "wgrad", torch.bfloat16, "NHWC", _wgrad_nhwc_bf16, _BF16_REASON, ("avx512",)),
     # Torch has vector kernels for bf16 only with AVX-512.
     Preference("depthwise_fprop", "fprop", torch.bfloat16, "NHWC", _depthwise, _BF16_REASON, ("avx2",)),
@@ -143,7 +155,7 @@ def _grouped_dgrad(problem: ConvProblem) -> bool:
 
 def _grouped_fprop_avx2(problem: ConvProblem) -> bool:
     # AVX2's vectors are half as wide, and so are torch's, which are full with half the channels.
-    return _grouped(problem, 16 if problem.ndim == 1 else 12)
+    return _grouped(problem, 12)
 
 
 def _grouped_dgrad_avx2(problem: ConvProblem) -> bool:
@@ -158,7 +170,7 @@ def _grouped_nhwc(problem: ConvProblem) -> bool:
     # Transposing each tile pays where torch's own vectors, which lie along channels, are mostly empty. With 8 channels
     # (RegNet-Y) it does so for single passes, not in training: torch's backward computes both gradients at once. So
     # auto takes the same kernels for all passes, or none.
-    return _grouped(problem, 16 if problem.ndim == 1 else 4)
+    return _grouped(problem, 16 if problem.ndim == 1 else 4) and (problem.ndim == 1 or max(problem.stride) == 1)
 
 
 _GROUPED_REASON = "few channels per group in fp32: faster than torch on every measured layer of this kind"
