@@ -99,6 +99,11 @@ HALVES := mb8g144ic144ih56oc144kh3ph1 mb8g144ic144ih56oc144kh3sh2ph1 mb8g576ic57
   mb1g64ic64iw8000oc64kw2pw32ew0dw32 mb1g256ic256iw1000oc256kw33pw16 mb1g64ic64id8ih56oc64kd3pd1 mb8g512ic512id2ih7oc512kd3pd1 \
   mb1g144ic144ih56oc144kh3ph1 mb1g576ic576ih14oc576kh3ph1 mb1g240ic240ih28oc240kh5ph2 mb1g384ic384ih14oc384kh7ph3 \
   mb1g64ic64ih112oc64kh3sh2ph1 mb1g256ic256ih33oc256kh3ph6dh6
+# bf16 alone, where few kinds of layers are ours with AVX-512.
+MORE_BF16 := mb1g96ic96ih112oc96kh3sh2ph1 mb8g64ic64ih112oc64kh3sh2ph1 mb1g672ic672ih14oc672kh5sh2ph2 \
+  mb8g144ic144ih14oc144kh9sh2ph4 mb8g48ic48ih56oc48kh7sh2ph3 mb1g5120ic5120iw512oc5120kw4pw3ew0 \
+  mb8g256ic256iw2000oc256kw3pw4dw4 mb1g512ic512iw400oc512kw31pw15 mb1g128ic128id8ih28oc128kd3pd1 \
+  mb1g54ic54id16ih56oc54kd3pd1
 AVX2 := CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 PERF = $(PY) -m convbound.bench --out results/$(1) --problem $(2) --time
 
@@ -124,8 +129,8 @@ perf: setup ## repeat the committed measurements (25 minutes): bench/results, ta
 	$(AVX2) $(call PERF,cpu_depthwise_avx2,$(MORE_DEPTHWISE)) 120
 	$(call PERF,cpu_dimensions,$(MORE_DIMENSIONS)) 110
 	$(call PERF,cpu_decoders,$(DECODERS)) 60 --transposed
-	$(call PERF,cpu_bf16,$(HALVES)) 60 --dtype bf16
-	$(AVX2) $(call PERF,cpu_bf16_avx2,$(HALVES)) 60 --dtype bf16
+	$(call PERF,cpu_bf16,$(HALVES) $(MORE_BF16)) 90 --dtype bf16
+	$(AVX2) $(call PERF,cpu_bf16_avx2,$(HALVES) $(MORE_BF16)) 90 --dtype bf16
 	$(call PERF,cpu_fp16,$(HALVES) $(HALF_GROUPED)) 90 --dtype fp16
 	$(AVX2) $(call PERF,cpu_fp16_avx2,$(HALVES) $(HALF_GROUPED)) 90 --dtype fp16
 	$(call PERF,cpu_grouped,$(MORE_GROUPED)) 120

@@ -56,7 +56,7 @@ def test_preferences_name_the_kernel_that_serves():
 
 @pytest.mark.skipif(selection.CPU_ISA not in preferences.MEASURED_ISAS, reason="no SIMD kernel on this instruction set")
 def test_auto_takes_a_mixed_plan():
-    explanation = convbound.explain("mb8g96ic96ih112oc96kh3sh2ph1", layout="NHWC")
+    explanation = convbound.explain("mb8g64ic64ih112oc64kh8sh4ph2", layout="NHWC")
     assert [row.backend for row in explanation.passes] == ["cpu", "torch", "cpu"]
     explanation = convbound.explain("mb8g32ic32ih112oc32kh3ph1", layout="NHWC")
     assert [row.backend for row in explanation.passes] == ["torch", "cpu", "cpu"]
