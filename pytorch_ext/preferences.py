@@ -86,14 +86,10 @@ def _wgrad_nchw(problem: ConvProblem) -> bool:
     return problem.depthwise and not (problem.stride[-1] > 2 and problem.filter[-1] <= 3)
 
 
-def _wgrad_nhwc(problem: ConvProblem, most_channels: int = 479) -> bool:
-    # Of small planes with many channels, the kernel reads short pieces; few taps do not make up for that.
-    light = problem.ndim == 2 and max(problem.filter) <= 3 and problem.c > most_channels
-    return problem.depthwise and not light
-
-
 def _wgrad_nhwc_bf16(problem: ConvProblem) -> bool:
-    return _wgrad_nhwc(problem, most_channels=191)
+    # Of small planes with many channels, the kernel reads short pieces; few taps do not make up for that.
+    light = problem.ndim == 2 and max(problem.filter) <= 3 and problem.c > 191
+    return problem.depthwise and not light
 
 
 def _fprop_nchw_bf16(problem: ConvProblem) -> bool:
@@ -114,7 +110,7 @@ CPU_PREFERENCES: tuple[Preference, ...] = (
     Preference("depthwise_dgrad", "dgrad", torch.float32, "NCHW", _dgrad_nchw, _FP32_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.float32, "NHWC", _dgrad_nhwc, _FP32_REASON),
     Preference("depthwise_wgrad", "wgrad", torch.float32, "NCHW", _wgrad_nchw, _FP32_REASON),
-    Preference("depthwise_wgrad", "wgrad", torch.float32, "NHWC", _wgrad_nhwc, _FP32_REASON),
+    Preference("depthwise_wgrad", "wgrad", torch.float32, "NHWC", _depthwise, _FP32_REASON),
     Preference("depthwise_fprop", "fprop", torch.bfloat16, "NCHW", _fprop_nchw_bf16, _BF16_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NCHW", _dgrad_nchw, _BF16_REASON),
     Preference("depthwise_dgrad", "dgrad", torch.bfloat16, "NHWC", _dgrad_nhwc_bf16, _BF16_REASON, ("avx512",)),
