@@ -23,7 +23,7 @@ bytes: a halo is cheap where each value meets hundreds of taps.
 
 NCHW: a thread takes one column of up to 28 rows. NHWC: a thread of fp16 takes two channels and up to 14 rows. The taps
 of neighbouring channels are R * S elements apart in memory, so filter_by_taps first writes the filter as
-[SOURCES][R][S][K], which reads and writes it once more: fp16 of one image at 28x28 counts 1.25 with 13x13, and 1.94
+[SOURCES][R][S][K], which reads and writes it once more: fp16 of one image at 28x28 counts 1.22 with 13x13, and 1.94
 with 31x31, whose filter is larger than its image. Where a filter is wider than high, NHWC walks along the columns, and
 not down the rows: SWAPPED, for its two axes are alike. NCHW cannot, and has few FMA per load where R is small.
 
