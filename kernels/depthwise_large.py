@@ -15,7 +15,7 @@ stride_h; with a dilation in H a program owns a class of rows, as in depthwise_r
 free.
 
 Cost per output. L1: R * S * (1 / ROWS + 1 / TAPS) loads of x, and R * S / ROWS of the filter; depthwise_rows would need
-all taps in registers. Arithmetic: R * S FMA, for fp32 53 % of the inner loop of 13x13 at 28x28 and 55 % at 31x31 on
+all taps in registers. Arithmetic: R * S FMA, for fp32 52 % of the inner loop of 13x13 at 28x28 and 55 % at 31x31 on
 sm_90; the rest are loads, their addresses and masks. L2: x once, plus the halo of (R - 1) / rows within the image, if
 L1 holds what a program loads; y once; the filter once for each program. Counted, in multiples of the compulsory bytes,
 for fp32 in NCHW: 1.06 for 13x13 at 28x28, 1.37 for 31x31 at 56x56. An SM does 128 FMA in the time in which L2 sends 64
@@ -23,7 +23,7 @@ bytes: a halo is cheap where each value meets hundreds of taps.
 
 NCHW: a thread takes one column of up to 28 rows. NHWC: a thread of fp16 takes two channels and up to 14 rows. The taps
 of neighbouring channels are R * S elements apart in memory, so filter_by_taps first writes the filter as
-[SOURCES][R][S][K], which reads and writes it once more: fp16 of one image at 28x28 counts 1.22 with 13x13, and 1.94
+[SOURCES][R][S][K], which reads and writes it once more: fp16 of one image at 28x28 counts 1.22 with 13x13, and 1.86
 with 31x31, whose filter is larger than its image. Where a filter is wider than high, NHWC walks along the columns, and
 not down the rows: SWAPPED, for its two axes are alike. NCHW cannot, and has few FMA per load where R is small.
 
