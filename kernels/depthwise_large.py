@@ -251,7 +251,7 @@ def _plan(
     # Lanes, as few as there are columns and channels; in NHWC wider types take as many channels as are as many bytes.
     channels = max(1, tile.channels * 2 // dtype.itemsize) if layout == "NHWC" else tile.channels
     lanes = tile.positions * channels
-    a_thread = lanes // (32 * tile.warps)
+    a_thread = max(1, lanes // (32 * tile.warps))
     columns = min(tile.positions, int(triton.next_power_of_2(arguments["Q"])))
     channels = min(lanes // columns, int(triton.next_power_of_2(arguments["K"])))
     warps = min(tile.warps, max(1, columns * channels // (32 * a_thread)))
@@ -259,7 +259,7 @@ def _plan(
     classes = min(arguments["dilation_h"], arguments["P"])
     of_a_class = triton.cdiv(arguments["P"], classes)
     rows = triton.cdiv(of_a_class, triton.cdiv(of_a_class, tile.steps))
-    in_registers = triton.cdiv(rows, triton.cdiv(rows, MOST_SUMS // a_thread))
+    in_registers = triton.cdiv(rows, triton.cdiv(rows, max(1, MOST_SUMS // a_thread)))
     parts = triton.cdiv(arguments["Q"], columns) * classes * triton.cdiv(of_a_class, rows)
     stride_h = arguments.pop("stride_h")
     walks = _walks(r, stride_h)
