@@ -12,6 +12,7 @@ from convbound.kernels import (
     depthwise_dgrad,
     depthwise_fprop,
     depthwise_large,
+    depthwise_planes,
     depthwise_rows,
     depthwise_rows_wgrad,
     depthwise_toeplitz,
@@ -138,10 +139,37 @@ def _depthwise(pass_: Pass) -> tuple[Kernel, ...]:
     return (
         line,
         _rows("line", 9, "NHWC", Tile(128, 32, warps=16), pass_, line=True),
+        _planes("depthwise", pass_, "planes", _HALVES),
+        _planes("depthwise", pass_, "planes_fp32", (torch.float32,)),
         _rows("rows49", 49, "NCHW", Tile(128, 1, warps=4, steps=16), pass_),
         _rows("rows9", 9, "NHWC", Tile(32, 32, warps=8, steps=28), pass_),
         _rows("rows25", 25, "NHWC", Tile(32, 32, warps=16, steps=28), pass_),
         _rows("rows49", 49, "NHWC", Tile(32, 16, warps=16, steps=28), pass_),
+    )
+
+
+def _planes(family: Family, pass_: Pass, name: str, dtypes: tuple[torch.dtype, ...]) -> Kernel:
+    """A row of depthwise_planes, for dtypes of one size, which tells where whole planes pay."""
+    tile = Tile(128, 1, warps=4)
+
+    def able(problem: ConvProblem) -> bool:
+        strided = family == "transposed" and math.prod(problem.stride) == 1
+        return not strided and depthwise_planes.serves(problem, pass_, tile, dtypes[0].itemsize)
+
+    return Kernel(
+        f"{family}_{pass_}_{name}_nchw",
+        family,
+        pass_,
+        "NCHW",
+        None,
+        (1, 1) if (family, pass_) == ("depthwise", "dgrad") else None,
+        tile,
+        dtypes,
+        80,
+        False,
+        depthwise_planes.plan_dgrad if pass_ == "dgrad" else depthwise_planes.plan_fprop,
+        depthwise=True,
+        able=able,
     )
 
 
@@ -306,6 +334,8 @@ KERNELS: tuple[Kernel, ...] = (
     *_depthwise("fprop"),
     *_depthwise("dgrad"),
     *_depthwise("wgrad"),
+    _planes("transposed", "dgrad", "planes", _HALVES),
+    _planes("transposed", "dgrad", "planes_fp32", (torch.float32,)),
     _large("fprop", "NCHW", Tile(128, 1, warps=4, steps=28)),
     _large("fprop", "NHWC", Tile(64, 16, warps=16, steps=28)),
     _large("dgrad", "NCHW", Tile(128, 1, warps=4, steps=28)),

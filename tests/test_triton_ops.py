@@ -18,7 +18,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import convbound
 from convbound import autograd, ops
-from convbound.kernels import depthwise_rows
+from convbound.kernels import depthwise_planes
 from convbound.kernels.launch import Launch, Plan
 from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
@@ -182,7 +182,7 @@ def test_an_error_in_a_kernel_names_kernel_grid_and_problem(monkeypatch: pytest.
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
             raise ValueError("out of resources")
 
-    monkeypatch.setattr(depthwise_rows, "depthwise_rows", Broken())
-    message = "while depthwise_fprop_rows49_nchw served .*: broken on a grid of 1 programs of 4 warps: out of resources"
-    with pytest.raises(RuntimeError, match=message):
+    monkeypatch.setattr(depthwise_planes, "depthwise_planes", Broken())
+    message = "depthwise_fprop_planes_fp32_nchw served .*: broken on a grid of 1 programs of 4 warps: out of resources"
+    with pytest.raises(RuntimeError, match=f"while {message}"):
         op("fprop")(*arguments("fprop"))

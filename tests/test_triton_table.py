@@ -105,6 +105,30 @@ def test_what_version_0_is_for(pass_: Pass, layout: Layout, dtype: torch.dtype):
     assert naive == NAIVE[pass_]
 
 
+@pytest.mark.parametrize(
+    ("text", "pass_", "half", "single"),
+    [
+        ("g4ic4ih28oc4kh3ph1", "fprop", "depthwise_fprop_planes_nchw", "depthwise_fprop_planes_fp32_nchw"),
+        ("g4ic4ih14oc8kh3ph1", "dgrad", "depthwise_dgrad_planes_nchw", "depthwise_dgrad_planes_fp32_nchw"),
+        ("g4ic4ih14oc4kh3sh2ph1", "dgrad", "transposed_dgrad_planes_nchw", "transposed_dgrad_planes_fp32_nchw"),
+        # Rows of 48 bytes, and of 96: whole sectors.
+        ("g4ic4ih24oc4kh3ph1", "fprop", "depthwise_fprop_planes_nchw", "depthwise_fprop_rows49_nchw"),
+        ("g4ic4ih16oc4kh3ph1", "fprop", "depthwise_fprop_rows49_nchw", "depthwise_fprop_rows49_nchw"),
+        # Too large: y, x, the filter, and what an unrolled kernel would be.
+        ("g4ic4ih33oc4kh3ph1", "fprop", "depthwise_fprop_rows49_nchw", "depthwise_fprop_rows49_nchw"),
+        ("g4ic4ih56oc4kh3sh2ph1", "fprop", "depthwise_fprop_rows49_nchw", "depthwise_fprop_rows49_nchw"),
+        ("g4ic4ih14oc8kh7ph3", "dgrad", "depthwise_dgrad_toeplitz_nchw", "depthwise_dgrad_large_nchw"),
+        ("g4ic4ih30oc4kh5kw6ph2", "fprop", "depthwise_fprop_rows49_nchw", "depthwise_fprop_rows49_nchw"),
+        # Three phases are not put in turn; one dimension has no small planes.
+        ("g4ic4ih14oc4kh3sh3ph1", "dgrad", "transposed_dgrad_blocks49_nchw", "transposed_dgrad_blocks49_nchw"),
+        ("g4ic4iw14oc4kw3pw1", "fprop", "depthwise_fprop_line_nchw", "depthwise_fprop_line_nchw"),
+    ],
+)
+def test_whole_planes_where_their_rows_are_no_whole_sectors(text: str, pass_: Pass, half: str, single: str):
+    for dtype, name in (torch.float16, half), (torch.bfloat16, half), (torch.float32, single):
+        assert table.select(ConvProblem.parse(text), pass_, dtype, "NCHW", 90).name == name
+
+
 def test_other_dtypes_and_older_architectures_are_refused():
     with pytest.raises(RuntimeError, match=r"not for torch\.int32"):
         table.select(DEPTHWISE, "fprop", torch.int32, "NCHW")
