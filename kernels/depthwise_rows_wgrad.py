@@ -17,6 +17,12 @@ walked over, as its share of L1 holds (strips.py). Adding up the lanes takes R *
 instructions each, after a walk of 32 positions per thread in 16 bits; a longer one would leave x to L2, S times. The
 workspace is R * S numbers per channel and chunk, written and read once: at 3x3 3 % of x and dy, at 7x7 16 %.
 
+A filter of more than 49 taps is cut into parts of R x S taps, and a program has the sums of one: 5 parts of 13x3 for
+13x13, 32 of 16x2 for 31x31. A part is the wgrad of a smaller filter with another padding. Parts are tall, for a row
+of x costs S loads; FMA are 44 % of the inner loop of 13x3 on sm_90. Each part reads x and dy once more, but those of a
+chunk are neighbours in the grid, so that L2 serves them: counted 5 to 6 times the compulsory bytes at 13x13 and 28x28,
+22 times at 31x31, and an SM does 128 FMA in the time in which L2 sends 64 bytes.
+
 The tile. As in depthwise_rows; the larger the filter, the fewer channels per thread, for each takes R * S registers.
 """
 
@@ -32,9 +38,13 @@ import triton
 import triton.language as tl
 
 from convbound.kernels import partial_sums, strips
+from convbound.kernels.depthwise_rows import MOST_TAPS
 from convbound.kernels.launch import Launch, Plan
 from convbound.kernels.tile import Tile, sizes
 from convbound.problem import ConvProblem, Layout
+
+MOST_REGISTERS = 56  # for sums of a part and the window, as at 7x7
+MOST_WINDOW = 28  # rows of dy
 
 
 @triton.jit
@@ -57,6 +67,8 @@ def depthwise_rows_wgrad(
     rows,
     units,
     elements,
+    FILTER_R: tl.constexpr,
+    FILTER_S: tl.constexpr,
     R: tl.constexpr,
     S: tl.constexpr,
     STRIDE_H: tl.constexpr,
@@ -66,10 +78,19 @@ def depthwise_rows_wgrad(
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    # Programs are numbered channels first, then chunks; units columns first, then classes, strips of rows, and images.
+    # Programs are numbered parts of the filter first, then channels, then chunks; units columns first, then classes,
+    # strips of rows, and images.
+    parts_s: tl.constexpr = (FILTER_S + S - 1) // S
+    parts: tl.constexpr = (FILTER_R + R - 1) // R * parts_s
+    part = tl.program_id(0) % parts
+    first_r = part // parts_s * R
+    first_s = part % parts_s * S
+    padding_h -= first_r * dilation_h
+    padding_w -= first_s * dilation_w
+    program = tl.program_id(0) // parts
     channel_tiles = tl.cdiv(K, CHANNELS)
-    k = (tl.program_id(0) % channel_tiles * CHANNELS + tl.arange(0, CHANNELS))[None, :]
-    chunk = tl.program_id(0) // channel_tiles
+    k = (program % channel_tiles * CHANNELS + tl.arange(0, CHANNELS))[None, :]
+    chunk = program // channel_tiles
     column_tiles = tl.cdiv(Q, COLUMNS)
     classes = min(dilation_h, P)
     strips = tl.cdiv(tl.cdiv(P, classes), rows)
@@ -95,7 +116,8 @@ def depthwise_rows_wgrad(
 
         # window[j] is row u - j of dy, zero outside of the strip.
         window = (zeros,) * window_rows
-        for u in range(rows + window_rows - 1):
+        # A part has registers to spare, and moving its window costs as many instructions as it has rows.
+        for u in tl.range(rows + window_rows - 1, loop_unroll_factor=2 if parts > 1 else 1):
             p = first_p + u * dilation_h
             dy = tl.load(dy_ptrs + p * Q * y_position, mask=inside & (u < rows) & (p < P), other=0.0).to(accumulator)
             window = (dy,) + window[: window_rows - 1]
@@ -118,17 +140,40 @@ def depthwise_rows_wgrad(
                     sums = added
 
     partials_ptr += chunk.to(tl.int64) * elements
-    k = tl.program_id(0) % channel_tiles * CHANNELS + tl.arange(0, CHANNELS)
+    k = program % channel_tiles * CHANNELS + tl.arange(0, CHANNELS)
     for tap in tl.static_range(R * S):
-        tl.store(partials_ptr + tap * K + k, tl.sum(sums[tap], axis=0), mask=k < K)
+        r = first_r + tap // S
+        s = first_s + tap % S
+        written = (k < K) & (r < FILTER_R) & (s < FILTER_S)
+        tl.store(partials_ptr + (r * FILTER_S + s) * K + k, tl.sum(sums[tap], axis=0), mask=written)
     if BIAS:
-        tl.store(partials_ptr + (elements - K) + k, tl.sum(bias_sum, axis=0), mask=k < K)
+        tl.store(partials_ptr + (elements - K) + k, tl.sum(bias_sum, axis=0), mask=(k < K) & (part == 0))
+
+
+def part(r: int, s: int, stride_h: int) -> tuple[int, int]:
+    """Rows and columns of a part of the filter: all of it up to 49 taps, else what takes least time.
+
+    That is, for each lane and position of dy, FMA, 5 instructions for each load, and what 16 FMA take to come from L2.
+    """
+    if r * s <= MOST_TAPS:
+        return r, s
+
+    def seconds(rows: int, columns: int) -> int:
+        parts = triton.cdiv(r, rows) * triton.cdiv(s, columns)
+        return int(parts * (rows * columns + 5 * (columns * stride_h + 1) + 16))
+
+    heights = [triton.cdiv(r, triton.cdiv(r, most)) for most in range(1, MOST_WINDOW + 1)]
+    widths = [MOST_REGISTERS // rows - 1 for rows in heights]
+    sizes = [(rows, triton.cdiv(s, triton.cdiv(s, most))) for rows, most in zip(heights, widths, strict=True)]
+    return min(sizes, key=lambda size: seconds(*size))
 
 
 def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
     """The launches for dy, x, dw and dbias (or None), dense in the layout, with the workspace between them."""
     arguments = {"N": problem.n, **sizes(problem)}
-    r, s = (1, *problem.filter)[-2:]
+    filter_r, filter_s = (1, *problem.filter)[-2:]
+    r, s = part(filter_r, filter_s, arguments["stride_h"])
+    parts = triton.cdiv(filter_r, r) * triton.cdiv(filter_s, s)
     cut = strips.cut(arguments, r, s, tile, layout, dtype, wgrad=True)
     channel_tiles = triton.cdiv(problem.k, cut.channels)
     chunks = triton.cdiv(cut.of_a_plane * problem.n, cut.per_program)
@@ -138,10 +183,12 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
     stride_h = arguments.pop("stride_h")
     first = Launch(
         depthwise_rows_wgrad,
-        chunks * channel_tiles,
+        chunks * channel_tiles * parts,
         {"dy": dtype, "x": dtype, "partials": partials},
         arguments | {"rows": cut.rows, "units": cut.per_program, "elements": elements},
         {
+            "FILTER_R": filter_r,
+            "FILTER_S": filter_s,
             "R": r,
             "S": s,
             "STRIDE_H": stride_h,
@@ -155,5 +202,5 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
         resident=max(1, 16 // cut.warps),
         registers=cut.registers,
     )
-    second = partial_sums.launch(dtype, partials, chunks, problem.parameters, biases, taps=r * s)
+    second = partial_sums.launch(dtype, partials, chunks, problem.parameters, biases, taps=filter_r * filter_s)
     return Plan((first, second), {"partials": (chunks * elements, partials)})

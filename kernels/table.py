@@ -11,6 +11,7 @@ import torch
 from convbound.kernels import (
     depthwise_dgrad,
     depthwise_fprop,
+    depthwise_large,
     depthwise_planes,
     depthwise_rows,
     depthwise_rows_wgrad,
@@ -191,6 +192,31 @@ def _toeplitz(pass_: Pass) -> Kernel:
     )
 
 
+def _large(pass_: Pass, layout: Layout, tile: Tile) -> Kernel:
+    """A row of depthwise_large, or in wgrad of depthwise_rows_wgrad, for filters of any size."""
+    planners: dict[Pass, Planner] = {
+        "fprop": depthwise_large.plan_fprop,
+        "dgrad": depthwise_large.plan_dgrad,
+        "wgrad": depthwise_rows_wgrad.plan,
+    }
+    swaps = pass_ != "wgrad" and layout == "NHWC"
+    return Kernel(
+        f"depthwise_{pass_}_large_{layout.lower()}",
+        "depthwise",
+        pass_,
+        layout,
+        None,
+        (1, 1) if pass_ == "dgrad" else None,
+        tile,
+        (*_HALVES, torch.float32),
+        80,
+        False,
+        planners[pass_],
+        depthwise=True,
+        able=lambda problem: depthwise_large.serves(problem, swaps),
+    )
+
+
 def _transposed_depthwise(name: str, taps: int, layout: Layout, tile: Tile) -> Kernel:
     """A row of transposed_depthwise, for filters of at most so many taps."""
 
@@ -310,6 +336,12 @@ KERNELS: tuple[Kernel, ...] = (
     *_depthwise("wgrad"),
     _planes("transposed", "dgrad", "planes", _HALVES),
     _planes("transposed", "dgrad", "planes_fp32", (torch.float32,)),
+    _large("fprop", "NCHW", Tile(128, 1, warps=4, steps=28)),
+    _large("fprop", "NHWC", Tile(64, 16, warps=16, steps=28)),
+    _large("dgrad", "NCHW", Tile(128, 1, warps=4, steps=28)),
+    _large("dgrad", "NHWC", Tile(64, 16, warps=16, steps=28)),
+    _large("wgrad", "NCHW", Tile(128, 1, warps=4, steps=64)),
+    _large("wgrad", "NHWC", Tile(32, 16, warps=16, steps=64)),
     _transposed_depthwise("blocks49", 49, "NCHW", Tile(128, 1, warps=4, steps=16)),
     _transposed_depthwise("blocks16", 16, "NHWC", Tile(32, 32, warps=16, steps=28)),
     _transposed_depthwise("blocks49", 49, "NHWC", Tile(32, 16, warps=16, steps=28)),

@@ -137,6 +137,57 @@ def test_large_filter(row: Kernel, text: str):
     check(row, problem, torch.float16)
 
 
+LARGE_FILTERS = {
+    "smaller than its halo": "mb2g2ic2ih7iw9oc2kh13ph6",
+    "column": "g3ic3ih5iw40oc3kh51kw1ph25pw0",
+    "row": "g3ic3ih30iw6oc3kh1kw51ph0pw25",
+    "blocks of taps": "g2ic2ih6iw5oc2kh31kw9ph15pw4",
+    "dilation": "g2ic2ih40iw9oc2kh8kw7ph28dh4dw2pw3",
+    "multiplier, padding as wide as the filter": "g2ic2ih9iw11oc6kh9kw7ph9pw3ew0",
+    "several strips": "ic1ih58iw7oc1kh8kw7ph3eh4pw3",
+    "causal, one dimension": "mb2g3ic3iw20oc6kw60pw59ew0",
+}
+WITHOUT_WGRAD = {"31x31": "g2ic2ih6iw5oc2kh31ph15"}  # of 32 parts in wgrad, each a program
+WITHOUT_DGRAD = {  # for a strided dgrad is of the transposed family
+    "stride and multiplier": "g2ic2ih17iw20oc4kh9kw8sh2sw3ph4pw7ew2",
+    "stride of four": "ic1ih9iw10oc1kh8kw10sh4sw4",
+}
+LARGE: list[tuple[Pass, str, str]] = [
+    *[("fprop", *case) for case in (LARGE_FILTERS | WITHOUT_WGRAD | WITHOUT_DGRAD).items()],
+    *[("dgrad", *case) for case in (LARGE_FILTERS | WITHOUT_WGRAD).items()],
+    *[("wgrad", *case) for case in (LARGE_FILTERS | WITHOUT_DGRAD).items()],
+]
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("pass_", "text"), [case[::2] for case in LARGE], ids=[f"{case[0]}-{case[1]}" for case in LARGE]
+)
+def test_filter_beyond_registers(pass_: Pass, text: str, layout: Layout):
+    problem = ConvProblem.parse(text)
+    row = table.select(problem, pass_, torch.float32, layout)
+    assert row.name == f"depthwise_{pass_}_large_{layout.lower()}"
+    check(row, problem, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in FAST_ROWS if "_large_" in row.name and row.pass_ != "wgrad"], ids=by_name
+)
+def test_infinity_reaches_what_its_taps_meet(row: Kernel):
+    """A zero in place of a tap would make a NaN of it elsewhere."""
+    problem = ConvProblem.parse("g2ic2ih22iw21oc2kh9kw8ph4pw4ew3")
+    operands = integers(problem, row.pass_, torch.float32, "positive")
+    assert operands.w.min() > 0
+    pixel = (operands.x if row.pass_ == "fprop" else operands.y)[0, 1, 10, 9:10]
+    pixel.fill_(0)
+    (name, without), *_ = expected(row.pass_, operands, problem).items()
+    pixel.fill_(1)
+    (_, met), *_ = expected(row.pass_, operands, problem).items()
+    pixel.fill_(torch.inf)
+    found = triton_rows.run_row(row, operands, problem)[name]
+    assert torch.equal(found, torch.where(met > without, torch.inf, without).to(found.dtype))
+
+
 @pytest.mark.parametrize("row", FAST_ROWS, ids=by_name)
 def test_dtype_of_fast_rows(row: Kernel):
     shape = "iw9oc6kw3pw1" if "line" in row.name else "ih6iw5oc6kh3kw2ph1pw0"

@@ -76,6 +76,35 @@ def test_tiles_are_by_channels_alignment_and_architecture():
     assert name("ic256ih9oc256kh3", 90, torch.float32, "wgrad") == "grouped_wgrad_64x64_nhwc"
 
 
+DEPTHWISE_PROBLEMS = {
+    "small": "g4ic4ih9oc4kh3ph1",
+    "multiplier": "g4ic4ih9oc16kh5ph2",
+    "large": "g4ic4ih40oc4kh13ph6",
+    "very large": "g4ic4ih60oc4kh51kw5ph25pw2",
+    "wide": "g4ic4ih60oc4kh5kw51ph2pw25",
+    "large, dilated": "g4ic4ih40oc4kh9ph8dh2",
+    "large, strided": "g4ic4ih40oc4kh9ph4sh2",
+    "large, one dimension": "g4ic4iw200oc4kw64pw63ew0",
+    "stride of more than four": "g4ic4ih40oc4kh5ph2sh5",
+    "stride and dilation": "g4ic4ih40oc4kh5ph4sh2dh2",
+}
+# What version 0 is for, besides fp64. A strided dgrad is transposed_depthwise's, whose filter is in registers.
+NAIVE: dict[Pass, set[str]] = {
+    "fprop": {"stride of more than four", "stride and dilation"},
+    "dgrad": {"large, strided", "stride of more than four"},
+    "wgrad": {"stride of more than four", "stride and dilation"},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pass_", PASSES)
+def test_what_version_0_is_for(pass_: Pass, layout: Layout, dtype: torch.dtype):
+    problems = {name: ConvProblem.parse(text) for name, text in DEPTHWISE_PROBLEMS.items()}
+    naive = {name for name, problem in problems.items() if table.select(problem, pass_, dtype, layout).naive}
+    assert naive == NAIVE[pass_]
+
+
 @pytest.mark.parametrize(
     ("text", "pass_", "half", "single"),
     [
@@ -88,7 +117,7 @@ def test_tiles_are_by_channels_alignment_and_architecture():
         # Too large: y, x, the filter, and what an unrolled kernel would be.
         ("g4ic4ih33oc4kh3ph1", "fprop", "depthwise_fprop_rows49_nchw", "depthwise_fprop_rows49_nchw"),
         ("g4ic4ih56oc4kh3sh2ph1", "fprop", "depthwise_fprop_rows49_nchw", "depthwise_fprop_rows49_nchw"),
-        ("g4ic4ih14oc8kh7ph3", "dgrad", "depthwise_dgrad_toeplitz_nchw", "depthwise_dgrad_naive_nchw"),
+        ("g4ic4ih14oc8kh7ph3", "dgrad", "depthwise_dgrad_toeplitz_nchw", "depthwise_dgrad_large_nchw"),
         ("g4ic4ih30oc4kh5kw6ph2", "fprop", "depthwise_fprop_rows49_nchw", "depthwise_fprop_rows49_nchw"),
         # Three phases are not put in turn; one dimension has no small planes.
         ("g4ic4ih14oc4kh3sh3ph1", "dgrad", "transposed_dgrad_blocks49_nchw", "transposed_dgrad_blocks49_nchw"),

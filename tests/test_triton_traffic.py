@@ -83,6 +83,8 @@ BOUNDS: list[tuple[str, Pass, Layout, float]] = [
     ("g32ic32iw1024oc32kw4pw3ew0", "dgrad", "NHWC", 1.05),
     ("g2ic2iw4096oc2kw4pw3ew0", "wgrad", "NCHW", 1.05),
     ("mb2g32ic32iw1024oc32kw4pw3ew0", "wgrad", "NHWC", 1.05),
+    ("g32ic32ih28oc32kh13ph6", "fprop", "NHWC", 1.4),
+    ("g32ic32ih28oc32kh13ph6", "dgrad", "NHWC", 1.4),
 ]
 
 
@@ -90,6 +92,21 @@ BOUNDS: list[tuple[str, Pass, Layout, float]] = [
 def test_depthwise_moves_little_more_than_its_tensors(problem: str, pass_: Pass, layout: Layout, bound: float):
     found = convbound.trace(problem, pass_, layout=layout, **HALF)
     assert "naive" not in found.kernel
+    assert found.sm_l2_ratio <= bound
+
+
+@pytest.mark.parametrize(
+    ("problem", "pass_", "bound"),
+    [
+        ("g4ic4ih28oc4kh13ph6", "fprop", 1.4),
+        ("g4ic4ih28oc4kh13ph6", "dgrad", 1.4),
+        ("g4ic4ih28oc4kh31kw3ph15pw1", "fprop", 1.4),
+        ("g4ic4ih28oc4kh13ph6", "wgrad", 6.5),  # five parts of the filter, and a workspace as large as it
+    ],
+)
+def test_large_filters_in_single_precision(problem: str, pass_: Pass, bound: float):
+    found = convbound.trace(problem, pass_, dtype=torch.float32, kernel="triton")
+    assert "_large_" in found.kernel
     assert found.sm_l2_ratio <= bound
 
 

@@ -36,7 +36,9 @@ class Timer:
 def test_alternatives_are_the_selected_row_others_and_tiles_around():
     rows = tune.alternatives(PROBLEM, "fprop", torch.float16, "NHWC", 90)
     assert rows[0] is table.select(PROBLEM, "fprop", torch.float16, "NHWC", 90)
-    assert {row.name for row in rows} == {f"depthwise_fprop_rows{taps}_nhwc" for taps in (9, 25, 49)}
+    assert {row.name for row in rows} == {
+        f"depthwise_fprop_{row}_nhwc" for row in ("rows9", "rows25", "rows49", "large")
+    }
     assert len({(row.name, row.tile) for row in rows}) == len(rows) > 12
     assert all(row.serves(PROBLEM, "fprop", torch.float16, "NHWC", 90) for row in rows)
 
