@@ -190,7 +190,7 @@ def _few_channels(problem: ConvProblem) -> bool:
 
 def _torch_computes_fp16() -> bool:
     """Whether torch has vector kernels for fp16, with the instructions of some processors; the rows below had none."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_fp16", True))
 
 

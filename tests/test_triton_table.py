@@ -85,8 +85,8 @@ DEPTHWISE_PROBLEMS = {
     "large, dilated": "g4ic4ih40oc4kh9ph8dh2",
     "large, strided": "g4ic4ih40oc4kh9ph4sh2",
     "large, one dimension": "g4ic4iw200oc4kw64pw63ew0",
-    "stride of more than four": "g4ic4ih40oc4kh5ph2sh5",
-    "stride and dilation": "g4ic4ih40oc4kh5ph4sh2dh2",
+    "stride of more than four": "g4ic4ih400oc4kh5ph2sh5",
+    "stride and dilation": "g4ic4ih100oc4kh5ph4sh2dh2",
 }
 # What version 0 is for, besides fp64. A strided dgrad is transposed_depthwise's, whose filter is in registers.
 NAIVE: dict[Pass, set[str]] = {
