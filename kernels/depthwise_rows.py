@@ -42,7 +42,7 @@ import triton.language as tl
 
 from convbound.kernels import strips
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, sizes
+from convbound.kernels.tile import Tile, exchanged, sizes
 from convbound.problem import ConvProblem, Layout
 
 MOST_TAPS = 49  # in registers
@@ -169,12 +169,10 @@ def plan_dgrad(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: T
 
 def as_dgrad(problem: ConvProblem) -> dict[str, int]:
     """The sizes of the convolution of dy, with the filter turned round, that is the dgrad of stride 1."""
-    arguments = sizes(problem)
-    r, s = (1, *problem.filter)[-2:]
-    swapped = dict(zip("CHWKPQ", (arguments[name] for name in "KPQCHW"), strict=True))
-    swapped["padding_h"] = arguments["dilation_h"] * (r - 1) - arguments["padding_h"]
-    swapped["padding_w"] = arguments["dilation_w"] * (s - 1) - arguments["padding_w"]
-    return arguments | swapped
+    arguments = exchanged(sizes(problem))
+    for axis, size in zip("hw", (1, *problem.filter)[-2:], strict=True):
+        arguments[f"padding_{axis}"] = arguments[f"dilation_{axis}"] * (size - 1) - arguments[f"padding_{axis}"]
+    return arguments
 
 
 def _launch(

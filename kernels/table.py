@@ -98,6 +98,34 @@ _ROW_PLANNERS: dict[Pass, Planner] = {
 }
 
 
+def _designed(
+    family: Family,
+    pass_: Pass,
+    name: str,
+    layout: Layout,
+    tile: Tile,
+    planner: Planner,
+    able: Callable[[ConvProblem], bool],
+    dtypes: tuple[torch.dtype, ...] = (*_HALVES, torch.float32),
+) -> Kernel:
+    """A depthwise row that is not version 0. A dgrad with a stride is of the transposed family."""
+    return Kernel(
+        f"{family}_{pass_}_{name}_{layout.lower()}",
+        family,
+        pass_,
+        layout,
+        None,
+        (1, 1) if (family, pass_) == ("depthwise", "dgrad") else None,
+        tile,
+        dtypes,
+        80,
+        False,
+        planner,
+        depthwise=True,
+        able=able,
+    )
+
+
 def _rows(name: str, taps: int, layout: Layout, tile: Tile, pass_: Pass, line: bool = False) -> Kernel:
     """A row of depthwise_rows, for filters of at most so many taps, or for signals in one dimension."""
 
@@ -105,21 +133,7 @@ def _rows(name: str, taps: int, layout: Layout, tile: Tile, pass_: Pass, line: b
         serves = depthwise_rows.serves_dgrad if pass_ == "dgrad" else depthwise_rows.serves_fprop
         return math.prod(problem.filter) <= taps and (problem.ndim == 1 or not line) and serves(problem)
 
-    return Kernel(
-        f"depthwise_{pass_}_{name}_{layout.lower()}",
-        "depthwise",
-        pass_,
-        layout,
-        None,
-        (1, 1) if pass_ == "dgrad" else None,
-        tile,
-        (*_HALVES, torch.float32),
-        80,
-        False,
-        _ROW_PLANNERS[pass_],
-        depthwise=True,
-        able=able,
-    )
+    return _designed("depthwise", pass_, name, layout, tile, _ROW_PLANNERS[pass_], able)
 
 
 def _depthwise(pass_: Pass) -> tuple[Kernel, ...]:
@@ -156,40 +170,14 @@ def _planes(family: Family, pass_: Pass, name: str, dtypes: tuple[torch.dtype, .
         strided = family == "transposed" and math.prod(problem.stride) == 1
         return not strided and depthwise_planes.serves(problem, pass_, tile, dtypes[0].itemsize)
 
-    return Kernel(
-        f"{family}_{pass_}_{name}_nchw",
-        family,
-        pass_,
-        "NCHW",
-        None,
-        (1, 1) if (family, pass_) == ("depthwise", "dgrad") else None,
-        tile,
-        dtypes,
-        80,
-        False,
-        depthwise_planes.plan_dgrad if pass_ == "dgrad" else depthwise_planes.plan_fprop,
-        depthwise=True,
-        able=able,
-    )
+    planner = depthwise_planes.plan_dgrad if pass_ == "dgrad" else depthwise_planes.plan_fprop
+    return _designed(family, pass_, name, "NCHW", tile, planner, able, dtypes)
 
 
 def _toeplitz(pass_: Pass) -> Kernel:
     planner = depthwise_toeplitz.plan_dgrad if pass_ == "dgrad" else depthwise_toeplitz.plan_fprop
-    return Kernel(
-        f"depthwise_{pass_}_toeplitz_nchw",
-        "depthwise",
-        pass_,
-        "NCHW",
-        None,
-        (1, 1),
-        Tile(128, 1, warps=8),
-        _HALVES,
-        80,
-        False,
-        planner,
-        depthwise=True,
-        able=depthwise_toeplitz.serves,
-    )
+    tile = Tile(128, 1, warps=8)
+    return _designed("depthwise", pass_, "toeplitz", "NCHW", tile, planner, depthwise_toeplitz.serves, _HALVES)
 
 
 def _large(pass_: Pass, layout: Layout, tile: Tile) -> Kernel:
@@ -200,21 +188,11 @@ def _large(pass_: Pass, layout: Layout, tile: Tile) -> Kernel:
         "wgrad": depthwise_rows_wgrad.plan,
     }
     swaps = pass_ != "wgrad" and layout == "NHWC"
-    return Kernel(
-        f"depthwise_{pass_}_large_{layout.lower()}",
-        "depthwise",
-        pass_,
-        layout,
-        None,
-        (1, 1) if pass_ == "dgrad" else None,
-        tile,
-        (*_HALVES, torch.float32),
-        80,
-        False,
-        planners[pass_],
-        depthwise=True,
-        able=lambda problem: depthwise_large.serves(problem, swaps),
-    )
+
+    def able(problem: ConvProblem) -> bool:
+        return depthwise_large.serves(problem, swaps)
+
+    return _designed("depthwise", pass_, "large", layout, tile, planners[pass_], able)
 
 
 def _transposed_depthwise(name: str, taps: int, layout: Layout, tile: Tile) -> Kernel:
@@ -223,21 +201,7 @@ def _transposed_depthwise(name: str, taps: int, layout: Layout, tile: Tile) -> K
     def able(problem: ConvProblem) -> bool:
         return math.prod(problem.filter) <= taps and transposed_depthwise.serves(problem)
 
-    return Kernel(
-        f"transposed_dgrad_{name}_{layout.lower()}",
-        "transposed",
-        "dgrad",
-        layout,
-        None,
-        None,
-        tile,
-        (*_HALVES, torch.float32),
-        80,
-        False,
-        transposed_depthwise.plan,
-        depthwise=True,
-        able=able,
-    )
+    return _designed("transposed", "dgrad", name, layout, tile, transposed_depthwise.plan, able)
 
 
 _PLANNERS: dict[Pass, Planner] = {"fprop": grouped_fprop.plan, "dgrad": grouped_dgrad.plan, "wgrad": grouped_wgrad.plan}

@@ -76,6 +76,11 @@ def sizes(problem: ConvProblem) -> dict[str, int]:
     }
 
 
+def exchanged(arguments: dict[str, int]) -> dict[str, int]:
+    """The sizes where input and output have changed places: dgrad reads dy and computes dx."""
+    return arguments | {name: arguments[other] for name, other in zip("CHWKPQ", "KPQCHW", strict=True)}
+
+
 def constants(problem: ConvProblem, layout: str, tile: Tile) -> dict[str, int | bool]:
     """The compile-time arguments of the kernels, by name."""
     r, s = (1, *problem.filter)[-2:]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import convbound
 from convbound import preferences, selection
@@ -52,6 +53,18 @@ def test_preferences_name_the_kernel_that_serves():
         problem = ConvProblem.parse(row["problem"])
         served, _ = serving_kernel(problem, row["pass"], DTYPES[row["dtype"]], row["layout"], "cpu")
         assert served == preference.kernel, row["problem"]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "computes"), [({"avx512_fp16": False}, False), ({"avx512_fp16": True}, True), ({}, True)]
+)
+def test_fp16_is_torchs_where_it_may_have_instructions_for_it(
+    capabilities: dict[str, bool], computes: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert preferences._torch_computes_fp16() == computes
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert preferences._torch_computes_fp16()
 
 
 @pytest.mark.skipif(selection.CPU_ISA not in preferences.MEASURED_ISAS, reason="no SIMD kernel on this instruction set")
