@@ -1,7 +1,7 @@
 """Fuzz convbound: random convolutions through its functions and through every row of its kernel tables.
 
-A case is named by its target, a seed and a number, as in `simt-rows:7:123`: --case runs it again. A case that fails is made as
-small as it gets, and printed as a test. The exit code is 1 then.
+A case is named by its target, a seed and a number, as in `simt-rows:7:123`: --case runs it again. A case that fails is
+made as small as it gets, and printed as a test. The exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 # As Triton reads it, when a kernel is decorated: before convbound is imported, here and in the workers.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from fuzz.shrink import shrink  # noqa: E402
-from fuzz.targets import Target, targets  # noqa: E402
-from fuzz.workers import Fault, Job, Worker  # noqa: E402
+from fuzz.shrink import shrink
+from fuzz.targets import Target, targets
+from fuzz.workers import Fault, Job, Worker
 
 EXIT_OK, EXIT_FOUND = 0, 1
 _SAME_KIND = 3  # faults of one kind and label that are shown; more are counted
@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _report(found, seed, args.report)
 
 
-def _run(chosen: list[Target], seed: str, seconds: float | None, rounds: int | None, jobs: int, row: str | None) -> Found:
+def _run(
+    chosen: list[Target], seed: str, seconds: float | None, rounds: int | None, jobs: int, row: str | None
+) -> Found:
     """Keep workers busy until time or rounds are over."""
     found, begun = Found(), time.monotonic()
     end = None if seconds is None else begun + seconds

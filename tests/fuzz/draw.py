@@ -15,7 +15,7 @@ T = TypeVar("T")
 # Sizes that kernels know: planes of models, vectors, warps, tiles.
 _KNOWN_SIZES = (7, 8, 14, 16, 28, 32, 33, 56, 60, 64)
 NARROW = 0.25
-_CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 40, 64, 65, 72)
+_CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 40, 48, 64, 65, 72, 96)
 
 
 def weighted(draw: Random, *choices: tuple[float, T]) -> T:
@@ -76,7 +76,9 @@ def axis(
     """
     while True:
         r = filter or draw.randint(1, weighted(draw, (65, 5), (20, 9), (10, 16), (5, 51)))
-        d = dilation or weighted(draw, (50, 1), (30, draw.randint(2, 4)), (8, draw.randint(5, 13)), (2, draw.randint(14, 60)))
+        d = dilation or weighted(
+            draw, (50, 1), (30, draw.randint(2, 4)), (8, draw.randint(5, 13)), (2, draw.randint(14, 60))
+        )
         s = stride or weighted(draw, (50, 1), (25, 2), (20, draw.randint(3, 5)), (5, draw.randint(6, 12)))
         extent = d * (r - 1) + 1
         begin = end = padding(draw, extent)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 from support.check import Results, explain_inexact, relative_error
+from torch import Tensor
 
 TORCH_FACTOR = 2.0
 ULPS = 4.0
@@ -32,7 +32,12 @@ def check_exact(results: Results, wanted: Results, dtype: torch.dtype) -> None:
 
 
 def check_close(
-    results: Results, wanted: Results, magnitudes: Results, terms: int, dtype: torch.dtype, torchs: Results | None = None
+    results: Results,
+    wanted: Results,
+    magnitudes: Results,
+    terms: int,
+    dtype: torch.dtype,
+    torchs: Results | None = None,
 ) -> None:
     """The error, relative to sum |x||w|, is what rounding explains, or at most twice torch's."""
     info = torch.finfo(dtype)

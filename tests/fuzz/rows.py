@@ -18,7 +18,6 @@ from support.edges import EDGES, walk
 from support.problems import PROBLEMS, available_isas, instruction_set
 from torch import Tensor
 
-from convbound import fakes
 from convbound.ops import to_layout
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, ConvProblem, Layout, Pass
 from fuzz.judge import Unfit, Wrong, check_close, check_exact
@@ -28,6 +27,19 @@ from fuzz.memory import Guarded, Place, empty
 _WRITTEN: dict[Pass, str] = {"fprop": "y", "dgrad": "x", "wgrad": "w"}
 _RESULTS = {"y": "y", "x": "dx", "w": "dw", "bias": "dbias"}
 PROFILE = "sm_90"
+# For tiles of matrix products, which the problems of the other tests are too narrow for.
+_WIDE = tuple(
+    ConvProblem.parse(text)
+    for text in (
+        "ic256ih2iw3oc256kh1",
+        "ic128ih3iw4oc128kh2ph1eh0",
+        "ic64ih5iw4oc64kh2sh2",
+        "ic48ih4iw5oc48kh3ph1",
+        "g2ic64ih5iw6oc64kh3ph1",
+        "g4ic64ih4iw6oc64kh2sh2ph1",
+        "mb2g2ic96iw9oc96kw3pw1",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -195,7 +207,9 @@ def _cpu_rows() -> Iterator[Row]:
                 def serves(problem: ConvProblem, index: int = index, where: Any = where) -> bool:
                     return bool(introspect.cpu_serves(index, device.native(problem), *where))
 
-                def run(case: RowRun, problem: ConvProblem, tensors: Any, index: int = index, where: Any = where) -> None:
+                def run(
+                    case: RowRun, problem: ConvProblem, tensors: Any, index: int = index, where: Any = where
+                ) -> None:
                     native = device.native(problem)
                     introspect.cpu_run(index, native, *where, **_addresses(tensors), threads=case.threads)
 
@@ -275,9 +289,7 @@ def _triton_rows() -> Iterator[Row]:
                 with poisoned_outputs():
                     kernel.plan(problem, dtype, case.bias).run(renamed)
 
-            def programs(
-                problem: ConvProblem, bias: bool, kernel: Any = kernel, dtype: torch.dtype = dtype
-            ) -> int:
+            def programs(problem: ConvProblem, bias: bool, kernel: Any = kernel, dtype: torch.dtype = dtype) -> int:
                 return sum(launch.programs for launch in kernel.plan(problem, dtype, bias).launches)
 
             yield Row(
@@ -288,7 +300,7 @@ def _triton_rows() -> Iterator[Row]:
                 kernel.layout,
                 serves,
                 run,
-                tuple(p for p in (*PROBLEMS, *EDGES) if serves(p)),
+                tuple(p for p in (*PROBLEMS, *EDGES, *_WIDE) if serves(p)),
                 programs,
                 depthwise=kernel.depthwise,
                 stride=kernel.stride[0] if kernel.stride else None,

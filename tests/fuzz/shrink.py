@@ -68,12 +68,16 @@ def _smaller_problems(p: ConvProblem) -> Iterator[ConvProblem]:
     changes += [{"groups": g, "c": g * c, "k": g * k} for g in _less(p.groups, 1)]
     changes += [{"c": p.groups * less} for less in _less(c, 1)] + [{"k": p.groups * less} for less in _less(k, 1)]
     if p.ndim > 1:
-        changes += [{name: getattr(p, name)[1:] for name in _AXES}]
+        changes += [{name: getattr(p, name)[axes] for name in _AXES} for axes in (slice(1, None), slice(-1))]
     for name in ("filter", "input", "stride", "dilation"):
         changes += [{name: values} for values in _fewer(getattr(p, name), 1)]
     for at, (begin, end) in enumerate(p.padding):
-        pairs = [(b, e) for b, e in ((0, 0), (begin, begin), (begin // 2, end), (begin - 1, end), (begin, end - 1)) if b >= 0]
-        changes += [{"padding": (*p.padding[:at], pair, *p.padding[at + 1 :])} for pair in pairs if pair != (begin, end)]
+        alike = [(begin, begin)] if end > begin or end < 0 else []
+        less = [(begin // 2, end), (begin - 1, end)] if begin else []
+        pairs = [(0, 0), *alike, *less, *([(begin, end - 1)] if end > 0 else [])]
+        changes += [
+            {"padding": (*p.padding[:at], pair, *p.padding[at + 1 :])} for pair in pairs if pair != (begin, end)
+        ]
     for change in changes:
         try:
             yield replace(p, **change)
@@ -88,9 +92,10 @@ def _smaller_calls(call: Call) -> Iterator[Call]:
     if len(call.input) > 1:
         ndim = len(call.input) - 1
         names = (*_AXES, "output_padding")
-        cut = {name: v[1:] for name in names if isinstance(v := getattr(call, name), tuple)}
-        yield replace(call, function=f"{call.function[:-2]}{ndim}d", **cut)
-    for name, least in (*((name, 1) for name in ("filter", "input", "stride", "dilation")), ("padding", 0), ("output_padding", 0)):
-        value = getattr(call, name)
+        for axes in (slice(1, None), slice(-1)):
+            cut = {name: v[axes] for name in names if isinstance(v := getattr(call, name), tuple)}
+            yield replace(call, function=f"{call.function[:-2]}{ndim}d", **cut)
+    for name in (*_AXES, "output_padding"):
+        value, least = getattr(call, name), int("padding" not in name)
         if isinstance(value, tuple):
             yield from (replace(call, **{name: values}) for values in _fewer(value, least))

@@ -14,7 +14,7 @@ import torch
 from support.problems import available_isas, instruction_set
 
 from convbound import selection
-from convbound.problem import DTYPE_NAMES, PASSES, ConvProblem
+from convbound.problem import PASSES, ConvProblem
 from fuzz import draw as drawing
 from fuzz.call import Call
 from fuzz.draw import weighted
@@ -80,9 +80,11 @@ def _call(draw: Random, number: int, backend: str) -> Call:
 
 
 def _programs(call: Call, y_shape: tuple[int, ...]) -> int:
-    """How many programs Triton's interpreter would run, about, for all passes."""
-    positions = max(math.prod(call.input), math.prod(y_shape[-len(call.input) :])) * (call.n or 1)
-    return 3 * -(-positions // 128) * call.groups if call.c == 1 else positions // 32
+    """How many programs Triton's interpreter would run for a pass, about."""
+    positions = max(math.prod(call.input), math.prod(y_shape[-len(call.input) :]))
+    depthwise = (call.k if call.transposed else call.c) == 1
+    images = (call.n or 1) * call.groups * (max(call.c, call.k) if depthwise else 1)
+    return images * -(-positions // 128)
 
 
 def _any_call(draw: Random, backend: str) -> Call:
@@ -146,7 +148,7 @@ def _any_call(draw: Random, backend: str) -> Call:
         views=(view(), view(), view()),
         places=(place(), place(), place()),
         preferring=tuple(p for p in PASSES if draw.random() < 0.6) if backend == "auto" else (),
-        threads=draw.choice((1, 1, 2, 3)) if backend in ("cpu", "auto") else 1,
+        threads=weighted(draw, (9, 1), (1, draw.choice((2, 3)))) if backend in ("cpu", "auto") else 1,
         isa=_isa(draw) if backend == "cpu" else "",
         options=_options(draw) if backend == "simt" else "",
         seed=draw.randrange(2**31),
@@ -163,7 +165,9 @@ def _row_run(draw: Random, number: int, backend: str) -> RowRun:
     if found is None:  # the row is for better instruction sets
         isa = ""
         found = _served(draw, row, most_work, bias, isa)
-    data = weighted(draw, (80, "integers"), (10, "infinite"), (10, "integers" if row.dtype == torch.float64 else "reals"))
+    data = weighted(
+        draw, (80, "integers"), (10, "infinite"), (10, "integers" if row.dtype == torch.float64 else "reals")
+    )
     return RowRun(
         backend,
         row.label,

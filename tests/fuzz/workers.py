@@ -1,4 +1,4 @@
-"""Cases run in processes of their own, so that a crash or an endless loop is a fault of the case and no end of the run."""
+"""Cases run in processes of their own: a crash or an endless loop is a fault of the case, and the run goes on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -108,17 +109,20 @@ class Worker:
         number = self._at.value
         case = targets()[job.target].case(job.seed, number)
         left = job.numbers[list(job.numbers).index(number) + 1 :]
-        return Done({label: 1 for label in case.labels}, (Fault(case, number, kind, text),), left)
+        return Done(dict.fromkeys(case.labels, 1), (Fault(case, number, kind, text),), left)
 
 
 def _serve(connection: Connection, at: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Other workers want the cores while a thread of torch's waits.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.pop("CONVBOUND_TUNE", None)
     import torch
 
     from fuzz.targets import targets
 
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     known = targets()
     while True:
         try:
