@@ -8,6 +8,7 @@ CONSTRAINTS ?= constraints.txt
 ENV ?= venv
 BENCH ?=
 PYTEST ?=
+FUZZ ?=
 GPU_CHECK ?=
 
 ifeq ($(ENV),active)
@@ -35,6 +36,7 @@ help: ## list the targets
 	@echo "  PYTHON=python3.12   the interpreter (default: python3)"
 	@echo "  TORCH=torch==2.13.0 what pip installs as torch into .venv"
 	@echo "  BENCH='--quick'     arguments for make bench;  PYTEST='-k nhwc' for make test;"
+	@echo "                      FUZZ='--seconds 600 --backend simt' for make fuzz"
 	@echo "                      GPU_CHECK='--steps checks' for make gpu-check"
 	@echo "  MAX_JOBS=4          compiler processes (default: one per CPU)"
 	@echo "  CONVBOUND_CUDA=1    build the CUDA kernels for a CPU torch too, or fail (default: auto, for a CUDA torch)"
@@ -46,6 +48,10 @@ bench: setup ## set up, build, and time our kernels against torch (3 minutes)
 .PHONY: test
 test: setup ## set up, build, and run the tests (10 minutes)
 	$(PY) -m pytest -n $$($(PYTHON) -c 'import os; print(os.cpu_count() or 1)') $(PYTEST)
+
+.PHONY: fuzz
+fuzz: setup ## random convolutions through every function and kernel, for a minute; FUZZ='--help' tells more
+	PYTHONPATH=tests $(PY) -m fuzz $(FUZZ)
 
 .PHONY: sanitize
 sanitize: setup ## run the CUDA kernels, emulated, under AddressSanitizer, UBSan and ThreadSanitizer (4 minutes)
