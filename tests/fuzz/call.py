@@ -126,7 +126,9 @@ class Call:
             if not name.startswith("d2") and self.n != 0:  # of an empty batch torch returns whatever was at hand
                 check_strides(name, ours.results[name], result)
         dtype = DTYPES[self.dtype]
-        right = outcome(getattr(F, self.function), self, operands.map(Tensor.double)).results
+        doubles = outcome(getattr(F, self.function), self, operands.map(Tensor.double))
+        # An empty output is refused in some dtypes; where it is not, gradients are zeros.
+        right = doubles.results if doubles.error is None else torchs.results
         exact = self.data == "integers" and not explain_inexact(ours.results, right, dtype)
         if exact:
             return
