@@ -25,6 +25,22 @@ void check_geometry(size_t dims, const Geometry& g) {
   }
 }
 
+// Output positions along one axis. Kernels compute positions from sums of these products in 64 bits and may go a few
+// strides or taps too far, for which limits of 2^61 leave room.
+int64_t output_size(int64_t input, int64_t filter, int64_t stride, int64_t begin, int64_t end, int64_t dilation) {
+  constexpr int64_t kMost = int64_t{1} << 61;
+  STD_TORCH_CHECK(stride <= kMost, "stride=", stride, " is beyond 2^61");
+  int64_t padded = 0, reach = 0;
+  const bool wide = __builtin_add_overflow(input, begin, &padded) || __builtin_add_overflow(padded, end, &padded);
+  STD_TORCH_CHECK(!wide && begin <= kMost && padded <= kMost, "padding=(", begin, ", ", end,
+                  ") makes an input of more than 2^61 from one of ", input);
+  const bool far = __builtin_mul_overflow(dilation, filter, &reach);
+  STD_TORCH_CHECK(!far && reach <= kMost, "dilation=", dilation, " makes a filter of ", filter, " reach beyond 2^61");
+  const int64_t span = padded - (reach - dilation) - 1;
+  STD_TORCH_CHECK(span >= 0, "the filter is larger than the padded input");
+  return span / stride + 1;
+}
+
 bool is_dense(const Tensor& tensor, const Shape& order) {
   int64_t expected = 1;
   for (const int64_t dim : order) {
@@ -62,16 +78,14 @@ Shape output_shape(const Shape& x, const Shape& w, const Geometry& g) {
   check_geometry(x.size() - 2, g);
   Shape y = {x[0], w[0]};
   for (size_t i = 0; i + 2 < x.size(); i++) {
-    const int64_t span = x[i + 2] + g.padding[2 * i] + g.padding[2 * i + 1] - g.dilation[i] * (w[i + 2] - 1) - 1;
-    STD_TORCH_CHECK(span >= 0, "the filter is larger than the padded input");
-    y.push_back(span / g.stride[i] + 1);
+    y.push_back(output_size(x[i + 2], w[i + 2], g.stride[i], g.padding[2 * i], g.padding[2 * i + 1], g.dilation[i]));
   }
   return y;
 }
 
 ConvProblem make_problem(const Shape& x, const Shape& w, const Shape& y, const Geometry& g) {
   STD_TORCH_CHECK(y == output_shape(x, w, g), "the output does not have the size of this convolution");
-  STD_TORCH_CHECK(x[1] >= 1 && w[0] >= 1 && x[1] == w[1] * g.groups && w[0] % g.groups == 0, "groups=", g.groups,
+  STD_TORCH_CHECK(x[1] >= 1 && w[0] >= 1 && w[0] % g.groups == 0 && x[1] == w[1] * g.groups, "groups=", g.groups,
                   " do not fit ", x[1], " input channels and a filter of ", w[0], "x", w[1], " channels");
   ConvProblem p{.n = x[0],
                 .c = x[1],
