@@ -4,6 +4,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <cstdio>
+#include <stdexcept>
+#include <string>
+
 namespace convbound::ops {
 
 namespace {
@@ -126,20 +130,42 @@ DType dtype_of(const Tensor& tensor) {
   }
 }
 
+void throw_no_memory(const char* what, const Shape& shape, size_t element_bytes) {
+  double bytes = double(element_bytes);  // more than an integer holds, perhaps
+  std::string sizes;
+  for (const int64_t size : shape) {
+    bytes *= double(size);
+    if (!sizes.empty()) sizes += 'x';
+    sizes += std::to_string(size);
+  }
+  char text[64];
+  std::snprintf(text, sizeof(text), "%.0f", bytes);
+  throw std::runtime_error(std::string("out of memory: torch could not allocate ") + text + " bytes for " + what +
+                           " of " + sizes);
+}
+
 Tensor dense(const Tensor& tensor, Layout layout) {
   if (is_dense(tensor, memory_order(tensor.dim(), layout))) return tensor;
   if (tensor.dim() == 3 && layout == Layout::kChannelsLast) {
     return torch::stable::squeeze(dense(torch::stable::unsqueeze(tensor, 2), layout), 2);
   }
-  return torch::stable::contiguous(tensor, memory_format(tensor.dim(), layout));
+  try {
+    return torch::stable::contiguous(tensor, memory_format(tensor.dim(), layout));
+  } catch (const std::exception&) {
+    throw_no_memory("a dense copy of a tensor", shape_of(tensor), tensor.element_size());
+  }
 }
 
 Tensor empty_dense(const Shape& shape, Layout layout, const Tensor& like) {
   if (shape.size() == 3 && layout == Layout::kChannelsLast) {
     return torch::stable::squeeze(empty_dense({shape[0], shape[1], 1, shape[2]}, layout, like), 2);
   }
-  return torch::stable::empty(shape, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              memory_format(shape.size(), layout));
+  try {
+    return torch::stable::empty(shape, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                                memory_format(shape.size(), layout));
+  } catch (const std::exception&) {
+    throw_no_memory("a result", shape, like.element_size());
+  }
 }
 
 }  // namespace convbound::ops

@@ -122,6 +122,9 @@ PYBIND11_MODULE(_introspect, m) {
       "Runs the row with this index on tensors at these addresses (bias may be 0), which have to be dense in the "
       "layout, in as many parts as so many threads would.");
 #if CONVBOUND_SIMT
-  python::bind_device(m);
+  python::bind_emulator(m);
+#endif
+#if CONVBOUND_REGISTRY
+  python::bind_registry(m);
 #endif
 }
