@@ -164,27 +164,50 @@ def cuda_part(cuda: build_tools.Cuda) -> Part:
     include = (f"-isystem{cuda.include}",)
     own = ops("cuda", "CUDA")
     sources = (
-        *(Source(path, (), "cuda", "nvcc") for path in cuda_kernels()),
-        Source("csrc/dispatch/device.cpp", include, "cuda"),
-        Source("csrc/conv_problem.cpp"),
+        *compiled_kernels(cuda),
         *own,
         row_op(own, "cuda", include),
         Source("csrc/ops/cuda.cpp", (*include, *own[1].flags)),
     )
-    runtime = (f"-L{cuda.libraries}", "-lcudart_static", "-lrt", "-lpthread", "-ldl")
-    return Part("libconvbound_cuda", sources, (*torch_link(), *runtime))
+    return Part("libconvbound_cuda", sources, (*torch_link(), *cuda_link(cuda)))
 
 
-def introspection_part(simt: bool) -> Part:
-    """The Python module that answers which kernel serves a problem; without torch."""
+def compiled_kernels(cuda: build_tools.Cuda) -> tuple[Source, ...]:
+    """The CUDA kernels and their dispatcher for a GPU."""
+    return (
+        *(Source(path, (), "cuda", "nvcc") for path in cuda_kernels()),
+        Source("csrc/dispatch/device.cpp", (f"-isystem{cuda.include}",), "cuda"),
+        Source("csrc/conv_problem.cpp"),
+    )
+
+
+def cuda_link(cuda: build_tools.Cuda) -> tuple[str, ...]:
+    """Linker flags of a library of CUDA kernels."""
+    return (f"-L{cuda.libraries}", "-lcudart_static", "-lrt", "-lpthread", "-ldl")
+
+
+def introspection_part(simt: bool, cuda: build_tools.Cuda | None) -> Part:
+    """The Python module that answers which kernel serves a problem; without torch.
+
+    It knows the registry of CUDA kernels where they are built in any way: emulated, or by nvcc alone.
+    """
     import pybind11
 
     python = (f"-isystem{sysconfig.get_paths()['include']}", f"-isystem{pybind11.get_include()}")
     sources = [*cpu_kernels(), Source("csrc/conv_problem.cpp"), _build_hash()]
-    sources += [Source("csrc/python/introspect.cpp", (*python, f"-DCONVBOUND_SIMT={int(simt)}"))]
+    include: tuple[str, ...] = ()
+    link: tuple[str, ...] = ("-lpthread", "-ldl")
     if simt:
-        sources += [*emulated_kernels(checked=True), Source("csrc/python/device.cpp", (*python, *_EMULATED))]
-    return Part("_introspect", tuple(sources), ("-lpthread", "-ldl"))
+        include = _EMULATED
+        sources += [*emulated_kernels(checked=True), Source("csrc/python/device.cpp", (*python, *include))]
+    elif cuda is not None:
+        include, link = (f"-isystem{cuda.include}",), cuda_link(cuda)
+        sources += compiled_kernels(cuda)
+    if include:
+        sources.append(Source("csrc/python/registry.cpp", (*python, *include)))
+    known = (f"-DCONVBOUND_SIMT={int(simt)}", f"-DCONVBOUND_REGISTRY={int(bool(include))}")
+    sources.append(Source("csrc/python/introspect.cpp", (*python, *known)))
+    return Part("_introspect", tuple(dict.fromkeys(sources)), link)
 
 
 def parts() -> tuple[tuple[Part, ...], dict[str, str]]:
@@ -201,7 +224,7 @@ def parts() -> tuple[tuple[Part, ...], dict[str, str]]:
         absent["cuda"] = cuda
     else:
         found.append(cuda_part(cuda))
-    found.append(introspection_part(simt))
+    found.append(introspection_part(simt, None if isinstance(cuda, str) else cuda))
     return tuple(found), absent
 
 

@@ -8,19 +8,20 @@ from typing import Any
 
 import torch
 
-from convbound import _library, selection, tuning
+from convbound import _library, nonfinite, selection, tuning
 from convbound.problem import DTYPE_NAMES, LAYOUTS, ConvProblem, Layout, Pass
 
 
 @dataclass(frozen=True)
 class PassExplanation:
-    """The backend and the kernel of one pass, why this backend, and how a GPU's kernel is launched."""
+    """The backend and the kernel of one pass, why this backend, how a GPU's kernel is launched, what it spreads."""
 
     pass_: Pass
     backend: str
     kernel: str
     reason: str
     launch: str = ""
+    nonfinite: str = ""  # how far the kernel spreads infinities and NaNs, see convbound/nonfinite.py
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Explanation:
             rows.append(f"  {row.pass_}  {row.backend:6} {row.kernel:{kernel_width}}  {row.reason}")
             if row.launch:
                 rows.append(f"{'':16}{row.launch}")
+            if row.nonfinite:
+                rows.append(f"{'':16}non-finite values: {row.nonfinite}")
         heading = f"{p}  {p.family}, {DTYPE_NAMES[self.dtype]} {self.layout} on {self.device}"
         return "\n".join(
             [
@@ -105,7 +108,8 @@ def explain(
             refusal = refusal or selection.unsupported(problem, choice.pass_, dtype, serving)
         kernel, launch = ("-", "") if refusal else serving_kernel(problem, choice.pass_, dtype, layout, serving)
         reason = f"backend={backend!r} {refusal}" if refusal else choice.reason
-        passes.append(PassExplanation(choice.pass_, serving, kernel, reason, launch))
+        spread = nonfinite.spread(serving, kernel, choice.pass_, layout)
+        passes.append(PassExplanation(choice.pass_, serving, kernel, reason, launch, spread))
     return Explanation(problem, dtype, layout, device.type, tuple(passes))
 
 

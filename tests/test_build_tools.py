@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
@@ -103,6 +104,25 @@ def test_why_there_is_no_cuda(
         monkeypatch.setenv("CONVBOUND_CUDA", "1")
         with pytest.raises(SystemExit, match=message):
             tools.find_cuda()
+
+
+def test_the_registry_is_known_wherever_its_kernels_are_built(tools: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    """`auto` asks it which kernels compete on a GPU, whether or not the emulator is built."""
+    pytest.importorskip("pybind11")
+    monkeypatch.syspath_prepend(CSRC)
+    monkeypatch.delitem(sys.modules, "build_parts", raising=False)
+    build_parts = importlib.import_module("build_parts")
+    monkeypatch.delitem(sys.modules, "build_parts")
+    cuda = tools.Cuda("nvcc", "13.0", "include", "lib", ("9.0",))
+    for simt, found in ((True, cuda), (True, None), (False, cuda), (False, None)):
+        part = build_parts.introspection_part(simt, found)
+        paths = [source.path for source in part.sources]
+        known = simt or found is not None
+        assert ("csrc/python/registry.cpp" in paths, "csrc/dispatch/device.cpp" in paths) == (known, known)
+        assert ("csrc/python/device.cpp" in paths) is simt
+        assert {"nvcc", "kernel"}.intersection(s.rule for s in part.sources) == (
+            {"kernel" if simt else "nvcc"} if known else set()
+        )
 
 
 def test_a_word_that_is_no_choice(tools: ModuleType, monkeypatch: pytest.MonkeyPatch):

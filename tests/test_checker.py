@@ -27,6 +27,7 @@ TINY = [
     "ic2iw6oc2kw3sw2pw2ew1dw2",
     "g2ic2id3ih2iw4oc2kd2kh1kw2sd1sh1sw2pd1ph0eh1",
     "ic1ih5oc1kh2ph1eh-1",
+    "ic1ih2iw4oc1kh1kw2ph4pw1eh-3ew0",  # all of the input is cropped
 ]
 
 

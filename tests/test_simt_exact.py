@@ -22,6 +22,7 @@ from convbound.problem import DTYPES, LAYOUTS, PASSES, ConvProblem, Pass
 pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")
 
 ROWS = device.rows()
+PARTLY_ZEROS = ConvProblem.parse("mb2g6ic6ih9iw8oc6kh3ph1")
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,14 @@ def test_row_on_aligned_tensors(row: dict[str, Any]):
     # Tensors at odd offsets, as everywhere else in this file, never take the path of vector accesses.
     for problem in served(row):
         check_row(row, problem, "check order=random seed=5 cp_async=late", aligned=True)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row["min_arch"] < 80], ids=device.row_id)
+def test_row_where_copies_go_through_registers(row: dict[str, Any]):
+    # Below sm_80. Channels that are no multiple of a vector end in a copy that is partly zeros.
+    for problem in [PARTLY_ZEROS, *served(row, "sm_75")[:2]]:
+        if device.serves(row, problem, "sm_75"):
+            check_row(row, problem, "check profile=sm_75", aligned=True)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "csrc/common/within.h"
+
 namespace convbound::cpu {
 
 namespace {
@@ -104,10 +106,8 @@ bool depthwise_axes_support(const ConvProblem& p) {
   if (p.n < 1 || p.input_size() < 1 || p.output_size() < 1 || p.filter_size() < 1) return false;
   for (int i = 0; i < 3; ++i) {
     if (p.stride[i] > kLargestStride) return false;
-    if (p.padding[i] < 0 || p.padding[i] > kLargestSize || p.input[i] > kLargestSize) return false;
-    if (p.filter[i] > kLargestSize / p.dilation[i] || p.output[i] > kLargestSize / p.stride[i]) return false;
   }
-  return true;
+  return axes_within(p, kLargestSize);
 }
 
 }  // namespace convbound::cpu

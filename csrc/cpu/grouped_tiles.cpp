@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "csrc/common/within.h"
 #include "csrc/cpu/grouped.h"
 
 namespace convbound::cpu {
@@ -150,12 +151,10 @@ bool grouped_supports(Pass pass, const ConvProblem& p, DType dtype, Isa isa) {
   if (isa == Isa::kGeneric || dtype == DType::kFloat64) return false;
   if (p.groups < 2 || p.c_per_group() < 2 || p.c_per_group() > 32 || p.k_per_group() > 128) return false;
   if (p.n < 1 || p.k < 1 || p.input_size() < 1 || p.output_size() < 1 || p.filter_size() < 1) return false;
-  if (p.filter_size() > kMostTaps) return false;
+  if (!axes_within(p, kLargestSize) || p.filter_size() > kMostTaps) return false;
   int64_t classes = 1;
   for (int i = 0; i < 3; ++i) {
     if (p.stride[i] > kLargestStride) return false;
-    if (p.padding[i] < 0 || p.padding[i] > kLargestSize || p.input[i] > kLargestSize) return false;
-    if (p.filter[i] > kLargestSize / p.dilation[i] || p.output[i] > kLargestSize / p.stride[i]) return false;
     if (pass == Pass::kDgrad) classes *= std::min(p.stride[i], p.input[i]);
     if (classes > kMostClasses) return false;
   }

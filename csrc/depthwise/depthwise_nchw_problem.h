@@ -8,6 +8,7 @@
 #pragma once
 
 #include "csrc/common/kernel.h"
+#include "csrc/common/within.h"
 
 namespace convbound::depthwise {
 
@@ -36,13 +37,13 @@ PlaneProblem plane_problem(const ConvProblem& p) {
 // everything within one image in 32 bits.
 template <Pass kPass>
 bool supports_planes(const ConvProblem& p) {
-  constexpr int64_t kMost = 1 << 30, kMostPadding = 1 << 20;
+  constexpr int64_t kMost = (1 << 30) - 1, kMostPadding = (1 << 20) - 1;
   const bool flat = p.input[0] == 1 && p.filter[0] == 1 && p.output[0] == 1;
-  bool fits = p.depthwise() && p.c_per_group() == 1 && flat && p.input_size() < kMost && p.output_size() < kMost &&
-              p.k * p.filter_size() < kMost && p.n * p.k < (int64_t{1} << 40);
+  bool fits = axes_within(p, kMost) && p.depthwise() && p.c_per_group() == 1 && flat && p.input_size() <= kMost &&
+              p.output_size() <= kMost && p.k * p.filter_size() <= kMost && p.n * p.k < (int64_t{1} << 40);
   for (int axis = 1; axis < 3; axis++) {
-    fits = fits && (p.dilation[axis] == 1 || p.filter[axis] == 1) && p.padding[axis] > -kMostPadding &&
-           p.padding[axis] < kMostPadding && p.output[axis] * p.stride[axis] < kMost && p.filter[axis] < kMostPadding;
+    fits = fits && (p.dilation[axis] == 1 || p.filter[axis] == 1) && p.padding[axis] <= kMostPadding &&
+           p.filter[axis] <= kMostPadding;
     if (kPass == Pass::kDgrad) fits = fits && p.stride[axis] == 1;
   }
   return fits && (kPass == Pass::kFprop || p.k_per_group() == 1);

@@ -13,6 +13,8 @@
 
 #include "csrc/depthwise/depthwise_nhwc_plan.h"
 
+#include "csrc/common/within.h"
+
 namespace convbound::depthwise {
 
 namespace {
@@ -91,17 +93,11 @@ Gather::Gather(Pass pass, const ConvProblem& p) {
 }
 
 bool is_gather(Pass pass, const ConvProblem& p) {
-  constexpr int64_t kMost = int64_t{1} << 30;
+  constexpr int64_t kMost = (int64_t{1} << 30) - 1;
   const bool flat = p.filter[0] == 1 && p.input[0] == 1 && p.output[0] == 1 && p.padding[0] == 0;
-  if (!p.depthwise() || !flat || p.c * p.input[2] >= kMost || p.k * p.output[2] >= kMost) return false;
-  for (int axis = 1; axis < 3; axis++) {
-    if (pass == Pass::kDgrad && p.stride[axis] != 1) return false;
-    if (p.input[axis] + p.padding[axis] >= kMost || p.output[axis] * p.stride[axis] >= kMost ||
-        p.filter[axis] * p.dilation[axis] >= kMost) {
-      return false;
-    }
-  }
-  return true;
+  if (!axes_within(p, kMost) || !p.depthwise() || !flat) return false;
+  if (pass == Pass::kDgrad && (p.stride[1] != 1 || p.stride[2] != 1)) return false;
+  return p.c * p.input[2] <= kMost && p.k * p.output[2] <= kMost;
 }
 
 TilePlan plan_tile(const Gather& g, const PatchShape& shape) {

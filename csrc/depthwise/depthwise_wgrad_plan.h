@@ -8,6 +8,7 @@
 
 #include "csrc/common/partial_sums.h"
 #include "csrc/common/wgrad_sizes.h"
+#include "csrc/common/within.h"
 
 namespace convbound::depthwise {
 
@@ -169,6 +170,8 @@ WgradPlan plan_wgrad(const ConvProblem& problem, int warps) {
                                       : (block_tile_rows * Tile::kRows - 1) * plan.dilation_h;
   const int tap_columns = plan.block_tiles > 1 || plan.tile_groups == 1 ? plan.tile_columns * Tile::kCols : Tile::kCols;
   plan.x_columns = (plan.columns - 1) * plan.stride_w + (tap_columns - 1) * plan.dilation_w + 1;
+  // Pitches in bytes are counted in 32 bits.
+  if (plan.x_columns > kLargestShared && !plan.whole_rows && !kFolded) return {};
   if (kChannelsLast) {
     plan.x_pitch = plan.x_columns * 32 * kSize, plan.dy_pitch = plan.columns * 32 * kSize;
   } else if (plan.whole_rows || kFolded) {
@@ -182,11 +185,13 @@ WgradPlan plan_wgrad(const ConvProblem& problem, int warps) {
       const int64_t x = (elements - 1) * plan.stride_w + (tap_columns - 1) * plan.dilation_w + 1;
       return round_up((of_x ? std::min<int64_t>(x, plan.w) : elements) * kSize + 32, 16);
     }
-    const int64_t rows =
-        of_x ? std::min<int64_t>(plan.h, (steps - 1) * int64_t{plan.stride_h} + beyond + 1) : std::min(steps, plan.p);
+    // Planes that follow each other lie there with the rows that no tap reaches.
+    const int64_t rows = whole_planes ? (of_x ? plan.h : plan.p)
+                         : of_x       ? std::min<int64_t>(plan.h, (steps - 1) * int64_t{plan.stride_h} + beyond + 1)
+                                      : std::min(steps, plan.p);
     int64_t bytes = (whole_planes ? plan.block_channels : 1) * rows * (of_x ? plan.x_pitch : plan.dy_pitch);
     if (kChannelsLast) return bytes;
-    bytes = round_up(bytes + 32, 16);
+    bytes = (bytes + 32 + 15) / 16 * 16;
     // The slots of a warp on banks that follow each other, forward or backward.
     const int across = round_up(plan.groups * kColumns * (of_x ? plan.stride_w : 1) * kSize, 16) % 128;
     const auto to = [&](int64_t bank) { return (bank - bytes % 128 + 128) % 128; };
@@ -196,9 +201,10 @@ WgradPlan plan_wgrad(const ConvProblem& problem, int warps) {
   plan.steps = plan.strip_rows + kDepth - 1;
   const int all = round_up(plan.steps, kDepth);
   // A run of memory ends within a sector, which the next chunk reads again: no run shall have less than 12 sectors.
-  const int least = plan.whole_rows
-                        ? round_up(divide_up(384, std::min(plan.x_pitch * plan.stride_h, plan.dy_pitch)), kDepth)
-                        : kDepth;
+  const int least =
+      plan.whole_rows
+          ? round_up(divide_up(384, std::min(plan.x_pitch * int64_t{plan.stride_h}, int64_t{plan.dy_pitch})), kDepth)
+          : kDepth;
   // A chunk reads `beyond` rows of x that the next one reads again: where these are many, larger stages are better.
   plan.chunk_steps = all;
   for (const int64_t most_bytes : {int64_t{Traits::kStageBytes}, int64_t{kLargestShared / 2}}) {
@@ -256,14 +262,10 @@ inline LaunchShape wgrad_launch_shape(const WgradPlan& plan) {
 
 // What the sizes of a problem must keep to, whatever the tile.
 inline bool fits_wgrad(const ConvProblem& p) {
-  constexpr int64_t kMost = 1 << 28;  // leaves room for sums and for bytes
-  bool fits = p.depthwise() && p.input[0] == 1 && p.filter[0] == 1 && p.output[0] == 1 && p.padding[0] == 0;
-  fits = fits && p.n < kMost && p.c < kMost && p.k < kMost && p.input_size() < kMost && p.output_size() < kMost;
-  for (int axis = 1; axis < 3; axis++) {
-    fits = fits && p.padding[axis] < kMost && -p.padding[axis] < kMost && p.output[axis] * p.stride[axis] < kMost &&
-           p.filter[axis] * p.dilation[axis] < kMost;
-  }
-  return fits;
+  constexpr int64_t kMost = (1 << 28) - 1;  // leaves room for sums and for bytes
+  return axes_within(p, kMost) && p.depthwise() && p.input[0] == 1 && p.filter[0] == 1 && p.output[0] == 1 &&
+         p.padding[0] == 0 && p.n <= kMost && p.c <= kMost && p.k <= kMost && p.input_size() <= kMost &&
+         p.output_size() <= kMost;
 }
 
 }  // namespace convbound::depthwise

@@ -1,20 +1,16 @@
 // Both passes of a dilated depthwise convolution as one correlation: host code, see dilated.h.
 #include "csrc/dilated/dilated.h"
 
+#include "csrc/common/within.h"
+
 namespace convbound::dilated {
 
-namespace {
-
-bool fits(int64_t value) { return value < (1 << 24); }
-
-}  // namespace
-
 bool dilated_depthwise(const ConvProblem& p) {
-  bool fine = p.depthwise() && p.k < (1 << 30) && p.k_per_group() <= 64 && p.input[0] == 1 && p.filter[0] == 1 &&
-              p.output[0] == 1 && p.padding[0] == 0;
+  constexpr int64_t kMost = (1 << 24) - 1;
+  bool fine = axes_within(p, kMost) && p.depthwise() && p.k < (1 << 30) && p.k_per_group() <= 64 && p.input[0] == 1 &&
+              p.filter[0] == 1 && p.output[0] == 1 && p.padding[0] == 0;
   for (int i = 1; i < 3; i++) {
-    fine = fine && p.stride[i] == 1 && fits(p.input[i] + p.padding[i]) && fits(p.output[i]) &&
-           fits(p.filter[i] * p.dilation[i]);
+    fine = fine && p.stride[i] == 1;
   }
   return fine && (p.dilation[1] > 1 || p.dilation[2] > 1);
 }

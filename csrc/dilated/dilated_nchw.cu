@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(kMostThreads, 4) nchw_kernel(const __grid_cons
     float tap[9];
     if constexpr (kFilter == 3) {
 #pragma unroll
-      for (int t = 0; t < 9; t++) tap[t] = widen(filter[t * direction]);
+      for (int t = 0; t < 9; t++) tap[t] = widen(filter[direction * (t / 3 * c.tap_row + t % 3)]);
     }
     const T* const plane_in = in_stage + in_begin + group * c.inputs * tile.in.plane -
                               (tile.whole ? h.padding * w.input : block.first_in) - w.padding;

@@ -39,6 +39,7 @@ struct Tile {
 // The same correlation without the taps that meet padding alone.
 Correlation without_idle_taps(Correlation);
 
+// After without_idle_taps: the filter in memory may be larger, with rows of tap_row taps.
 inline bool is_3x3(const Correlation& c) { return c.h.filter == 3 && c.w.filter == 3 && c.inputs == 1; }
 
 Tile choose_tile(const Correlation&, int element_bytes);

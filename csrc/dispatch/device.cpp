@@ -67,7 +67,8 @@ void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, cons
   const KernelRow* row = select(pass, problem, dtype, layout, device);
   if (row == nullptr) {
     throw std::runtime_error("no CUDA kernel of convbound serves " + to_string(problem) +
-                             ": a size, or a size and its padding, is beyond 2^30");
+                             ": along some axis the padded input, outputs times stride or taps times dilation are "
+                             "beyond 2^30");
   }
   launch(*row, problem, tensors, allocate, stream);
 }

@@ -1,4 +1,5 @@
 // naive_fprop: y[n,k,o,p,q] = bias[k] + sum over c/g,t,r,s of x[n,c,d,h,w] * w[k,c,t,r,s]. See naive.h.
+#include "csrc/common/within.h"
 #include "csrc/naive/naive_device.h"
 
 namespace convbound::naive {
@@ -43,13 +44,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) fprop_kernel(const __grid_c
 }  // namespace
 
 bool supports(const ConvProblem& p) {
-  constexpr int64_t kMost = 1 << 30;  // leaves room for a sum of two coordinates
-  bool fits = p.c < kMost && p.k < kMost;
-  for (int axis = 0; axis < 3; axis++) {
-    fits = fits && p.input[axis] + p.padding[axis] < kMost && p.output[axis] * p.stride[axis] < kMost &&
-           p.filter[axis] * p.dilation[axis] < kMost;
-  }
-  return fits;
+  constexpr int64_t kMost = (1 << 30) - 1;  // leaves room for a sum of two coordinates
+  return axes_within(p, kMost) && p.c <= kMost && p.k <= kMost;
 }
 
 LaunchShape fprop_shape(const ConvProblem& problem) {

@@ -62,6 +62,7 @@ Tensor dgrad(const Tensor& dy, const Tensor& w, const std::optional<Tensor>& bia
   const Geometry geometry{stride, padding, dilation, groups};
   check_alike(dy, w);
   STD_TORCH_CHECK(dy.dim() >= 3 && w.dim() == dy.dim(), "dy and filter differ in dimensions");
+  STD_TORCH_CHECK(groups >= 1 && w.size(0) % groups == 0, "groups=", groups, " do not divide ", w.size(0), " filters");
   Shape x_shape = {dy.size(0), w.size(1) * groups};
   x_shape.insert(x_shape.end(), input_size.begin(), input_size.end());
   const ConvProblem problem = make_problem(x_shape, shape_of(w), shape_of(dy), geometry);

@@ -32,6 +32,9 @@ ConvProblem make_problem(const Shape& x, const Shape& w, const Shape& y, const G
 
 DType dtype_of(const Tensor& tensor);
 
+// Throws what a caller of ours reads where torch could not allocate: torch's stable interface drops its own words.
+[[noreturn]] void throw_no_memory(const char* what, const Shape& shape, size_t element_bytes);
+
 // The tensor, dense in the layout; a copy unless it is so already. One spatial dimension has the layouts NCL and NLC.
 Tensor dense(const Tensor& tensor, Layout layout);
 

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <exception>
 #include <optional>
 
 #include "csrc/ops/problem.h"
@@ -16,7 +17,12 @@ class Workspace {
  public:
   explicit Workspace(const Tensor& like) : like_(like) {}
   void* operator()(size_t bytes) {
-    bytes_ = torch::stable::new_empty(like_, Shape{static_cast<int64_t>(bytes)}, torch::headeronly::ScalarType::Byte);
+    const Shape shape = {static_cast<int64_t>(bytes)};
+    try {
+      bytes_ = torch::stable::new_empty(like_, shape, torch::headeronly::ScalarType::Byte);
+    } catch (const std::exception&) {
+      throw_no_memory("a workspace", shape, 1);
+    }
     return bytes_->data_ptr();
   }
 

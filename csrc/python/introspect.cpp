@@ -10,9 +10,18 @@
 #include "csrc/dispatch/cpu.h"
 #include "csrc/python/device.h"
 
-// The kernels are linked for the table's sake and never run from here, so this module needs no thread pool.
-void convbound::cpu::run_parallel(int64_t count, int64_t, RangeBody body, void* context) { body(context, 0, count); }
-int convbound::cpu::max_threads() { return 1; }
+namespace {
+int64_t threads = 1;  // that cpu_run stands for
+}
+
+// No thread pool: what torch's would give to so many threads is done one after another.
+void convbound::cpu::run_parallel(int64_t count, int64_t grain, RangeBody body, void* context) {
+  if (count <= 0) return;
+  const int64_t ranges = std::min(threads, (count + grain - 1) / std::max<int64_t>(grain, 1));
+  const int64_t length = (count + ranges - 1) / ranges;
+  for (int64_t begin = 0; begin < count; begin += length) body(context, begin, std::min(begin + length, count));
+}
+int convbound::cpu::max_threads() { return int(threads); }
 
 extern "C" const char* convbound_source_hash();  // ops/build_hash.cpp
 
@@ -43,6 +52,11 @@ py::dict describe(const cpu::Kernel& kernel) {
   row["pass"] = kPasses[int(kernel.pass)];
   row["naive"] = kernel.naive;
   return row;
+}
+
+const cpu::Kernel& kernel_at(size_t index) {
+  if (index >= cpu::kernels().size()) throw py::index_error("there is no row " + std::to_string(index));
+  return cpu::kernels()[index];
 }
 
 }  // namespace
@@ -88,7 +102,29 @@ PYBIND11_MODULE(_introspect, m) {
       },
       py::arg("pass_"), py::arg("problem"), py::arg("dtype"), py::arg("layout"),
       "The row that would serve the problem on this CPU.");
+  m.def(
+      "cpu_serves",
+      [](size_t row, const ConvProblem& problem, DType dtype, Layout layout) {
+        return kernel_at(row).supports(problem, dtype, layout, cpu::isa());
+      },
+      py::arg("row"), py::arg("problem"), py::arg("dtype"), py::arg("layout"),
+      "Whether the row with this index could compute the problem on this CPU.");
+  m.def(
+      "cpu_run",
+      [](size_t row, const ConvProblem& problem, DType dtype, Layout layout, uintptr_t x, uintptr_t w, uintptr_t y,
+         uintptr_t bias, int64_t as_threads) {
+        const auto pointer = [](uintptr_t address) { return reinterpret_cast<void*>(address); };
+        threads = std::max<int64_t>(as_threads, 1);
+        kernel_at(row).run(problem, dtype, layout, {pointer(x), pointer(w), pointer(y), pointer(bias)});
+      },
+      py::arg("row"), py::arg("problem"), py::arg("dtype"), py::arg("layout"), py::arg("x"), py::arg("w"),
+      py::arg("y"), py::arg("bias"), py::arg("threads") = 1,
+      "Runs the row with this index on tensors at these addresses (bias may be 0), which have to be dense in the "
+      "layout, in as many parts as so many threads would.");
 #if CONVBOUND_SIMT
-  python::bind_device(m);
+  python::bind_emulator(m);
+#endif
+#if CONVBOUND_REGISTRY
+  python::bind_registry(m);
 #endif
 }

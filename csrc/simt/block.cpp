@@ -153,6 +153,7 @@ void Block::run_thread(unsigned thread) {
   try {
     launch_->call.invoke(launch_->call.kernel, launch_->call.arguments);
   } catch (const std::exception& exception) {
+    failed_ = true;
     record(ErrorKind::kTrap, std::string("the kernel threw: ") + exception.what(), running_, "", 0);
   }
   if (failed_) threads_[running_].fiber->abandon();
@@ -195,9 +196,10 @@ int Block::barrier(BarrierKind kind, int predicate, Site site) {
     barrier_kind_ = kind;
     predicate_count_ = 0;
   } else if (kind != barrier_kind_ || !same(site, threads_[first_arrived_].barrier_site)) {
-    std::string what = "waits at the barrier at " + to_string(site) + ", but " + name_of(first_arrived_) +
-                       " at the one at " + to_string(threads_[first_arrived_].barrier_site);
-    fail(ErrorKind::kBarrierDivergence, std::move(what), site);
+    fail(ErrorKind::kBarrierDivergence, site, [&] {
+      return "waits at the barrier at " + to_string(site) + ", but " + name_of(first_arrived_) + " at the one at " +
+             to_string(threads_[first_arrived_].barrier_site);
+    });
   }
   predicate_count_ += predicate != 0;
   // Two markers in turn: a thread may reach the next barrier before another one leaves this.
@@ -253,12 +255,12 @@ unsigned Block::live_lanes() const {
 void Block::collective(WarpCall& call) {
   const unsigned warp = running_ / 32, first = warp * 32;
   if (((call.mask >> (running_ % 32)) & 1) == 0) {
-    std::string what = std::string(op_name(call.op)) + " with a mask that does not name the calling lane";
-    fail(ErrorKind::kWarpMask, std::move(what), call.site);
+    fail(ErrorKind::kWarpMask, call.site,
+         [&] { return std::string(op_name(call.op)) + " with a mask that does not name the calling lane"; });
   }
   if (call.payload != nullptr && warp_lanes(warp) != 0xffffffffu) {
-    std::string what = std::string(op_name(call.op)) + " in a warp of fewer than 32 threads";
-    fail(ErrorKind::kWarpMask, std::move(what), call.site);
+    fail(ErrorKind::kWarpMask, call.site,
+         [&] { return std::string(op_name(call.op)) + " in a warp of fewer than 32 threads"; });
   }
   call.mask &= warp_lanes(warp);
   Thread& self = threads_[running_];

@@ -66,9 +66,14 @@ class Block {
   unsigned live_lanes() const;  // of the running thread's warp
   AsyncQueue& async_queue() { return async_[running_]; }
   void observe(const Access& access);  // what the emulator does on the thread's behalf
-  [[noreturn]] void fail(ErrorKind kind, std::string what, Site site);
-  [[noreturn]] void fail(ErrorKind kind, std::string what, uintptr_t pc);
-  Checker* checker() { return observed_ ? checker_.get() : nullptr; }
+  // what() gives the message, when the checker looks no more: the linker may have taken the strings' code from a
+  // kernel's file, where every access is reported.
+  template <typename Where, typename What>
+  [[noreturn]] void fail(ErrorKind kind, Where where, const What& what) {
+    failed_ = true;
+    stop(kind, what(), where);
+  }
+  Checker* checker() { return observed_ && !failed_ ? checker_.get() : nullptr; }
 
   dim3 thread_index(unsigned thread) const;
   std::string name_of(unsigned thread) const { return "thread " + to_string(thread_index(thread)); }
@@ -97,6 +102,8 @@ class Block {
   void poison_shared();
   void make_order();
   void diagnose();
+  [[noreturn]] void stop(ErrorKind kind, std::string what, Site site);
+  [[noreturn]] void stop(ErrorKind kind, std::string what, uintptr_t pc);
   void record(ErrorKind kind, std::string what, unsigned thread, std::string site, uintptr_t pc);
   std::string whereabouts(unsigned thread) const;
   unsigned warp_lanes(unsigned warp) const;

@@ -36,6 +36,7 @@ std::string Block::whereabouts(unsigned thread) const {
 // No thread can go on: says which one waits for whom. A warp collective is the deeper cause where there is one, unless
 // the lane that it misses waits at a barrier that others will never reach.
 void Block::diagnose() {
+  failed_ = true;
   for (unsigned t = 0; t < threads_.size(); ++t) {
     if (threads_[t].state != State::kInCollective) continue;
     const WarpCall& call = *threads_[t].call;
@@ -61,17 +62,16 @@ void Block::diagnose() {
 }
 
 void Block::record(ErrorKind kind, std::string what, unsigned thread, std::string site, uintptr_t pc) {
-  failed_ = true;
   failure_ = {kind, std::move(what), index_, thread, std::move(site), pc};
   sanitizer::release(&failed_);
 }
 
-void Block::fail(ErrorKind kind, std::string what, Site site) {
+void Block::stop(ErrorKind kind, std::string what, Site site) {
   record(kind, std::move(what), running_, to_string(site), 0);
   threads_[running_].fiber->abandon();
 }
 
-void Block::fail(ErrorKind kind, std::string what, uintptr_t pc) {
+void Block::stop(ErrorKind kind, std::string what, uintptr_t pc) {
   record(kind, std::move(what), running_, "", pc);
   threads_[running_].fiber->abandon();
 }

@@ -112,13 +112,13 @@ void Checker::access(const Access& access) {
       access.kind != AccessKind::kAsyncLoadBypass) {
     const Tensor* tensor = block_.launch().memory->find(access.address);
     const SharedRange* range = find_shared(access.address);
-    std::string what =
-        describe(access) + " at " +
-        (tensor != nullptr  ? tensor->describe(access.address)
-         : range != nullptr ? "byte " + std::to_string(access.address - range->begin) + " of " + range->name
-                            : "an unknown address") +
-        ", whose address is no multiple of " + std::to_string(access.bytes);
-    block_.fail(ErrorKind::kMisaligned, std::move(what), access.pc);
+    block_.fail(ErrorKind::kMisaligned, access.pc, [&] {
+      return describe(access) + " at " +
+             (tensor != nullptr  ? tensor->describe(access.address)
+              : range != nullptr ? "byte " + std::to_string(access.address - range->begin) + " of " + range->name
+                                 : "an unknown address") +
+             ", whose address is no multiple of " + std::to_string(access.bytes);
+    });
   }
   if (const SharedRange* range = find_shared(access.address)) {
     shared_access(*range, access);
@@ -130,19 +130,19 @@ void Checker::access(const Access& access) {
 
 void Checker::shared_access(const SharedRange& range, const Access& access) {
   if (access.address + access.bytes > range.end) {
-    std::string what = describe(access) + " that ends " + std::to_string(access.address + access.bytes - range.end) +
-                       " bytes past the end of " + range.name + " (" + std::to_string(range.end - range.begin) +
-                       " bytes)";
-    block_.fail(ErrorKind::kOutOfBounds, std::move(what), access.pc);
+    block_.fail(ErrorKind::kOutOfBounds, access.pc, [&] {
+      return describe(access) + " that ends " + std::to_string(access.address + access.bytes - range.end) +
+             " bytes past the end of " + range.name + " (" + std::to_string(range.end - range.begin) + " bytes)";
+    });
   }
   if (!check_) return;
   Cell* cell = &cells_[range.first_cell + (access.address - range.begin)];
   for (unsigned i = 0; i < access.bytes; ++i, ++cell) {
     if (cell->in_flight && cell->write_epoch >= first_epoch_) {
-      std::string what = describe(access) + " of " + range.name + " at byte " +
-                         std::to_string(access.address - range.begin) + ", which a cp.async of " +
-                         block_.name_of(cell->writer) + place(cell->write_site) + " is still writing";
-      block_.fail(ErrorKind::kAsyncNotWaited, std::move(what), access.pc);
+      block_.fail(ErrorKind::kAsyncNotWaited, access.pc, [&] {
+        return describe(access) + " of " + range.name + " at byte " + std::to_string(access.address - range.begin) +
+               ", which a cp.async of " + block_.name_of(cell->writer) + place(cell->write_site) + " is still writing";
+      });
     }
     if (is_store(access.kind)) {
       shared_write(*cell, access, range);
@@ -156,9 +156,10 @@ void Checker::shared_read(Cell& cell, const Access& access, const SharedRange& r
   const unsigned thread = block_.running(), warp = thread / 32, lane = thread % 32;
   if (cell.write_epoch < first_epoch_) {
     if (!block_.launch().options.check_uninitialized) return;
-    std::string what = describe(access) + " of " + range.name + " at byte " +
-                       std::to_string(access.address - range.begin) + ", which this block has not written";
-    block_.fail(ErrorKind::kUninitializedShared, std::move(what), access.pc);
+    block_.fail(ErrorKind::kUninitializedShared, access.pc, [&] {
+      return describe(access) + " of " + range.name + " at byte " + std::to_string(access.address - range.begin) +
+             ", which this block has not written";
+    });
   }
   if (cell.write_epoch == epoch_ && cell.writer != thread && !ordered(cell.writer, cell.write_clock)) {
     race(access, range, "a write", cell.writer, cell.write_site);
@@ -223,14 +224,15 @@ void Checker::global_access(const Access& access) {
 
 void Checker::mark_written(Tensor& tensor, const Access& access) {
   if (tensor.role == Role::kInput) {
-    std::string what = describe(access) + " of " + tensor.describe(access.address) + ", which is an input";
-    block_.fail(ErrorKind::kReadOnlyWritten, std::move(what), access.pc);
+    block_.fail(ErrorKind::kReadOnlyWritten, access.pc,
+                [&] { return describe(access) + " of " + tensor.describe(access.address) + ", which is an input"; });
   }
   const uint32_t bits = static_cast<uint32_t>(((uint64_t{1} << access.bytes) - 1) << (access.address % 32));
   const uint32_t before = tensor.written[access.address / 32 - tensor.first_sector()].fetch_or(bits);
   if (tensor.role == Role::kOutput && (before & bits) != 0) {
-    std::string what = describe(access) + " of " + tensor.describe(access.address) + ", which was written before";
-    block_.fail(ErrorKind::kWrittenTwice, std::move(what), access.pc);
+    block_.fail(ErrorKind::kWrittenTwice, access.pc, [&] {
+      return describe(access) + " of " + tensor.describe(access.address) + ", which was written before";
+    });
   }
   if (tensor.role != Role::kWorkspace) return;
   const uint64_t me = (static_cast<uint64_t>(block_.launch().serial) << 32) | static_cast<uint32_t>(block_.index());
@@ -243,8 +245,9 @@ void Checker::check_written(Tensor& tensor, const Access& access) {
   const uint32_t bits = static_cast<uint32_t>(((uint64_t{1} << access.bytes) - 1) << (access.address % 32));
   const uint32_t before = tensor.written[access.address / 32 - tensor.first_sector()].load();
   if ((before & bits) != bits && block_.launch().options.check_uninitialized) {
-    std::string what = describe(access) + " of " + tensor.describe(access.address) + ", which nothing has written";
-    block_.fail(ErrorKind::kUninitializedGlobal, std::move(what), access.pc);
+    block_.fail(ErrorKind::kUninitializedGlobal, access.pc, [&] {
+      return describe(access) + " of " + tensor.describe(access.address) + ", which nothing has written";
+    });
   }
   if (tensor.role != Role::kWorkspace) return;
   const uintptr_t word = access.address / 4 - tensor.first_sector() * 8;
@@ -252,9 +255,10 @@ void Checker::check_written(Tensor& tensor, const Access& access) {
     const uint64_t writer = tensor.writer[word + i].load(std::memory_order_relaxed);
     const uint32_t other = static_cast<uint32_t>(writer);
     if (writer >> 32 != block_.launch().serial || other == static_cast<uint32_t>(block_.index())) continue;
-    std::string what = describe(access) + " of " + tensor.describe(access.address) + ", which block number " +
-                       std::to_string(other) + " of the same launch writes";
-    block_.fail(ErrorKind::kRace, std::move(what), access.pc);
+    block_.fail(ErrorKind::kRace, access.pc, [&] {
+      return describe(access) + " of " + tensor.describe(access.address) + ", which block number " +
+             std::to_string(other) + " of the same launch writes";
+    });
   }
 }
 
@@ -263,16 +267,15 @@ void Checker::check_written(Tensor& tensor, const Access& access) {
 void Checker::outside(const Access& access) {
   if (access.kind == AccessKind::kLoad && in_loaded_module(access.address)) return;
   const Tensor* tensor = block_.launch().memory->nearest(access.address);
-  std::string what = describe(access) + " at ";
-  if (tensor == nullptr) {
-    what += "an address outside shared memory, and no tensor is registered";
-  } else if (access.address < tensor->end && access.address + access.bytes > tensor->end) {
-    what += tensor->describe(access.address) + " that ends " +
-            std::to_string(access.address + access.bytes - tensor->end) + " bytes past its end";
-  } else {
-    what += tensor->describe(access.address) + ", the nearest tensor, and outside the kernel's shared memory";
-  }
-  block_.fail(ErrorKind::kOutOfBounds, std::move(what), access.pc);
+  const auto where = [&]() -> std::string {
+    if (tensor == nullptr) return "an address outside shared memory, and no tensor is registered";
+    if (access.address < tensor->end && access.address + access.bytes > tensor->end) {
+      return tensor->describe(access.address) + " that ends " +
+             std::to_string(access.address + access.bytes - tensor->end) + " bytes past its end";
+    }
+    return tensor->describe(access.address) + ", the nearest tensor, and outside the kernel's shared memory";
+  };
+  block_.fail(ErrorKind::kOutOfBounds, access.pc, [&] { return describe(access) + " at " + where(); });
 }
 
 // Whether what `thread` did at its clock comes before what the running thread does now, within one epoch.
@@ -295,11 +298,11 @@ std::string Checker::place(uint32_t site) const {
 }
 
 void Checker::race(const Access& access, const SharedRange& range, const char* other, unsigned thread, uint32_t site) {
-  std::string what = describe(access) + " of " + range.name + " at byte " +
-                     std::to_string(access.address - range.begin) + " races with " + other +
-                     (thread == block_.running() ? "" : " by " + block_.name_of(thread)) + place(site) +
-                     ": no barrier between them";
-  block_.fail(ErrorKind::kRace, std::move(what), access.pc);
+  block_.fail(ErrorKind::kRace, access.pc, [&] {
+    return describe(access) + " of " + range.name + " at byte " + std::to_string(access.address - range.begin) +
+           " races with " + other + (thread == block_.running() ? "" : " by " + block_.name_of(thread)) + place(site) +
+           ": no barrier between them";
+  });
 }
 
 }  // namespace convbound::simt

@@ -30,9 +30,10 @@ struct MmaCall {
 void require(int capability, const char* instruction, Site site) {
   const Profile& profile = *current_block->launch().profile;
   if (profile.capability() >= capability) return;
-  std::string what =
-      std::string(instruction) + " needs sm_" + std::to_string(capability) + ", this is " + std::string(profile.name);
-  current_block->fail(ErrorKind::kUnsupported, std::move(what), site);
+  current_block->fail(ErrorKind::kUnsupported, site, [&] {
+    return std::string(instruction) + " needs sm_" + std::to_string(capability) + ", this is " +
+           std::string(profile.name);
+  });
 }
 
 uint16_t half_of(uint32_t word, int index) { return static_cast<uint16_t>(index == 0 ? word : word >> 16); }
@@ -51,8 +52,9 @@ float widen(MmaType type, uint32_t word, int index) {
 
 void check_alignment(const void* address, unsigned bytes, const char* what, uintptr_t pc) {
   if (reinterpret_cast<uintptr_t>(address) % bytes == 0) return;
-  std::string message = std::string(what) + " at an address that is no multiple of " + std::to_string(bytes);
-  current_block->fail(ErrorKind::kMisaligned, std::move(message), pc);
+  current_block->fail(ErrorKind::kMisaligned, pc, [&] {
+    return std::string(what) + " at an address that is no multiple of " + std::to_string(bytes);
+  });
 }
 
 uintptr_t caller(void* return_address) { return reinterpret_cast<uintptr_t>(return_address); }
@@ -70,18 +72,26 @@ void async_copy(void* shared, const void* global, unsigned bytes, unsigned sourc
   check_alignment(shared, bytes, "cp.async to shared memory", pc);
   check_alignment(global, bytes, "cp.async from global memory", pc);
   if (source_bytes > bytes) {
-    std::string what =
-        "cp.async with a source size of " + std::to_string(source_bytes) + " for " + std::to_string(bytes) + " bytes";
-    current_block->fail(ErrorKind::kOutOfBounds, std::move(what), pc);
+    current_block->fail(ErrorKind::kOutOfBounds, pc, [&] {
+      return "cp.async with a source size of " + std::to_string(source_bytes) + " for " + std::to_string(bytes) +
+             " bytes";
+    });
   }
   Block& block = *current_block;
   const bool has_instruction = block.launch().profile->capability() >= 80;
   const AccessKind load = !has_instruction ? AccessKind::kLoad
                           : bytes == 16    ? AccessKind::kAsyncLoadBypass
                                            : AccessKind::kAsyncLoad;
-  block.observe({reinterpret_cast<uintptr_t>(global), source_bytes, load, pc});
-  block.observe(
-      {reinterpret_cast<uintptr_t>(shared), bytes, has_instruction ? AccessKind::kAsyncStore : AccessKind::kStore, pc});
+  const AccessKind store = has_instruction ? AccessKind::kAsyncStore : AccessKind::kStore;
+  // Where the instruction does not exist, a copy with zeros behind it goes byte by byte.
+  const unsigned piece = has_instruction || source_bytes == bytes ? bytes : 1;
+  const auto observe = [&](const void* at, unsigned count, AccessKind kind) {
+    const auto address = reinterpret_cast<uintptr_t>(at);
+    if (has_instruction) return block.observe({address, count, kind, pc});
+    for (unsigned i = 0; i < count; i += piece) block.observe({address + i, piece, kind, pc});
+  };
+  observe(global, source_bytes, load);
+  observe(shared, bytes, store);
   if (!has_instruction) {
     CopyInFlight{shared, global, bytes, source_bytes, 0, false, pc}.perform();
     return;

@@ -118,12 +118,12 @@ int block_barrier(BarrierKind kind, int predicate, Site site) { return current_b
 
 uint64_t warp_collective(WarpOp op, unsigned mask, uint64_t value, int operand, int width, Site site) {
   if (width < 1 || width > 32 || (width & (width - 1)) != 0) {
-    std::string what = "width " + std::to_string(width) + " is not a power of two up to 32";
-    current_block->fail(ErrorKind::kWarpMask, std::move(what), site);
+    current_block->fail(ErrorKind::kWarpMask, site,
+                        [&] { return "width " + std::to_string(width) + " is not a power of two up to 32"; });
   }
   const bool reduces = op >= WarpOp::kReduceAdd && op <= WarpOp::kReduceXor;
   if (reduces && current_block->launch().profile->capability() < 80) {
-    current_block->fail(ErrorKind::kUnsupported, "__reduce_*_sync needs sm_80", site);
+    current_block->fail(ErrorKind::kUnsupported, site, [] { return "__reduce_*_sync needs sm_80"; });
   }
   WarpCall call{op, mask, value, operand, width, 0, site, nullptr};
   current_block->collective(call);
@@ -134,6 +134,8 @@ unsigned active_mask() { return current_block->live_lanes(); }
 
 void memory_fence() {}
 
-void trap(Site site) { current_block->fail(ErrorKind::kTrap, "__trap()", site); }
+void trap(Site site) {
+  current_block->fail(ErrorKind::kTrap, site, [] { return "__trap()"; });
+}
 
 }  // namespace convbound::simt

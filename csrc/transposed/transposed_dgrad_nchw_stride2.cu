@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads, kFilter < 5    ? 8
         const int q = column / 2 + (w.padding + 1) / 2 + C::kPairs - 1;
         bool inside[C::kWindow];
 #pragma unroll
-        for (int u = 0; u < C::kWindow; u++) inside[u] = q - u >= 0 && q - u < w.output;
+        for (int u = 0; u < C::kWindow; u++) inside[u] = q - u >= range.q && q - u < range.q_end;
         const T* dy = dy_stage(plane) + (first - kAbove - range.p) * w.output + q - range.q;
         T* dx = dx_stage + (plane * h.input + 2 * first - h.padding - range.h) * w.input + column - range.w;
 

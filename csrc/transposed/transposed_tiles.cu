@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "csrc/common/within.h"
 #include "csrc/transposed/transposed_nchw.h"
 
 namespace convbound::transposed {
@@ -34,7 +35,9 @@ int64_t fill_stages(Tile& tile, int element_bytes) {
   const int64_t dx = tile.planes * inputs(tile.h) * inputs(tile.w);
   const bool is_cut = tile.h.tile < tile.h.blocks || tile.w.tile < tile.w.blocks;
   tile.dy_stages = is_cut ? tile.multiplier : 1;
-  const int64_t rows = outputs(tile.h), columns = tile.w.tile < tile.w.blocks ? outputs(tile.w) : tile.w.output;
+  // Planes that are not cut follow each other in the stage, with rows that meet padding alone.
+  const int64_t rows = is_cut ? outputs(tile.h) : tile.h.output;
+  const int64_t columns = tile.w.tile < tile.w.blocks ? outputs(tile.w) : tile.w.output;
   const int64_t dy = (is_cut ? 1 : int64_t{tile.planes} * tile.multiplier) * rows * columns;
   constexpr int64_t kMost = 1 << 20;
   tile.dx_elements = static_cast<int>(std::min(stage_elements(dx, element_bytes), kMost));
@@ -83,17 +86,12 @@ void share_out(Tile& tile) {
   }
 }
 
-bool fits(int64_t value) { return value < (1 << 24); }
-
 }  // namespace
 
 bool strided_depthwise_dgrad(const ConvProblem& p) {
-  bool fine = p.depthwise() && p.c < (1 << 30) && p.k_per_group() <= 64 && p.input[0] == 1 && p.filter[0] == 1 &&
-              p.output[0] == 1 && p.stride[0] == 1 && p.padding[0] == 0;
-  for (int i = 1; i < 3; i++) {
-    fine =
-        fine && fits(p.input[i] + p.padding[i]) && fits(p.output[i] * p.stride[i]) && fits(p.filter[i] * p.dilation[i]);
-  }
+  constexpr int64_t kMost = (1 << 24) - 1;
+  const bool fine = axes_within(p, kMost) && p.depthwise() && p.c < (1 << 30) && p.k_per_group() <= 64 &&
+                    p.input[0] == 1 && p.filter[0] == 1 && p.output[0] == 1 && p.stride[0] == 1 && p.padding[0] == 0;
   return fine && (p.stride[1] > 1 || p.stride[2] > 1);
 }
 

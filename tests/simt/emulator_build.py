@@ -97,7 +97,8 @@ def _ninja(kind: str, program: Path, sources: Sequence[Path]) -> str:
         f"  command = {cxx} {' '.join(build.link)} $in -o $out -lpthread -ldl",
     ]
     objects = []
-    for source in [*emulator, *sources]:
+    # Kernels first, as in the package: of code that several files have, the linker takes the first file's.
+    for source in [*sources, *emulator]:
         rule, own = ("kernel", build.kernels) if source.suffix == ".cu" else ("host", build.emulator)
         # Host objects of builds with the same flags are the same.
         folder = kind if rule == "kernel" else "host" + "".join(own).replace("=", "_").replace(",", "_")

@@ -160,6 +160,8 @@ TILES = {
         g8ic8ih20iw12oc8kh5sh4ph1 several channels per block and groups of tiles
         g40ic40iw700oc40kw4pw3ew0 1-D, channels beyond a warp
         g40ic40iw300oc40kw15pw7 1-D, two tiles, channels beyond a warp
+        mb2g2ic2ih16iw15oc2kh1kw3sh4sw1ph0pw1 several channels per block, strides 4 and 1
+        mb1g2ic2ih10iw11oc2kh2kw1sh3sw1dw2 several channels per block, strides 3 and 1
         """
     ),
     "transposed_*": problems(
@@ -175,6 +177,12 @@ TILES = {
         g3ic3ih17iw16oc3kh5sh2ph2pw1 5x5, odd padding
         g3ic3ih19iw18oc3kh7sh2ph3pw2 7x7, even padding
         g16ic16ih20iw40oc16kh3sh2ph1 more blocks than a tile
+        ic1ih5oc2kh3sh2ph4 multiplier, rows of dy that meet padding alone
+        mb3g2ic2ih6iw7oc6kh4kw3sh3sw1ph9pw8dh1dw2 multiplier, several planes of such rows
+        mb2g5ic5ih2iw1oc5kh3sh2ph2pw1eh-1ew5 3x3, columns of dy that meet padding alone
+        g3ic3ih14iw37oc3kh4sh2ph1ew5 4x4, such columns
+        g24ic24ih8iw2oc24kh5sh2eh2ew5 5x5, such columns
+        mb2g8ic8ih39iw5oc8kh7sh2pw3eh-12ew8 7x7, such columns
         """
     ),
     "dilated_wgrad_nhwc": problems(
@@ -199,6 +207,8 @@ TILES = {
         g16ic16ih61iw75oc16kh3ph1dh2 classes of both axes
         g2ic2iw20000oc2kw2pw512ew0dw512 WaveNet's
         g4ic4ih7iw8oc4kh3dh2ph9pw0 rows of padding alone
+        ic1ih4oc1kh5ph4dh2 3x3 taps of 5x5 that meet more than padding
+        ic1ih12iw4oc1kh3kw5ph1pw4dh1dw2 3x3 taps of 3x5
         """
     ),
 }

@@ -31,8 +31,9 @@ def _taps(p: ConvProblem) -> Iterator[tuple[Index, Index]]:
 def _pad(x: Tensor, p: ConvProblem, sign: int = 1) -> Tensor:
     """x with its zeros written out, negative padding cropped; with sign -1 the way back."""
     amounts = [sign * amount for pair in reversed(p.padding) for amount in pair]
-    # Zeros first: what is cropped may be more than the image has.
-    return F.pad(F.pad(x, [max(amount, 0) for amount in amounts]), [min(amount, 0) for amount in amounts])
+    # In two steps, for what is cropped may be more than x: zeros of the other end too.
+    padded = F.pad(x, [max(amount, 0) for amount in amounts])
+    return F.pad(padded, [min(amount, 0) for amount in amounts])
 
 
 def _split(tensor: Tensor, p: ConvProblem, axis: int) -> Tensor:
