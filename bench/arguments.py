@@ -15,6 +15,7 @@ from convbound import backends
 from convbound.bench.devices import NAMES
 from convbound.bench.rivals import TORCH
 from convbound.problem import ConvProblem
+from convbound.untrusted import printable
 
 PROGRAM = "python -m convbound.bench"
 EXIT_OK, EXIT_FAILED_ROWS, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -29,7 +30,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the line and leave."""
         hint = "; --help lists the options" if message.startswith("unrecognized") else ""
-        self.exit(EXIT_USAGE, f"{self.prog}: {message.removeprefix('argument ')}{hint}\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: {printable(message.removeprefix('argument '))}{hint}\n")
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def refusing(parser: Parser) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        parser.error(f"cannot read or write {error.filename}: {error.strerror}")
+        parser.error(f"cannot read or write {error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
         parser.error(str(error))
 

@@ -197,9 +197,12 @@ def run_command(arguments: Sequence[str], started: float) -> int:
     from convbound.bench.progress import Bar, Lines
     from convbound.bench.runner import INTERRUPTED, run
 
-    result = run(options, folder, Lines() if args.plain else Bar(_console()), started)
     file = folder / "result.json"
-    result.write_json(file)
+    try:
+        result = run(options, folder, Lines() if args.plain else Bar(_console()), started)
+        result.write_json(file)
+    except OSError as error:  # such as a full disk; the rows that found room are kept
+        parser.error(f"--out: cannot write to {folder}: {error.strerror}")
     if result.rows and not args.plain:
         _show(parser, file, folder / "roofline.png")
     if not result.complete:
@@ -218,6 +221,8 @@ def report_command(arguments: Sequence[str], started: float) -> int:
     args = parser.parse_args(arguments)
     require_extras(parser)
     beside_readme = args.readme.parent / "docs" / "roofline.png" if args.readme else None
+    if beside_readme is not None and beside_readme.parent.is_symlink():
+        parser.error(f"--readme: {beside_readme.parent} is a symbolic link; --plot names another place for the picture")
     picture = args.plot or beside_readme or args.file.with_name("roofline.png")
     _show(parser, args.file, picture, args.readme)
     return EXIT_OK

@@ -23,6 +23,7 @@ from convbound.explanation import explain
 from convbound.gpus import DEFAULT_GPU
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
 from convbound.tracing import trace
+from convbound.untrusted import printable
 
 
 def _version(package: str) -> str:
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         print(show(options))
     except (OSError, RuntimeError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(printable(str(error)))
     return 0
 
 
@@ -116,7 +117,7 @@ def _traced(options: argparse.Namespace) -> str:
 
 def _tuned(options: argparse.Namespace) -> str:
     if options.clear:
-        return f"forgot {decisions.clear()} decisions of {decisions.location()}"
+        return f"forgot {decisions.clear()} decisions of {decisions.location_text()}"
     return f"tuning is {tuning.state()}\n{decisions.table() or 'nothing was measured so far'}"
 
 

@@ -24,7 +24,10 @@ def build_info() -> dict[str, Any]:
     Empty when nothing was built.
     """
     path = PACKAGE / "build_info.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (ValueError, TypeError):  # half of a file, of a build that was stopped
+        return {}
 
 
 def _load_ops(backend: str) -> str | None:
