@@ -70,7 +70,7 @@ def tune_command(arguments: Sequence[str], started: float) -> int:
         parser.error(f"times Triton kernels on a GPU, and torch {torch.__version__} sees none here")
     from convbound.bench.tune import report, search
     from convbound.kernels.launch import architecture
-    from convbound.measuring import timer_for
+    from convbound.measuring import failure, timer_for
 
     device = torch.device("cuda", torch.cuda.current_device())
     failed = False
@@ -80,7 +80,7 @@ def tune_command(arguments: Sequence[str], started: float) -> int:
             timings = search(what, pass_, _DTYPES[name], layout, device, architecture(device), timer_for(device))
         except RuntimeError as error:
             failed = True
-            print(f"  FAILED {error}")
+            print(f"  FAILED {failure(error, what, _DTYPES[name])}")
             continue
         print("\n".join(report(timings)), flush=True)
     print(f"took {time.perf_counter() - started:.0f} s")
