@@ -18,6 +18,7 @@ import torch
 
 import convbound
 from convbound import _library, decisions, selection, tuning
+from convbound.bench.arguments import Parser
 from convbound.bench.machine import cpu_name
 from convbound.explanation import explain
 from convbound.gpus import DEFAULT_GPU
@@ -75,7 +76,7 @@ def report() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m convbound", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="python -m convbound", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     explained = commands.add_parser("explain", help="which kernel would serve a problem, and why")
     traced = commands.add_parser("trace", help="the memory traffic of a CUDA kernel, counted in the emulator")
@@ -93,9 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     show = {"explain": _explained, "trace": _traced, "tuning": _tuned}.get(options.command, lambda _: report())
     try:
-        print(show(options))
+        # A problem's note may hold anything.
+        print("\n".join(map(printable, show(options).split("\n"))))
     except (OSError, RuntimeError, ValueError) as error:
-        parser.error(printable(str(error)))
+        parser.error(str(error))
     return 0
 
 

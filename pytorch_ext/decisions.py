@@ -34,8 +34,10 @@ from convbound.untrusted import (
 )
 
 DIRECTORY_VARIABLE = "CONVBOUND_CACHE_DIR"
-# A process that was stopped while it held the lock stops no other one.
-_LOCK_SECONDS = 2.0
+# A process that was stopped while it holds the lock makes another one wait for so long, and once only. Many that write
+# without a pause hold it for milliseconds each, with a tenth of one between them: waiting is looking often.
+_LOCK_SECONDS = 10.0
+_LOOK_SECONDS = 1e-3
 
 
 class Key(NamedTuple):
@@ -108,6 +110,7 @@ _KINDS = {**dict.fromkeys((*Key._fields, "backend", "date"), str), "milliseconds
 Decisions = dict[Key, Decision]
 
 _known: Decisions | None = None
+_waited_in_vain = False
 
 
 def find(key: Key) -> Decision | None:
@@ -120,23 +123,25 @@ def find(key: Key) -> Decision | None:
 
 def remember(decision: Decision, *, lasting: bool = True) -> None:
     """Keep a decision: for this process, and where it is lasting for later ones."""
+    global _waited_in_vain
     find(decision.key)  # reads the file if nobody did
     assert _known is not None
     _known[decision.key] = decision
-    if lasting:
+    if lasting and not _waited_in_vain:
         try:
             with _locked():
                 known = read()
                 known.pop(decision.key, None)
                 _write([*known.values(), decision])
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+            _waited_in_vain = isinstance(error, TimeoutError)
             _warn(f"convbound cannot keep what it measured: {error}; {DIRECTORY_VARIABLE} names another folder")
 
 
 def forget() -> None:
     """Drop what this process knows; the file stays."""
-    global _known
-    _known = None
+    global _known, _waited_in_vain
+    _known, _waited_in_vain = None, False
 
 
 def read() -> Decisions:
@@ -219,7 +224,7 @@ def _locked() -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > end:
                     raise TimeoutError(errno.ETIMEDOUT, "another process keeps it locked", str(path)) from None
-                time.sleep(0.01)
+                time.sleep(_LOOK_SECONDS)
         yield
     finally:
         os.close(lock)
