@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import torch
@@ -15,10 +16,13 @@ from convbound import backends
 from convbound.bench.devices import NAMES
 from convbound.bench.rivals import TORCH
 from convbound.problem import ConvProblem
+from convbound.untrusted import printable
 
 PROGRAM = "python -m convbound.bench"
 EXIT_OK, EXIT_FAILED_ROWS, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 EXTRAS = ("rich", "matplotlib", "numpy")
+# Beyond this, torch ends the process, or its numbers of 64 bits are too small.
+MOST_THREADS, MOST_BATCH = 1024, (1 << 31) - 1
 
 T = TypeVar("T")
 
@@ -29,7 +33,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the line and leave."""
         hint = "; --help lists the options" if message.startswith("unrecognized") else ""
-        self.exit(EXIT_USAGE, f"{self.prog}: {message.removeprefix('argument ')}{hint}\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: {printable(message.removeprefix('argument '))}{hint}\n")
 
 
 @contextmanager
@@ -38,7 +42,7 @@ def refusing(parser: Parser) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        parser.error(f"cannot read or write {error.filename}: {error.strerror}")
+        parser.error(f"cannot read or write {error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
         parser.error(str(error))
 
@@ -81,16 +85,24 @@ def one_of(what: str, choices: Sequence[str]) -> Callable[[str], str]:
     return convert
 
 
-def positive(kind: Callable[[str], T]) -> Callable[[str], T]:
-    """A type of argument that is a number above 0."""
+def path(text: str) -> Path:
+    """The name of a file or folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, and has to name a file or folder")
+    return Path(text)
+
+
+def positive(kind: Callable[[str], T], most: float = float("inf")) -> Callable[[str], T]:
+    """A type of argument that is a number above 0, and no larger than `most`."""
 
     def convert(text: str) -> T:
         try:
             value = kind(text)
         except ValueError:
             value = kind("0")
-        if not value > kind("0"):  # type: ignore[operator]
-            raise argparse.ArgumentTypeError(f"{text!r} must be a {'whole ' if kind is int else ''}number above 0")
+        if not kind("0") < value <= most:  # type: ignore[operator]
+            limit = "" if most == float("inf") else f" and at most {most:.0f}"
+            raise argparse.ArgumentTypeError(f"{text!r} must be a {'whole ' * (kind is int)}number above 0{limit}")
         return value
 
     return convert

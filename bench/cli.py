@@ -17,11 +17,14 @@ from convbound.bench.arguments import (
     EXIT_FAILED_ROWS,
     EXIT_INTERRUPTED,
     EXIT_OK,
+    MOST_BATCH,
+    MOST_THREADS,
     PROGRAM,
     Parser,
     backend,
     device,
     one_of,
+    path,
     positive,
     problem,
     refusing,
@@ -130,10 +133,10 @@ def run_parser() -> Parser:
         "--inductor", action="store_true", help="torch.compile competes too; it compiles seconds for each row"
     )
     what.add_argument(
-        "--batch", type=positive(int), metavar="N", help="batch of the models' layers (default: per model)"
+        "--batch", type=positive(int, MOST_BATCH), metavar="N", help="batch of the models' layers (default: per model)"
     )
     how = parser.add_argument_group("how it is measured")
-    how.add_argument("--threads", type=positive(int), metavar="N", help="threads (default: torch's)")
+    how.add_argument("--threads", type=positive(int, MOST_THREADS), metavar="N", help="threads (default: torch's)")
     how.add_argument("--warm", action="store_true", help="leave data in the caches between calls")
     how.add_argument(
         "--time", type=positive(float), metavar="SECONDS", help="aim at this run time; slow kernels may exceed it"
@@ -146,7 +149,7 @@ def run_parser() -> Parser:
     )
     traffic.add_argument("--table", metavar="FILE#NAME", help="rewrite the table between the markers NAME of FILE")
     output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: results/<date-time>)")
+    output.add_argument("--out", type=path, metavar="DIR", help="folder for the results (default: results/<date-time>)")
     output.add_argument(
         "--plain", action="store_true", help="only measure and write the rows: needs neither rich nor matplotlib"
     )
@@ -162,13 +165,13 @@ def report_parser() -> Parser:
         epilog=REPORT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, metavar="RESULT", help="result.json, or the rows.jsonl of a killed run")
+    parser.add_argument("file", type=path, metavar="RESULT", help="result.json, or the rows.jsonl of a killed run")
     parser.add_argument(
-        "--plot", type=Path, metavar="PNG", help="where to draw the roofline (default: beside the result)"
+        "--plot", type=path, metavar="PNG", help="where to draw the roofline (default: beside the result)"
     )
     parser.add_argument(
         "--readme",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="rewrite the results block of FILE, with docs/roofline.png beside it",
     )
@@ -197,9 +200,12 @@ def run_command(arguments: Sequence[str], started: float) -> int:
     from convbound.bench.progress import Bar, Lines
     from convbound.bench.runner import INTERRUPTED, run
 
-    result = run(options, folder, Lines() if args.plain else Bar(_console()), started)
     file = folder / "result.json"
-    result.write_json(file)
+    try:
+        result = run(options, folder, Lines() if args.plain else Bar(_console()), started)
+        result.write_json(file)
+    except OSError as error:  # such as a full disk; the rows that found room are kept
+        parser.error(f"--out: cannot write to {folder}: {error.strerror}")
     if result.rows and not args.plain:
         _show(parser, file, folder / "roofline.png")
     if not result.complete:
@@ -218,6 +224,8 @@ def report_command(arguments: Sequence[str], started: float) -> int:
     args = parser.parse_args(arguments)
     require_extras(parser)
     beside_readme = args.readme.parent / "docs" / "roofline.png" if args.readme else None
+    if beside_readme is not None and beside_readme.parent.is_symlink():
+        parser.error(f"--readme: {beside_readme.parent} is a symbolic link; --plot names another place for the picture")
     picture = args.plot or beside_readme or args.file.with_name("roofline.png")
     _show(parser, args.file, picture, args.readme)
     return EXIT_OK

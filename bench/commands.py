@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -15,9 +14,11 @@ from convbound.bench.arguments import (
     EXIT_FAILED_ROWS,
     EXIT_OK,
     EXIT_USAGE,
+    MOST_BATCH,
     PROGRAM,
     Parser,
     one_of,
+    path,
     positive,
     problem,
     refusing,
@@ -34,8 +35,8 @@ def means_command(arguments: Sequence[str], started: float) -> int:
     """Rewrite a document's table of means."""
     del started
     parser = Parser(prog=f"{PROGRAM} means", description=MEANS_HELP)
-    parser.add_argument("document", type=Path, metavar="DOCUMENT", help="such as docs/cpu.md")
-    parser.add_argument("files", type=Path, nargs="+", metavar="RESULT", help="result.json of some runs")
+    parser.add_argument("document", type=path, metavar="DOCUMENT", help="such as docs/cpu.md")
+    parser.add_argument("files", type=path, nargs="+", metavar="RESULT", help="result.json of some runs")
     args = parser.parse_args(arguments)
     require_extras(parser)
     from convbound.bench.means import rewrite
@@ -70,7 +71,7 @@ def tune_command(arguments: Sequence[str], started: float) -> int:
         parser.error(f"times Triton kernels on a GPU, and torch {torch.__version__} sees none here")
     from convbound.bench.tune import report, search
     from convbound.kernels.launch import architecture
-    from convbound.measuring import timer_for
+    from convbound.measuring import failure, timer_for
 
     device = torch.device("cuda", torch.cuda.current_device())
     failed = False
@@ -80,7 +81,7 @@ def tune_command(arguments: Sequence[str], started: float) -> int:
             timings = search(what, pass_, _DTYPES[name], layout, device, architecture(device), timer_for(device))
         except RuntimeError as error:
             failed = True
-            print(f"  FAILED {error}")
+            print(f"  FAILED {failure(error, what, _DTYPES[name])}")
             continue
         print("\n".join(report(timings)), flush=True)
     print(f"took {time.perf_counter() - started:.0f} s")
@@ -98,12 +99,12 @@ def train_parser() -> Parser:
     )
     parser.add_argument("--model", nargs="+", type=one_of("model", list(MODELS)), default=list(MODELS), metavar="MODEL")
     parser.add_argument("--layout", nargs="+", type=one_of("layout", LAYOUTS), default=LAYOUTS, metavar="LAYOUT")
-    parser.add_argument("--batch", type=positive(int), default=8, metavar="N", help="images (default: 8)")
+    parser.add_argument("--batch", type=positive(int, MOST_BATCH), default=8, metavar="N", help="images (default: 8)")
     parser.add_argument(
         "--time", type=positive(float), default=20.0, metavar="S", help="seconds per model and layout (default: 20)"
     )
     parser.add_argument(
-        "--document", type=Path, metavar="FILE", help="rewrite the table between its <!-- training --> markers"
+        "--document", type=path, metavar="FILE", help="rewrite the table between its <!-- training --> markers"
     )
     return parser
 
@@ -117,12 +118,19 @@ def train_command(arguments: Sequence[str], started: float) -> int:
     from convbound.bench import training
     from convbound.bench.report import replace_between
     from convbound.bench.timer import CpuTimer
+    from convbound.measuring import is_out_of_memory
 
     device = torch.device(default_device())
     steps = []
-    for step in training.measure(args.model, args.layout, args.batch, args.time, device, CpuTimer(cold=False)):
-        steps.append(step)
-        print(f"{step.model} {step.layout}: {step.speedup:.2f}x ({time.perf_counter() - started:.0f} s)", flush=True)
+    try:
+        for step in training.measure(args.model, args.layout, args.batch, args.time, device, CpuTimer(cold=False)):
+            steps.append(step)
+            took = time.perf_counter() - started
+            print(f"{step.model} {step.layout}: {step.speedup:.2f}x ({took:.0f} s)", flush=True)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        parser.error(f"--batch: out of memory for two models and {args.batch} images: {error}")
     table = training.markdown(steps, args.batch)
     print(f"\n{table}")
     if args.document is not None:

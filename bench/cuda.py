@@ -33,7 +33,7 @@ class Cuda(Device):
     def start(self) -> dict[str, Any]:
         torch.backends.cudnn.benchmark = True
         # The roof of fp32 is the product that convolutions may use: by tf32 where torch lets cuDNN do so.
-        torch.set_float32_matmul_precision("high" if torch.backends.cudnn.allow_tf32 else "highest")
+        torch.set_float32_matmul_precision("high" if cudnn_tf32() else "highest")
         return machine.describe() | describe()
 
     def cache_bytes(self) -> int:
@@ -67,6 +67,12 @@ class Cuda(Device):
         torch.cuda.empty_cache()
 
 
+def cudnn_tf32() -> bool:
+    """Whether torch lets cuDNN's convolutions multiply fp32 by tf32."""
+    conv = getattr(torch.backends.cudnn, "conv", None)  # once somebody has set its precision, allow_tf32 may raise
+    return bool(torch.backends.cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32")
+
+
 def describe() -> dict[str, Any]:
     """The GPU, what it is driven by, and its clocks at this moment."""
     properties: Any = torch.cuda.get_device_properties()
@@ -80,7 +86,7 @@ def describe() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_tf32": cudnn_tf32(),
         "nvidia_smi": nvidia_smi(str(getattr(properties, "uuid", ""))),
     }
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from convbound.bench.report import replace_between
+from convbound.bench.report import escaped, replace_between
 from convbound.bench.rows import Result, Row
 from convbound.bench.summary import geometric_mean, ours, ratio
 from convbound.problem import LAYOUTS, PASSES, ConvProblem
@@ -45,7 +45,7 @@ def markdown(results: Sequence[Result]) -> str:
     for head, group in sorted(groups.items()):
         cells = [_means([row for row in group if (row.pass_, row.layout) == column]) for column in columns]
         layers = len({(row.problem, row.op) for row in group})
-        lines.append(f"| {' | '.join([' '.join(head), str(layers), *cells])} |")
+        lines.append(f"| {' | '.join([escaped(' '.join(head)), str(layers), *cells])} |")
     return "\n".join(lines)
 
 

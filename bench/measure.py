@@ -16,6 +16,7 @@ from convbound.bench.rivals import RIVALS
 from convbound.bench.roofs import Roofs
 from convbound.bench.rows import STATUS_FAILED, Row
 from convbound.bench.timer import Prepared, Timer, interleave, quantiles
+from convbound.measuring import failure
 from convbound.problem import DTYPE_NAMES, Layout
 
 MEMORY, COMPUTE = "memory", "compute"
@@ -55,7 +56,7 @@ def measure_case(
     outcomes: list[Outcome] = []
     lost = False
     for contender in contenders(case, tensors, options.backends, options.layouts, options.rivals):
-        outcomes.append(Outcome(contender, message=NOT_RUN) if lost else _check(contender, reference, timer))
+        outcomes.append(Outcome(contender, message=NOT_RUN) if lost else _check(contender, case, reference, timer))
         lost = lost or bool(outcomes[-1].message and device.lost())
     torch_error = max((o.error for o in outcomes if o.rival and o.error is not None), default=0.0)
     for outcome in outcomes:
@@ -73,7 +74,7 @@ def measure_case(
 
 def failed_case(case: Case, options: Options, error: Exception) -> list[Row]:
     """The rows of a case that could not even be set up, say for want of memory."""
-    message = _one_line(error)
+    message = failure(error, case.problem, case.dtype)
     backends = (*options.backends, *options.rivals)
     rows = [_row(case, layout, backend, options.device) for layout in options.layouts for backend in backends]
     return [dataclasses.replace(row, status=STATUS_FAILED, message=message) for row in rows]
@@ -85,7 +86,7 @@ def renamed(rows: list[Row], case: Case) -> list[Row]:
     return [dataclasses.replace(row, model=layer.model, layer=layer.name, count=layer.count) for row in rows]
 
 
-def _check(contender: Contender, reference: Reference, timer: Timer) -> Outcome:
+def _check(contender: Contender, case: Case, reference: Reference, timer: Timer) -> Outcome:
     outcome = Outcome(contender)
     results: list[torch.Tensor] = []
     try:
@@ -97,7 +98,7 @@ def _check(contender: Contender, reference: Reference, timer: Timer) -> Outcome:
             # The first of these may choose algorithms or compile once more, now that outputs are not poisoned.
             outcome.first = min(timer.sample(contender.call) for _ in range(2))
     except Exception as error:  # whatever a kernel raises is a result: the row is kept and says so
-        outcome.message = _one_line(error)
+        outcome.message = failure(error, case.problem, case.dtype)
     return outcome
 
 
@@ -109,10 +110,6 @@ def _time(passed: list[Outcome], timer: Timer, budget: float) -> None:
     for outcome, ready, samples in zip(passed, prepared, timed, strict=True):
         outcome.timing = ready.timing
         outcome.samples = tuple(seconds / ready.calls for seconds in samples)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _rows(case: Case, outcomes: list[Outcome], options: Options, roofs: Roofs) -> list[Row]:

@@ -61,7 +61,7 @@ class Bar:
         from rich import progress
 
         self._bar = progress.Progress(
-            progress.TextColumn("{task.description}", table_column=None),
+            progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TimeElapsedColumn(),

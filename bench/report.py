@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich import box
 from rich.console import Console
@@ -17,11 +18,14 @@ from convbound.bench.rivals import RIVALS, TORCH
 from convbound.bench.rows import Result, Row
 from convbound.bench.summary import grouped, is_slower, ours, ratio, speedups, sum_up, summary_lines
 from convbound.problem import LAYOUTS, PASSES, ConvProblem
+from convbound.untrusted import read_text, replace_text
 
 README_START, README_END = "<!-- results:start -->", "<!-- results:end -->"
 # In terminals narrower than this, the table leaves out details; all of them stand in the files.
 _MEDIUM, _WIDE, FULL_WIDTH = 110, 150, 172
 _SLOWER, _FAILED = "slower", "FAILED"
+# What makes tags, comments, links, pictures, code, emphasis or cells of a table.
+_MARKUP = str.maketrans({character: f"&#{ord(character)};" for character in "&<>[]|`*~\\"})
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,11 @@ def shape(text: str) -> str:
     return f"{channels}{group} @ {sizes(problem.input)} {'x'.join(map(str, problem.filter))}{stride}{dilation}"
 
 
+def escaped(text: str) -> str:
+    """A text as a Markdown document shows it, whatever it contains."""
+    return text.translate(_MARKUP)
+
+
 def machine_lines(result: Result) -> list[str]:
     """Where the numbers come from, in two lines."""
     machine, roofs = result.machine, result.roofs
@@ -138,7 +147,9 @@ def print_report(result: Result, console: Console) -> None:
     for (model, dtype, backend), rows in grouped(ours(result.rows), lambda r: (r.model, r.dtype, r.backend)).items():
         transposed = " (transposed layers: dgrad is their forward)" if "transpose" in rows[0].op else ""
         title = f"{model}: {backend} against torch, {dtype}{transposed}"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table = Table(
+            title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+        )
         table.add_column("pass", no_wrap=True)
         # A problem from the command line has no name but itself, and its shape would only repeat that.
         skip = "shape" if all(row.layer == row.problem for row in rows) else None
@@ -180,13 +191,13 @@ def markdown(result: Result, picture: str) -> str:
     for (model, dtype, backend), rows in grouped(mine, lambda r: (r.model, r.dtype, r.backend)).items():
         cells = [speedups(sum_up(r for r in rows if _is(r, *column))) for column in columns]
         name = f"{model} {dtype} {backend}" if several else model
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {escaped(name)} | " + " | ".join(cells) + " |")
+    others = summary_lines([r for r in result.rows if r not in mine])[:1]
     summary = [
-        f"- {line.strip()}" if not line.startswith("  ") else f"  - {line.strip()}" for line in summary_lines(mine)
+        f"{'  ' * line.startswith('  ')}- {escaped(line.strip())}"
+        for line in (*summary_lines(mine), *others, *machine_lines(result))
     ]
-    overhead = [f"- {line}" for line in summary_lines([r for r in result.rows if r not in mine])[:1]]
-    machine = [f"- {line}" for line in machine_lines(result)]
-    return "\n".join([*lines, "", *summary, *overhead, *machine, "", f"![Roofline]({picture})"])
+    return "\n".join([*lines, "", *summary, "", f"![Roofline]({quote(picture)})"])
 
 
 def rewrite_readme(readme: Path, result: Result, picture: Path) -> None:
@@ -209,12 +220,12 @@ def replace_between(document: Path, start: str, end: str, block: str) -> None:
     ValueError
         When the markers are missing or in the wrong order.
     """
-    text = document.read_text(encoding="utf-8")
+    text = read_text(document)
     head, found_start, rest = text.partition(start)
     _, found_end, tail = rest.partition(end)
     if not found_start or not found_end:
         raise ValueError(f"{document} needs the lines {start} and {end}, in this order")
-    document.write_text(f"{head}{start}\n{block}\n{end}{tail}", encoding="utf-8")
+    replace_text(document, f"{head}{start}\n{block}\n{end}{tail}")
 
 
 def _key(row: Row) -> tuple[Any, ...]:

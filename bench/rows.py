@@ -9,7 +9,10 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args, get_type_hints
+
+from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES, ConvProblem
+from convbound.untrusted import check_kinds, open_file, parse_json, read_text, replace_text
 
 SCHEMA = 1
 STATUS_OK, STATUS_FAILED = "ok", "failed"
@@ -70,15 +73,28 @@ class Row:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Row:
-        """The inverse of :meth:`record`; keys of later versions are ignored."""
-        names = {field.name for field in dataclasses.fields(cls)}
+        """The inverse of :meth:`record`; keys of later versions are ignored. A ValueError or TypeError: no such row."""
         renamed = {"pass_" if name == "pass" else name: value for name, value in record.items()}
-        return cls(**{name: value for name, value in renamed.items() if name in names})
+        row = cls(**{name: value for name, value in renamed.items() if name in _KINDS})
+        check_kinds(vars(row), _KINDS)
+        ConvProblem.parse(row.problem)
+        known = (STATUS_OK, STATUS_FAILED), PASSES, LAYOUTS, tuple(DTYPE_NAMES.values())
+        for value, values in zip((row.status, row.pass_, row.layout, row.dtype), known, strict=True):
+            if value not in values:
+                raise ValueError(f"{value!r} is not one of {', '.join(values)}")
+        for name, value in vars(row).items():
+            if isinstance(value, int | float) and (value < 0 or (value == 0 and name.startswith("speedup"))):
+                raise ValueError(f"{name}={value} is not positive")
+        return row
 
     @property
     def ok(self) -> bool:
         """Whether the row was checked and timed."""
         return self.status == STATUS_OK
+
+
+# A float may stand there as a whole number.
+_KINDS = {n: kind | int if float in (kind, *get_args(kind)) else kind for n, kind in get_type_hints(Row).items()}
 
 
 def _plain(value: Any) -> Any:
@@ -108,32 +124,72 @@ class Result:
         """Write the whole run, one row a line so that committed files show readable differences; atomically."""
         head = json.dumps(self.header(), indent=1)
         rows = ",\n".join(json.dumps(row.record()) for row in self.rows)
-        temporary = path.with_suffix(path.suffix + ".part")
-        temporary.write_text(f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n', encoding="utf-8")
-        os.replace(temporary, path)
+        replace_text(path, f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
+
+
+_HEAD = {"schema": int, "machine": dict, "roofs": dict, "options": dict, "complete": bool}
+# What a report reads of them.
+_MACHINE = {
+    **dict.fromkeys(("cpu", "isa", "python", "torch", "date"), str),
+    **dict.fromkeys(("convbound", "revision", "gpu"), str | None),
+    "cores": int | None,
+    "threads": int,
+    "caches": dict,
+    "kernels": dict,
+}
+_GPU = {"sms": int, "l2": int, "cuda": str | None, "cudnn": int | None, "nvidia_smi": dict}
+_SMI = dict.fromkeys(("driver_version", "clocks.sm", "clocks.max.sm"), str)
+_ROOFS = {"copy_gbps": int | float, "copy_method": str, "peak_gflops": dict, "fma_gflops": int | float | None}
 
 
 def read_result(path: Path) -> Result:
-    """Read a result file: ``result.json``, or the ``rows.jsonl`` of a run that was killed.
+    """Read a result file, which is not trusted: ``result.json``, or the ``rows.jsonl`` of a run that was killed.
 
     Raises
     ------
+    OSError
+        When it cannot be read.
     ValueError
         When the file is not a result file.
     """
-    text = path.read_text(encoding="utf-8")
     try:
+        text = read_text(path)
         if path.suffix == ".jsonl":
-            lines = [json.loads(line) for line in text.splitlines()]
-            head, records = lines[0], lines[1:]
+            # What follows the last end of a line was being written when the run was killed.
+            head, *records = (parse_json(line) for line in text.split("\n")[:-1])
         else:
-            head = json.loads(text)
+            head = parse_json(text)
+            check_kinds(head, {"rows": list})
             records = head["rows"]
+        check_kinds(head, _HEAD)
+        if head["schema"] != SCHEMA:
+            raise ValueError(f"schema {head['schema']} is not {SCHEMA}, the one that this version reads")
         rows = [Row.from_record(record) for record in records]
-        ended = head.get("ended", "")
+        _check_machine(head["machine"])
+        if rows or head["roofs"]:
+            _check_roofs(head["roofs"])
+        ended = str(head.get("ended", ""))
         return Result(head["machine"], head["roofs"], head["options"], head["complete"], ended, rows)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"{path} is not a result file of convbound.bench ({type(error).__name__}: {error})") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a result file of convbound.bench ({error})") from error
+
+
+def _check_machine(machine: dict[str, Any]) -> None:
+    check_kinds({"gpu": None, **machine}, _MACHINE)
+    for name, kind in (("caches", int), ("kernels", str)):
+        check_kinds(machine[name], dict.fromkeys(machine[name], kind))
+    if machine.get("gpu"):
+        check_kinds(machine, _GPU)
+        if machine["nvidia_smi"]:
+            check_kinds(machine["nvidia_smi"], _SMI)
+
+
+def _check_roofs(roofs: dict[str, Any]) -> None:
+    check_kinds({"fma_gflops": None, **roofs}, _ROOFS)
+    check_kinds(roofs["peak_gflops"], dict.fromkeys(roofs["peak_gflops"], int | float))
+    for roof in (roofs["copy_gbps"], roofs.get("fma_gflops"), *roofs["peak_gflops"].values()):
+        if roof is not None and not roof > 0:
+            raise ValueError(f"a roof of {roof} is not positive")
 
 
 class RowWriter:
@@ -142,8 +198,7 @@ class RowWriter:
     def __init__(self, folder: Path, result: Result) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._machine = {name: result.machine.get(name) for name in CSV_MACHINE}
-        self._csv: IO[str] = (folder / "rows.csv").open("w", newline="", encoding="utf-8")
-        self._jsonl: IO[str] = (folder / "rows.jsonl").open("w", encoding="utf-8")
+        self._csv, self._jsonl = (_created(folder / name) for name in ("rows.csv", "rows.jsonl"))
         names = ["pass" if field.name == "pass_" else field.name for field in dataclasses.fields(Row)]
         self._table = csv.DictWriter(self._csv, [*names, *CSV_MACHINE])
         self._table.writeheader()
@@ -161,3 +216,8 @@ class RowWriter:
         """Close both files."""
         self._csv.close()
         self._jsonl.close()
+
+
+def _created(path: Path) -> IO[str]:
+    """A new, empty file, or one that is there emptied."""
+    return os.fdopen(open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", newline="", encoding="utf-8")

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
@@ -22,10 +23,11 @@ from rich.text import Text
 from convbound import tracing
 from convbound.bench.cases import Case
 from convbound.bench.plan import Options, cases
-from convbound.bench.report import replace_between, shape
+from convbound.bench.report import escaped, replace_between, shape
 from convbound.bench.rows import STATUS_FAILED, STATUS_OK
 from convbound.gpus import find_gpu
 from convbound.problem import DTYPE_NAMES, Layout
+from convbound.untrusted import replace_text
 
 TABLE = "traffic"
 # So many reports can be read one by one; of more, the table says what matters.
@@ -83,7 +85,7 @@ def trace_all(options: Options, gpu: str, kernel: str | None, folder: Path, cons
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=len(todo))
         for case, layout in todo:
-            progress.update(task, description=f"{case} {layout}")
+            progress.update(task, description=escape(f"{case} {layout}"))
             row, trace = _trace(case, layout, gpu, kernel)
             rows.append(row)
             if trace is not None and len(todo) <= _MOST_REPORTS:
@@ -121,7 +123,7 @@ def _trace(case: Case, layout: Layout, gpu: str, kernel: str | None) -> tuple[Tr
 
 def _write(rows: list[TraceRow], file: Path) -> None:
     records: list[dict[str, Any]] = [dataclasses.asdict(row) for row in rows]
-    file.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n", encoding="utf-8")
+    replace_text(file, "[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n")
 
 
 def _table(rows: list[TraceRow]) -> Table:
@@ -137,7 +139,7 @@ def _table(rows: list[TraceRow]) -> Table:
 def markdown(rows: list[TraceRow]) -> str:
     """The rows as a table of a document."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    lines += ["| " + " | ".join(text(row) for text in COLUMNS.values()) + " |" for row in rows if row.kernel]
+    lines += ["| " + " | ".join(escaped(text(row)) for text in COLUMNS.values()) + " |" for row in rows if row.kernel]
     gpus = ", ".join(dict.fromkeys(row.gpu for row in rows))
     return f"Counted in the emulator with the architecture of {gpus}.\n\n" + "\n".join(lines)
 

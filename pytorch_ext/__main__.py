@@ -18,11 +18,13 @@ import torch
 
 import convbound
 from convbound import _library, decisions, selection, tuning
+from convbound.bench.arguments import Parser
 from convbound.bench.machine import cpu_name
 from convbound.explanation import explain
 from convbound.gpus import DEFAULT_GPU
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
 from convbound.tracing import trace
+from convbound.untrusted import printable
 
 
 def _version(package: str) -> str:
@@ -74,7 +76,7 @@ def report() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m convbound", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="python -m convbound", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     explained = commands.add_parser("explain", help="which kernel would serve a problem, and why")
     traced = commands.add_parser("trace", help="the memory traffic of a CUDA kernel, counted in the emulator")
@@ -92,7 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     show = {"explain": _explained, "trace": _traced, "tuning": _tuned}.get(options.command, lambda _: report())
     try:
-        print(show(options))
+        # A problem's note may hold anything.
+        print("\n".join(map(printable, show(options).split("\n"))))
     except (OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     return 0
@@ -116,7 +119,7 @@ def _traced(options: argparse.Namespace) -> str:
 
 def _tuned(options: argparse.Namespace) -> str:
     if options.clear:
-        return f"forgot {decisions.clear()} decisions of {decisions.location()}"
+        return f"forgot {decisions.clear()} decisions of {decisions.location_text()}"
     return f"tuning is {tuning.state()}\n{decisions.table() or 'nothing was measured so far'}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,8 @@ from convbound.kernels import ops as triton_ops
 
 PACKAGE = Path(__file__).resolve().parent
 REBUILD = "rebuild with: pip install --no-build-isolation ."
+ISA_VARIABLE = "CONVBOUND_CPU_ISA"
+ISAS = ("generic", "avx2", "avx512")
 
 
 @lru_cache(maxsize=1)
@@ -24,7 +27,10 @@ def build_info() -> dict[str, Any]:
     Empty when nothing was built.
     """
     path = PACKAGE / "build_info.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (ValueError, TypeError):  # half of a file, of a build that was stopped
+        return {}
 
 
 def _load_ops(backend: str) -> str | None:
@@ -59,6 +65,15 @@ def _other_cuda() -> str | None:
     return f"the CUDA kernels were built by CUDA {built}, but torch is of CUDA {mine}"
 
 
+def check_isa() -> None:
+    """Raise a ValueError where the environment asks for an instruction set that does not exist."""
+    value = os.environ.get(ISA_VARIABLE, "")
+    if value.strip() not in ("", *ISAS):
+        raise ValueError(f"{ISA_VARIABLE}={value!r} must be one of {', '.join(ISAS)}")
+    if value != value.strip():
+        os.environ[ISA_VARIABLE] = value.strip()  # it is the libraries that read it, and they know no blanks
+
+
 def _load_introspection() -> ModuleType | str:
     try:
         from convbound import _introspect
@@ -68,6 +83,8 @@ def _load_introspection() -> ModuleType | str:
         return f"the introspection module was built from other sources than this package; {REBUILD}"
     return _introspect
 
+
+check_isa()
 
 # Why the ops of a backend are not there, by backend; None where they are. Those of Triton were defined by the import.
 LOADED: dict[str, str | None] = {**{backend: _load_ops(backend) for backend in ("cpu", "simt", "cuda")}, "triton": None}

@@ -1,15 +1,18 @@
 """What tuning found out, in memory and in one JSON file of the user's cache, so that each problem is measured once.
 
 The file is ``tuning.json`` in ``$CONVBOUND_CACHE_DIR``, else in ``convbound`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-Processes share it: whoever adds a decision reads the file under a lock, and replaces it by a whole new one. A file that
-cannot be read or written is worth one warning and never an error: the decisions then hold for this process only.
+Processes share it: whoever adds a decision reads the file under a lock, and replaces it by a whole new one. The file is
+not trusted (:mod:`convbound.untrusted`). One that cannot be read or written is worth one warning and never an error:
+the decisions then hold for this process only.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +21,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+from convbound.untrusted import (
+    MOST_BYTES,
+    check_kinds,
+    open_file,
+    own_folder,
+    parse_json,
+    printable,
+    read_text,
+    replace_text,
+)
+
 DIRECTORY_VARIABLE = "CONVBOUND_CACHE_DIR"
+# A process that was stopped while it holds the lock makes another one wait for so long, and once only. Many that write
+# without a pause hold it for milliseconds each, with a tenth of one between them: waiting is looking often.
+_LOCK_SECONDS = 10.0
+_LOOK_SECONDS = 1e-3
 
 
 class Key(NamedTuple):
@@ -70,24 +89,28 @@ class Decision:
             "backend": self.backend,
             "milliseconds": {backend: round(ms, 4) for backend, ms in self.milliseconds.items()},
             "date": self.date,
-            "dropped": self.dropped,
+            "dropped": {backend: printable(why) for backend, why in self.dropped.items()},
         }
 
     @classmethod
     def from_row(cls, row: Any) -> Decision:
-        """The inverse; raises a KeyError, TypeError, ValueError or AttributeError on what is no row."""
-        return cls(
-            Key(*(str(row[name]) for name in Key._fields)),
-            str(row["backend"]),
-            {str(backend): float(ms) for backend, ms in row["milliseconds"].items()},
-            str(row["date"]),
-            {str(backend): str(why) for backend, why in row["dropped"].items()},
-        )
+        """The inverse; raises a ValueError on what is no row."""
+        check_kinds(row, _KINDS)
+        key = Key(*(row[name] for name in Key._fields))
+        if key.dtype not in DTYPE_NAMES.values() or key.layout not in LAYOUTS or key.pass_ not in PASSES:
+            raise ValueError(f"{key.dtype} {key.layout} {key.pass_} is no dtype, layout and pass")
+        for backend, ms in row["milliseconds"].items():
+            if not isinstance(ms, int | float) or ms < 0:
+                raise ValueError(f"the milliseconds of {backend} are not a positive number")
+        check_kinds(row["dropped"], dict.fromkeys(row["dropped"], str))
+        return cls(key, row["backend"], row["milliseconds"], row["date"], row["dropped"])
 
 
+_KINDS = {**dict.fromkeys((*Key._fields, "backend", "date"), str), "milliseconds": dict, "dropped": dict}
 Decisions = dict[Key, Decision]
 
 _known: Decisions | None = None
+_waited_in_vain = False
 
 
 def find(key: Key) -> Decision | None:
@@ -100,31 +123,37 @@ def find(key: Key) -> Decision | None:
 
 def remember(decision: Decision, *, lasting: bool = True) -> None:
     """Keep a decision: for this process, and where it is lasting for later ones."""
+    global _waited_in_vain
     find(decision.key)  # reads the file if nobody did
     assert _known is not None
     _known[decision.key] = decision
-    if lasting:
+    if lasting and not _waited_in_vain:
         try:
             with _locked():
-                _write({**read(), decision.key: decision}.values())
+                known = read()
+                known.pop(decision.key, None)
+                _write([*known.values(), decision])
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+            _waited_in_vain = isinstance(error, TimeoutError)
             _warn(f"convbound cannot keep what it measured: {error}; {DIRECTORY_VARIABLE} names another folder")
 
 
 def forget() -> None:
     """Drop what this process knows; the file stays."""
-    global _known
-    _known = None
+    global _known, _waited_in_vain
+    _known, _waited_in_vain = None, False
 
 
 def read() -> Decisions:
     """What the file says."""
     try:
-        rows = json.loads(location().read_text(encoding="utf-8"))
+        rows = parse_json(read_text(location(), own=True))
+        if not isinstance(rows, list):
+            raise ValueError("it is no list of decisions")
         return {decision.key: decision for decision in map(Decision.from_row, rows)}
     except FileNotFoundError:
         return {}
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         _warn(f"convbound cannot use what it measured before: {location_text()}: {type(error).__name__}: {error}")
         return {}
 
@@ -156,40 +185,52 @@ def clear() -> int:
 
 def location() -> Path:
     """The file; raises a RuntimeError where there is no home directory."""
-    if directory := os.environ.get(DIRECTORY_VARIABLE):
-        return Path(directory) / "tuning.json"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "convbound" / "tuning.json"
+    if directory := os.environ.get(DIRECTORY_VARIABLE, "").strip():
+        return Path(directory).expanduser() / "tuning.json"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))  # to be ignored unless it is absolute, as its standard says
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "convbound" / "tuning.json"
 
 
 def location_text() -> str:
     """The file, or why there is none."""
     try:
-        return str(location())
+        return printable(str(location()))
     except RuntimeError as error:
         return str(error)
 
 
 def _write(decisions: Iterable[Decision]) -> None:
-    """Replace the file, which has to be locked; who reads it meanwhile gets the old one or the new one."""
-    path = location()
-    rows = ",\n".join(json.dumps(decision.to_row()) for decision in decisions)
-    new = path.with_suffix(".new")
-    new.write_text(f"[\n{rows}\n]\n", encoding="utf-8")
-    new.replace(path)
+    """Replace the file, which has to be locked; the oldest decisions are left out where it would become too large."""
+    rows = [json.dumps(decision.to_row()) for decision in decisions]
+    size = sum(len(row) + 2 for row in rows) + 4
+    while size > MOST_BYTES:
+        size -= len(rows.pop(0)) + 2
+    text = ",\n".join(rows)
+    replace_text(location(), f"[\n{text}\n]\n", private=True)
 
 
 @contextmanager
 def _locked() -> Iterator[None]:
     """No other process changes the file meanwhile. The lock is a file of its own, for the other one is replaced."""
-    path = location()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    path = location().with_suffix(".lock")
+    own_folder(path.parent)
+    lock = open_file(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise TimeoutError(errno.ETIMEDOUT, "another process keeps it locked", str(path)) from None
+                time.sleep(_LOOK_SECONDS)
         yield
+    finally:
+        os.close(lock)
 
 
 @lru_cache(maxsize=64)
 def _warn(message: str) -> None:
     """Once per message."""
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+    warnings.warn(printable(message), RuntimeWarning, stacklevel=2)

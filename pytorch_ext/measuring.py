@@ -20,7 +20,7 @@ from torch import Tensor
 
 from convbound import ops
 from convbound.bench.timer import Call, CpuTimer, Sampler, interleave
-from convbound.problem import ConvProblem, Pass
+from convbound.problem import DTYPE_NAMES, ConvProblem, Pass
 
 TORCH_FACTOR = 2.0
 ULPS = 4.0
@@ -31,6 +31,9 @@ BUDGET = 0.2
 MARGIN = 1.03
 # Copies of tensors are made of so many bytes at a time.
 SLICE_BYTES = 64 << 20
+# How allocators say that there is no memory: torch's, CUDA's, cuDNN's, C++'s. The last is all that is left of it where
+# an op of ours allocates: torch's stable interface drops the text, and nothing else that ours ask torch for can fail.
+_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed", "bad_alloc", "api call failed")
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,24 @@ class Findings:
     milliseconds: dict[str, float] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     best: str = "torch"
-    out_of_memory: bool = False
+    out_of_memory: set[str] = field(default_factory=set)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is about memory, which may suffice another time."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _NO_MEMORY)
+
+
+def failure(error: Exception, problem: ConvProblem, dtype: torch.dtype) -> str:
+    """An error in one line; where memory is what lacks, with what for and how much its tensors take at least."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if not is_out_of_memory(error):
+        return text
+    size = problem.compulsory_bytes(dtype)
+    name = DTYPE_NAMES[dtype]
+    return f"out of memory for {problem}, whose tensors take {size} bytes ({size / 1e9:.3g} GB) in {name}: {text}"
 
 
 class WrongResultError(Exception):
@@ -105,10 +125,17 @@ def measure(work: Work, backends: Sequence[str], timer: Sampler) -> Findings | N
     """
     findings = Findings()
     expected = work.results("torch")
-    if not (all(result.isfinite().all() for result in expected) and expected[0].any()):
+    try:
+        telling = all(result.isfinite().all() for result in expected) and expected[0].any()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        why = failure(error, work.problem, work.first.dtype)
+        return Findings(dropped=dict.fromkeys(backends, why), out_of_memory=set(backends))
+    if not telling:
         return None
     for backend in backends:
-        with _dropping(backend, findings):
+        with _dropping(backend, work, findings):
             # The backend's results are likely to be put where this was, so that an element never written is seen.
             _ = [torch.full_like(result, torch.nan) for result in expected]
             del _
@@ -117,7 +144,7 @@ def measure(work: Work, backends: Sequence[str], timer: Sampler) -> Findings | N
     speedups = {"torch": MARGIN}
     for backend in backends:
         if backend not in findings.dropped:
-            with _dropping(backend, findings):
+            with _dropping(backend, work, findings):
                 calls: list[Call] = [partial(work.run, name) for name in (backend, "torch")]
                 samples = interleave(calls, timer, BUDGET, [0.0, 0.0])
                 ours, torchs = (1e3 * median(s) for s in samples)
@@ -129,13 +156,14 @@ def measure(work: Work, backends: Sequence[str], timer: Sampler) -> Findings | N
 
 
 @contextmanager
-def _dropping(backend: str, findings: Findings) -> Iterator[None]:
+def _dropping(backend: str, work: Work, findings: Findings) -> Iterator[None]:
     """Whatever a backend raises costs it its place, and nobody else anything."""
     try:
         yield
     except Exception as error:
-        findings.dropped[backend] = " ".join(f"{type(error).__name__}: {error}".split())
-        findings.out_of_memory |= isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        findings.dropped[backend] = failure(error, work.problem, work.first.dtype)
+        if is_out_of_memory(error):
+            findings.out_of_memory.add(backend)
 
 
 def check(work: Work, results: Sequence[Tensor], expected: Sequence[Tensor]) -> None:

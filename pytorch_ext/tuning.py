@@ -43,7 +43,7 @@ _measuring = threading.Lock()
 
 def enabled(device: str) -> bool:
     """Whether problems on this type of device are measured: on GPUs, and on CPUs if CONVBOUND_TUNE=1 says so."""
-    value = os.environ.get(VARIABLE, "")
+    value = os.environ.get(VARIABLE, "").strip()
     if value not in ("", "0", "1"):
         raise ValueError(f"{VARIABLE}={value!r} must be 0 (measure nowhere) or 1 (everywhere, not on GPUs only)")
     return device in CANDIDATES and (value == "1" or (value == "" and device == "cuda"))
@@ -53,7 +53,8 @@ def state() -> str:
     """Where tuning is on, and where its file is, in words."""
     devices = [name for name in CANDIDATES if enabled(name)]
     where = f"on for {' and '.join(devices)} tensors" if devices else "off"
-    setting = f"{VARIABLE}={os.environ[VARIABLE]}" if os.environ.get(VARIABLE) else f"{VARIABLE} is not set"
+    value = os.environ.get(VARIABLE, "").strip()
+    setting = f"{VARIABLE}={value}" if value else f"{VARIABLE} is not set"
     return f"{where} ({setting}), cache {decisions.location_text()}"
 
 
@@ -195,7 +196,7 @@ def _decide(work: Work) -> None:
     # Memory may suffice another time.
     decisions.remember(decision, lasting=not findings.out_of_memory)
     _generation += 1
-    if findings.dropped and not findings.out_of_memory:
+    if findings.dropped.keys() - findings.out_of_memory:
         what = f"{key.pass_} of {key.problem}, {key.dtype} {key.layout}"
         warnings.warn(f"convbound: {decision.reason}, for {what}", RuntimeWarning, stacklevel=2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from support.preferring import REASON, native_preferred
 from torch import Tensor
 
 import convbound
-from convbound import preferences, selection, tuning
+from convbound import _library, preferences, selection, tuning
 from convbound.problem import DTYPES, LAYOUTS, PASSES, ConvProblem, Pass
 
 X = torch.ones(2, 4, 6, 7)
@@ -62,6 +63,16 @@ def test_the_environment_variable_is_the_default(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CONVBOUND_BACKEND", "gpu")
     with pytest.raises(ValueError, match="backend='gpu' is unknown"):
         served()
+
+
+def test_the_instruction_set_that_is_asked_for_has_to_exist(monkeypatch: pytest.MonkeyPatch):
+    for value, understood in (("", ""), (" ", ""), ("avx2", "avx2"), (" generic\n", "generic")):
+        monkeypatch.setenv("CONVBOUND_CPU_ISA", value)
+        _library.check_isa()
+        assert os.environ["CONVBOUND_CPU_ISA"] == understood
+    monkeypatch.setenv("CONVBOUND_CPU_ISA", "AVX3")
+    with pytest.raises(ValueError, match="CONVBOUND_CPU_ISA='AVX3' must be one of generic, avx2, avx512"):
+        _library.check_isa()
 
 
 @pytest.mark.parametrize(

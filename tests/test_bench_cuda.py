@@ -222,6 +222,22 @@ def test_a_plain_run_needs_neither_table_nor_picture(fake, monkeypatch, tmp_path
     assert "1/1 done" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("precision", "tf32"), [("ieee", False), ("tf32", True)])
+def test_the_roof_of_fp32_follows_torchs_current_setting(fake, monkeypatch, precision, tf32):
+    """After which torch's former one can no longer be read."""
+    conv = getattr(torch.backends.cudnn, "conv", None)
+    if conv is None:
+        pytest.skip("this torch has allow_tf32 alone")
+    wanted, before = [], conv.fp32_precision
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", wanted.append)
+    try:
+        conv.fp32_precision = precision
+        assert Cuda().start()["cudnn_tf32"] is tf32
+    finally:
+        conv.fp32_precision = before
+    assert wanted == ["high" if tf32 else "highest"]
+
+
 def test_a_lost_device_ends_the_run_with_what_was_measured(fake, monkeypatch, tmp_path, capsys):
     def kernel(dy, *arguments, **where):
         fake.lost = "CUDA error: an illegal memory access was encountered"

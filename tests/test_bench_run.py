@@ -163,7 +163,11 @@ def test_a_case_that_cannot_be_set_up_does_not_end_the_run(tmp_path, monkeypatch
     monkeypatch.setattr(runner, "measure_case", measure)
     assert bench(tmp_path, "--problem", PROBLEM) == cli.EXIT_FAILED_ROWS
     status = {(row["pass"], row["status"], row["message"]) for row in records(tmp_path)}
-    assert status == {("fprop", "failed", "MemoryError: too large"), ("dgrad", "ok", ""), ("wgrad", "ok", "")}
+    size = 4 * (2 * 8 * 8 * 8 + 8 * 9)
+    message = (
+        f"out of memory for {PROBLEM}, whose tensors take {size} bytes (4.38e-06 GB) in fp32: MemoryError: too large"
+    )
+    assert status == {("fprop", "failed", message), ("dgrad", "ok", ""), ("wgrad", "ok", "")}
 
 
 def test_slower_rows_say_so(tmp_path, monkeypatch, capsys):

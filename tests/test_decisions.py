@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import stat
 import subprocess
 import sys
 import warnings
@@ -85,6 +88,15 @@ CORRUPT = {
     "a row that lacks its key": json.dumps([{"backend": "cpu"}]),
     "times that are no numbers": json.dumps([{**ROW, "milliseconds": {"cpu": "fast"}}]),
     "times that are a list": json.dumps([{**ROW, "milliseconds": [1, 2]}]),
+    "a time beyond floats": json.dumps([{**ROW, "milliseconds": {"cpu": 10**400}}]),
+    "a time beyond integers": json.dumps([{**ROW, "milliseconds": {"cpu": 1}}]).replace("1}", "1" * 5000 + "}"),
+    "a time that is no number": json.dumps([{**ROW, "milliseconds": {"cpu": float("nan")}}]),
+    "a time below zero": json.dumps([{**ROW, "milliseconds": {"cpu": -1.0}}]),
+    "reasons that are no texts": json.dumps([{**ROW, "dropped": {"cpu": 1}}]),
+    "an unknown pass": json.dumps([{**ROW, "pass_": "sideways"}]),
+    "a key that is no text": json.dumps([{**ROW, "device": ["a CPU"]}]),
+    "deep nesting": "[" * 100_000,
+    "too much": " " * (16 << 20) + "[]",
 }
 
 
@@ -99,6 +111,70 @@ def test_a_corrupt_file_is_worth_one_warning_and_is_replaced(kind: str):
         decisions.remember(DECISION)
     new_process()
     assert decisions.find(DECISION.key) == DECISION
+
+
+def test_old_decisions_make_room(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decisions, "MOST_BYTES", 2 * len(json.dumps(ROW)) + 20)
+    for day in "123":
+        key = DECISION.key._replace(problem=f"problem {day}")
+        decisions.remember(Decision(key, "cpu", DECISION.milliseconds, DECISION.date))
+    assert [key.problem for key in decisions.read()] == ["problem 2", "problem 3"]
+
+
+@pytest.mark.parametrize("name", ["tuning.json", "tuning.lock", "tuning.new"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "broken link", "folder"])
+def test_what_is_put_in_the_way_is_left_alone(kind: str, name: str, tmp_path: Path):
+    target, path = tmp_path / "target", decisions.location().with_name(name)
+    path.parent.mkdir(parents=True)
+    target.write_text("kept")
+    {
+        "pipe": os.mkfifo,
+        "link": lambda path: path.symlink_to(target),
+        "broken link": lambda path: path.symlink_to(tmp_path / "nowhere"),
+        "folder": Path.mkdir,
+    }[kind](path)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for decision in (DECISION, DROPPED):
+            decisions.remember(decision)
+            assert decisions.find(decision.key) == decision
+    assert target.read_text() == "kept"
+    assert not (tmp_path / "nowhere").exists()
+    # Only the file and its lock are of concern, and each cannot be read, written or both: once.
+    assert len(warned) == {"tuning.json": 2, "tuning.lock": 1, "tuning.new": 0}[name]
+
+
+def test_a_lock_that_is_never_given_back_stops_nobody(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decisions, "_LOCK_SECONDS", 0.0)
+    decisions.remember(DECISION)
+    with decisions.location().with_name("tuning.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.warns(RuntimeWarning, match="cannot keep what it measured: .*another process keeps it locked"):
+            decisions.remember(DROPPED)
+        monkeypatch.setattr(decisions, "_LOCK_SECONDS", 60.0)
+        decisions.remember(DROPPED)  # waits no more
+    assert list(decisions.read()) == [DECISION.key]
+
+
+def test_the_file_is_the_users_alone():
+    decisions.remember(DECISION)
+    path = decisions.location()
+    path.chmod(0o644)
+    decisions.remember(DROPPED)
+    assert {entry.name: oct(stat.S_IMODE(entry.stat().st_mode)) for entry in (path.parent, *path.parent.iterdir())} == {
+        path.parent.name: "0o700",
+        "tuning.json": "0o600",
+        "tuning.lock": "0o600",
+    }
+
+
+def test_a_folder_that_everybody_may_write_into_keeps_nothing():
+    decisions.location().parent.mkdir(parents=True)
+    decisions.location().parent.chmod(0o777)
+    with pytest.warns(RuntimeWarning, match="cannot keep what it measured: .*everybody may write into it"):
+        decisions.remember(DECISION)
+    assert decisions.find(DECISION.key) is DECISION
+    assert not decisions.location().exists()
 
 
 def test_a_file_that_cannot_be_written_is_worth_one_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -140,8 +216,14 @@ def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch):
     assert decisions.location() == Path("/h/.cache/convbound/tuning.json")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert decisions.location() == Path("/x/convbound/tuning.json")
+    monkeypatch.setenv("XDG_CACHE_HOME", "x")  # which its standard says to ignore
+    assert decisions.location() == Path("/h/.cache/convbound/tuning.json")
     monkeypatch.setenv("CONVBOUND_CACHE_DIR", "/c")
     assert decisions.location() == Path("/c/tuning.json")
+    monkeypatch.setenv("CONVBOUND_CACHE_DIR", " ~/c ")
+    assert decisions.location() == Path("/h/c/tuning.json")
+    monkeypatch.setenv("CONVBOUND_CACHE_DIR", " ")
+    assert decisions.location() == Path("/h/.cache/convbound/tuning.json")
 
 
 def test_processes_keep_each_others_decisions():
@@ -220,6 +302,16 @@ def test_the_command_line_shows_and_clears(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out == f"forgot 2 decisions of {decisions.location()}\n"
     assert decisions.read() == {}
     assert not decisions.location().exists()
+
+
+def test_the_command_line_prints_no_escapes(capsys: pytest.CaptureFixture[str]):
+    row = {**ROW, "device": "\x1b]0;a title\a", "date": "\x1b[31m", "dropped": {"cpu": "\u009b2J\r"}}
+    decisions.location().parent.mkdir(parents=True)
+    decisions.location().write_text(json.dumps([row]))
+    assert main(["tuning"]) == 0
+    printed = capsys.readouterr().out
+    assert "\\x1b]0;a title\\x07; a build" in printed
+    assert all(line.isprintable() for line in printed.splitlines())
 
 
 def test_the_report_names_the_cache(capsys: pytest.CaptureFixture[str]):

@@ -136,12 +136,14 @@ def test_what_competes_on_a_gpu(monkeypatch: pytest.MonkeyPatch, kernel: str, fo
 
 
 @pytest.mark.parametrize(
-    ("value", "devices"), [("", ["cuda"]), ("0", []), ("1", ["cpu", "cuda"])], ids=["unset", "0", "1"]
+    ("value", "devices"),
+    [("", ["cuda"]), (" ", ["cuda"]), ("0", []), (" 0 ", []), ("1", ["cpu", "cuda"]), ("1\n", ["cpu", "cuda"])],
+    ids=["unset", "blank", "0", "blanks and 0", "1", "1 and a blank"],
 )
 def test_the_switch(monkeypatch: pytest.MonkeyPatch, value: str, devices: list[str]):
     monkeypatch.setenv("CONVBOUND_TUNE", value)
     assert [device for device in ("cpu", "cuda", "meta", "xpu") if tuning.enabled(device)] == devices
-    if value != "1":
+    if value.strip() != "1":
         new_process()
         assert train() == ["cpu_fprop", "cpu_dgrad", "cpu_wgrad"]  # as the preference table says
         assert convbound.explain(PROBLEM).passes[0].reason == preferences._FP32_REASON
@@ -210,10 +212,24 @@ def test_an_element_that_is_never_written_is_seen():
         conv()
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), MemoryError("full")], ids=lambda e: type(e).__name__)
-def test_want_of_memory_is_not_remembered(error: Exception):
+NO_MEMORY = {
+    "torch on a GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has …"),
+    "torch on a CPU": RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+    "memory: you tried to allocate 281475110928400 bytes. Error code 12 (Cannot allocate memory)"),
+    "torch's stable interface": RuntimeError('torch_call_dispatcher( "aten::new_empty", "", …) API call failed at '
+    "torch/csrc/stable/ops.h, line 631"),
+    "Python": MemoryError(),
+    "C++": RuntimeError("std::bad_alloc"),
+    "CUDA": RuntimeError("CUDA error: out of memory"),
+    "cuDNN": RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NO_MEMORY)
+def test_want_of_memory_is_not_remembered(kind: str):
     def hungry(*_: Any) -> Any:
-        raise error
+        raise NO_MEMORY[kind]
 
     with tuning_by() as tuned, native_kernel("fprop", hungry), warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -221,6 +237,53 @@ def test_want_of_memory_is_not_remembered(error: Exception):
         conv()
         assert tuned.passes == ["fprop"]
         assert decisions.read() == {}
+        reason = convbound.explain(PROBLEM).passes[0].reason
+    size = 4 * (2 * X.numel() + W.numel())
+    assert (
+        f"cpu is not used: out of memory for {PROBLEM}, whose tensors take {size} bytes (6.48e-06 GB) in fp32" in reason
+    )
+    assert str(NO_MEMORY[kind]) in reason
+
+
+def test_want_of_memory_in_an_op_of_ours_is_not_remembered():
+    """Really too much, by the op itself."""
+
+    def hungry(op: Any, x: Tensor, *args: Any) -> Any:
+        return op(x[:1].expand(1 << 45, -1, -1, -1), *args)
+
+    with tuning_by(), native_kernel("fprop", hungry), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        conv()
+        assert decisions.read() == {}
+
+
+def test_want_of_memory_for_the_comparison_is_nobodys_fault(monkeypatch: pytest.MonkeyPatch):
+    def hungry(_: Tensor) -> Tensor:
+        raise NO_MEMORY["torch on a GPU"]
+
+    with tuning_by() as tuned, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with monkeypatch.context() as patch:
+            patch.setattr(Tensor, "isfinite", hungry)
+            assert torch.equal(conv(), F.conv2d(X, W, padding=1, groups=4))
+        conv()
+        assert tuned.passes == ["fprop"]
+        assert decisions.read() == {}
+
+
+def test_other_resources_that_lack_are_remembered():
+    """What Triton says of a tile that no GPU of this kind has the shared memory for."""
+
+    class OutOfResources(Exception):  # noqa: N818
+        pass
+
+    def large(*_: Any) -> Any:
+        raise OutOfResources("out of resource: shared memory, Required: 294912, Hardware limit: 232448.")
+
+    with tuning_by(), native_kernel("fprop", large):
+        with pytest.warns(RuntimeWarning, match="out of resource"):
+            conv()
+        assert len(decisions.read()) == 1
 
 
 def test_errors_of_torch_stay_torchs(monkeypatch: pytest.MonkeyPatch):
