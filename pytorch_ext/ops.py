@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convbound import _library, fakes, vmap
+from convbound import _library, derivatives, fakes, vmap
 from convbound.problem import PASSES, ConvProblem
 
 _NATIVE: dict[str, dict[str, Any]] = {}
@@ -21,6 +21,8 @@ for _name, _absent in _library.LOADED.items():
     if _absent is None:
         fakes.register(_name)
         vmap.register(_name)
+        for _pass in PASSES:
+            derivatives.register(_name, _pass)
         _NATIVE[_name] = {pass_: getattr(torch.ops.convbound, f"{_name}_{pass_}").default for pass_ in PASSES}
 
 
@@ -36,7 +38,8 @@ def fprop(
     """The convolution of x ``(n, c, *input)`` with w ``(k, c // groups, *filter)``: y ``(n, k, *output)``."""
     if backend == "torch":
         return _torch_fprop(x, w, bias, problem, channels_last)
-    result: Tensor = _NATIVE[backend]["fprop"](x, w, bias, *_geometry(problem), channels_last)
+    with derivatives.below_autograd():
+        result: Tensor = _NATIVE[backend]["fprop"](x, w, bias, *_geometry(problem), channels_last)
     return result
 
 
@@ -46,7 +49,8 @@ def dgrad(
     """The gradient of the input, dx ``(n, c, *input)``; with bias ``(c,)``, a transposed convolution's forward."""
     if backend == "torch":
         return _torch_dgrad(dy, w, bias, problem, channels_last)
-    result: Tensor = _NATIVE[backend]["dgrad"](dy, w, bias, problem.input, *_geometry(problem), channels_last)
+    with derivatives.below_autograd():
+        result: Tensor = _NATIVE[backend]["dgrad"](dy, w, bias, problem.input, *_geometry(problem), channels_last)
     return result
 
 
@@ -56,7 +60,8 @@ def wgrad(
     """The gradients of the filter, dw ``(k, c // groups, *filter)``, and if asked of the bias, dbias ``(k,)``."""
     if backend == "torch":
         return _torch_wgrad(dy, x, problem, bias_grad, channels_last)
-    dw, dbias = _NATIVE[backend]["wgrad"](dy, x, problem.filter, *_geometry(problem), bias_grad, channels_last)
+    with derivatives.below_autograd():
+        dw, dbias = _NATIVE[backend]["wgrad"](dy, x, problem.filter, *_geometry(problem), bias_grad, channels_last)
     return dw, dbias if bias_grad else None
 
 
