@@ -29,7 +29,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from convbound import ops, tuning
 from convbound.measuring import Work
-from convbound.problem import ConvProblem
+from convbound.problem import ConvProblem, Pass
 from convbound.tuning import UNDECIDED
 
 
@@ -62,6 +62,11 @@ def wgrad(dy: Tensor, x: Tensor, bias_grad: bool, problem: ConvProblem, plan: Pl
     """Differentiable dw ``(k, c // groups, *filter)`` and, if asked, dbias ``(k,)``."""
     result: tuple[Tensor, Tensor | None] = _call(_Wgrad, _WgradJvp, dy, x, bias_grad, problem, plan)
     return result
+
+
+def run(pass_: Pass, *args: Any) -> Any:
+    """One pass without derivatives: the arguments are those of the function of its name."""
+    return {"fprop": _Fprop, "dgrad": _Dgrad, "wgrad": _Wgrad}[pass_].forward(*args)
 
 
 def _call(plain: Any, with_jvp: Any, *args: Any) -> Any:
@@ -98,16 +103,17 @@ def _compiled_transform() -> str | None:
     if not _transforms():
         return None
     levels = torch._C._functorch.get_interpreter_stack() or ()
-    maps = forward_ad._current_level < 0 and all(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
+    maps = forward_ad._current_level < 0 and all(
+        level.key() == torch._C._functorch.TransformType.Vmap for level in levels
+    )
     return _VMAP if maps and not torch.compiler.is_exporting() else _TRANSFORM
 
 
 def differentiated(args: tuple[Any, ...]) -> bool:
     """Whether any derivative can be asked for. If not, the 30 us that Function.apply costs are saved."""
     return (
-        (torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args))
-        or _transforms()
-    )
+        torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+    ) or _transforms()
 
 
 def _transforms() -> bool:

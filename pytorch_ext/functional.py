@@ -185,7 +185,11 @@ def _call(
     if prepared is not None:
         xb, wb, bb, frozen = prepared
         found = plan(name, xb, wb, frozen, backend, _passes_needed(name, (xb, wb, bb), backend))
-        if found is not None and not _torch_suffices(name, found[1], xb, wb) and _takes_bias(name, bb, found[0], backend):
+        if (
+            found is not None
+            and not _torch_suffices(name, found[1], xb, wb)
+            and takes_bias(name, bb, found[0], backend)
+        ):
             y = (autograd.dgrad if is_transposed(name) else autograd.fprop)(xb, wb, bb, *found)
             return y if x.dim() == xb.dim() else y.squeeze(0)
     return _TORCH[name](x, w, bias, *arguments)
@@ -199,14 +203,14 @@ def is_transposed(name: str) -> bool:
 def _prepare(
     name: str, x: Tensor, w: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], backend: str
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...]] | None:
-    """The tensors, batched and cast, and the arguments, fit to be a cache's key; None where torch shall have the call."""
+    """The tensors, batched and cast, and the arguments, fit to be a key; None where torch shall have the call."""
     selection.check_name(name, backend)
-    recorder, unfit = autograd.recorder(), _unfit(x, w, bias)
+    recorder, complaint = autograd.recorder(), unfit(x, w, bias)
     if backend == "auto":
-        if recorder or unfit or not x.numel() or not w.numel() or x.device.type not in ("cpu", "cuda"):
+        if recorder or complaint or not x.numel() or not w.numel() or x.device.type not in ("cpu", "cuda"):
             return None
-    elif unfit is not None:
-        raise unfit[0](f"{name}: {unfit[1]}; backend={backend!r} cannot take it")
+    elif complaint is not None:
+        raise complaint[0](f"{name}: {complaint[1]}; backend={backend!r} cannot take it")
     elif refusal := selection.refusal(backend, x.device.type) or autograd.refusal(recorder):
         raise RuntimeError(f"{name}: input is on {x.device}, but backend={backend!r} {refusal}")
     for label, tensor in (("weight", w), ("bias", bias)):
@@ -221,7 +225,7 @@ def _prepare(
     return None
 
 
-def _unfit(x: Any, w: Any, bias: Any) -> tuple[type[Exception], str] | None:
+def unfit(x: Any, w: Any, bias: Any) -> tuple[type[Exception], str] | None:
     """Why the tensors are none that a native kernel takes, with the class of error for it; None if they fit."""
     for label, tensor in (("input", x), ("weight", w), ("bias", bias)):
         if tensor is None and label == "bias":
@@ -258,9 +262,9 @@ def _checked(
         )
     if x.dim() == ndim + 1:
         x = x.unsqueeze(0)
-    labels = _ARGUMENTS[is_transposed(name)]
-    # A list and not a generator: this is where a repeated call spends its time.
-    return x, w, bias, tuple([_freeze(name, *each) for each in zip(labels, arguments, strict=True)])
+    # A list, not a generator, and no call for an int: this is where a repeated call spends its time.
+    labelled = zip(_ARGUMENTS[is_transposed(name)], arguments, strict=True)
+    return x, w, bias, tuple([v if type(v) is int else _freeze(name, label, v) for label, v in labelled])
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -269,8 +273,6 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _freeze(name: str, label: str, value: Any) -> Any:
     """The argument as an int or a tuple of ints, fit to be a cache's key, where 1.0 and True would pass for 1."""
-    if type(value) is int:
-        return value
     if label == "padding" and isinstance(value, str) and not is_transposed(name):
         return value
     try:
@@ -309,7 +311,8 @@ def _torch_suffices(name: str, plan: autograd.Plan, x: Tensor, w: Tensor) -> boo
     return (of_input == "torch" or not x.requires_grad) and (plan.wgrad == "torch" or not w.requires_grad)
 
 
-def _takes_bias(name: str, bias: Tensor | None, problem: ConvProblem, backend: str) -> bool:
+def takes_bias(name: str, bias: Tensor | None, problem: ConvProblem, backend: str) -> bool:
+    """Whether the bias has the right shape; if not, an error, unless torch is to raise its own."""
     channels = problem.c if is_transposed(name) else problem.k
     if bias is None or (bias.dim() == 1 and bias.shape[0] == channels):
         return True
