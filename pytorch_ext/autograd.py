@@ -25,10 +25,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import Function
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from convbound import ops, tuning
 from convbound.measuring import Work
-from convbound.problem import ConvProblem
+from convbound.problem import ConvProblem, Pass
 from convbound.tuning import UNDECIDED
 
 
@@ -63,19 +64,60 @@ def wgrad(dy: Tensor, x: Tensor, bias_grad: bool, problem: ConvProblem, plan: Pl
     return result
 
 
+def run(pass_: Pass, *args: Any) -> Any:
+    """One pass without derivatives: the arguments are those of the function of its name."""
+    return {"fprop": _Fprop, "dgrad": _Dgrad, "wgrad": _Wgrad}[pass_].forward(*args)
+
+
 def _call(plain: Any, with_jvp: Any, *args: Any) -> Any:
     if torch.compiler.is_compiling():
         return plain.apply(*args)
-    return with_jvp.apply(*args) if differentiated(args) else plain.forward(*args)
+    # torch.jit.trace would keep a Function as a node that it cannot save; what it records has no derivatives anyway.
+    return with_jvp.apply(*args) if differentiated(args) and not torch.jit.is_tracing() else plain.forward(*args)
+
+
+_EXPORT, _TRACE, _MAKE_FX, _VMAP = "torch.export", "torch.jit.trace", "make_fx", "torch.func.vmap in torch.compile"
+_TRANSFORM = "torch.func, or forward mode, in torch.compile, torch.export or torch.jit.trace"
+
+
+def recorder() -> str | None:
+    """Who records or transforms a graph that our ops get into without the derivatives of our Functions; None if nobody.
+
+    torch.compile alone is no such: it takes over the Functions' backwards.
+    """
+    if torch.compiler.is_compiling():
+        return _compiled_transform() or (_EXPORT if torch.compiler.is_exporting() else None)
+    if torch.jit.is_tracing():
+        return _TRANSFORM if _transforms() else _TRACE
+    return _MAKE_FX if get_proxy_mode() is not None else None
+
+
+def refusal(recorder: str | None) -> str | None:
+    """Why no named backend can serve there, or None: see :mod:`convbound.derivatives` for the other graphs."""
+    return f"does not go with {_TRANSFORM}; backend='auto' does" if recorder == _TRANSFORM else None
+
+
+# torch.compile enters transforms while it traces, so this is the right answer, and no part of the graph.
+@torch.compiler.assume_constant_result
+def _compiled_transform() -> str | None:
+    if not _transforms():
+        return None
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    maps = forward_ad._current_level < 0 and all(
+        level.key() == torch._C._functorch.TransformType.Vmap for level in levels
+    )
+    return _VMAP if maps and not torch.compiler.is_exporting() else _TRANSFORM
 
 
 def differentiated(args: tuple[Any, ...]) -> bool:
     """Whether any derivative can be asked for. If not, the 30 us that Function.apply costs are saved."""
     return (
-        (torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args))
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
+        torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+    ) or _transforms()
+
+
+def _transforms() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _sum_to_channels(y: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 Here arguments are validated, once for all backends; a :class:`ConvProblem` is made of them and a backend is chosen for
 each pass. Problem and choice are cached by the arguments' shapes, so that a repeated call costs a dictionary look-up.
+Where ``auto`` finds a call invalid, torch gets it, and raises its own error.
 """
 
 from __future__ import annotations
@@ -18,9 +19,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from convbound import autograd, selection, tuning
 from convbound.layout import results_are_channels_last
-from convbound.problem import DTYPES, PASSES, ConvProblem, Layout, Pass, output_size
+from convbound.problem import DTYPES, PASSES, ConvProblem, Layout, Pass, output_size, transposed_size
 
 Size = int | Sequence[int]
+
+# What follows the bias, in the order of torch's functions.
+_ARGUMENTS = {
+    False: ("stride", "padding", "dilation", "groups"),
+    True: ("stride", "padding", "output_padding", "groups", "dilation"),
+}
 
 _TORCH: dict[str, Callable[..., Tensor]] = {
     f"conv{kind}{ndim}d": getattr(F, f"conv{kind}{ndim}d") for kind in ("", "_transpose") for ndim in (1, 2, 3)
@@ -39,7 +46,7 @@ def conv1d(
     backend: str | None = None,
 ) -> Tensor:
     """:func:`torch.nn.functional.conv1d`; input ``(N, C, L)`` or ``(C, L)``. See :func:`conv2d`."""
-    return _conv("conv1d", input, weight, bias, stride, padding, dilation, groups, backend)
+    return _call("conv1d", input, weight, bias, (stride, padding, dilation, groups), backend)
 
 
 def conv2d(
@@ -78,7 +85,7 @@ def conv2d(
     ValueError
         When the backend is unknown.
     """
-    return _conv("conv2d", input, weight, bias, stride, padding, dilation, groups, backend)
+    return _call("conv2d", input, weight, bias, (stride, padding, dilation, groups), backend)
 
 
 def conv3d(
@@ -93,7 +100,7 @@ def conv3d(
     backend: str | None = None,
 ) -> Tensor:
     """:func:`torch.nn.functional.conv3d`; input ``(N, C, D, H, W)`` or ``(C, D, H, W)``. See :func:`conv2d`."""
-    return _conv("conv3d", input, weight, bias, stride, padding, dilation, groups, backend)
+    return _call("conv3d", input, weight, bias, (stride, padding, dilation, groups), backend)
 
 
 def conv_transpose1d(
@@ -109,9 +116,8 @@ def conv_transpose1d(
     backend: str | None = None,
 ) -> Tensor:
     """:func:`torch.nn.functional.conv_transpose1d`; input ``(N, C, L)`` or ``(C, L)``. See :func:`conv_transpose2d`."""
-    return _conv_transpose(
-        "conv_transpose1d", input, weight, bias, stride, padding, output_padding, groups, dilation, backend
-    )
+    arguments = (stride, padding, output_padding, groups, dilation)
+    return _call("conv_transpose1d", input, weight, bias, arguments, backend)
 
 
 def conv_transpose2d(
@@ -149,9 +155,8 @@ def conv_transpose2d(
     RuntimeError, TypeError, ValueError
         As for :func:`conv2d`.
     """
-    return _conv_transpose(
-        "conv_transpose2d", input, weight, bias, stride, padding, output_padding, groups, dilation, backend
-    )
+    arguments = (stride, padding, output_padding, groups, dilation)
+    return _call("conv_transpose2d", input, weight, bias, arguments, backend)
 
 
 def conv_transpose3d(
@@ -168,135 +173,59 @@ def conv_transpose3d(
 ) -> Tensor:
     """:func:`torch.nn.functional.conv_transpose3d`; input ``(N, C, D, H, W)`` or ``(C, D, H, W)``. See
     :func:`conv_transpose2d`."""
-    return _conv_transpose(
-        "conv_transpose3d", input, weight, bias, stride, padding, output_padding, groups, dilation, backend
-    )
+    arguments = (stride, padding, output_padding, groups, dilation)
+    return _call("conv_transpose3d", input, weight, bias, arguments, backend)
 
 
-def _conv(
-    name: str,
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    stride: Size,
-    padding: str | Size,
-    dilation: Size,
-    groups: int,
-    backend: str | None,
+def _call(
+    name: str, x: Tensor, w: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], backend: str | None
 ) -> Tensor:
     backend = backend or selection.default_backend()
-    prepared = _prepare(name, x, w, bias, backend)
+    prepared = None if backend == "torch" else _prepare(name, x, w, bias, arguments, backend)
     if prepared is not None:
-        xb, wb, bb = prepared
-        arguments = (
-            _freeze(name, "stride", stride),
-            _freeze(name, "padding", padding),
-            _freeze(name, "dilation", dilation),
-            _freeze(name, "groups", groups),
-        )
-        channels_last = results_are_channels_last(xb, wb, groups)
-        needed = _passes_needed("fprop", (xb, wb, bb), backend)
-        where = (xb.dtype, xb.device, channels_last, backend, needed)
-        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, *where)
-        plan = _conv_plan.__wrapped__(*key, 0) if torch.compiler.is_compiling() else _conv_plan(*key, tuning.stamp())
-        if plan is not None and not _torch_suffices(plan[1].fprop, plan[1].dgrad, plan[1].wgrad, xb, wb):
-            _check_bias(name, bb, plan[0].k)
-            y = autograd.fprop(xb, wb, bb, *plan)
+        xb, wb, bb, frozen = prepared
+        found = plan(name, xb, wb, frozen, backend, _passes_needed(name, (xb, wb, bb), backend))
+        if (
+            found is not None
+            and not _torch_suffices(name, found[1], xb, wb)
+            and takes_bias(name, bb, found[0], backend)
+        ):
+            y = (autograd.dgrad if is_transposed(name) else autograd.fprop)(xb, wb, bb, *found)
             return y if x.dim() == xb.dim() else y.squeeze(0)
-    return _TORCH[name](x, w, bias, stride, padding, dilation, groups)
+    return _TORCH[name](x, w, bias, *arguments)
 
 
-def _conv_transpose(
-    name: str,
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    stride: Size,
-    padding: Size,
-    output_padding: Size,
-    groups: int,
-    dilation: Size,
-    backend: str | None,
-) -> Tensor:
-    backend = backend or selection.default_backend()
-    prepared = _prepare(name, x, w, bias, backend)
-    if prepared is not None:
-        xb, wb, bb = prepared
-        arguments = (
-            _freeze(name, "stride", stride),
-            _freeze(name, "padding", padding),
-            _freeze(name, "output_padding", output_padding),
-            _freeze(name, "groups", groups),
-            _freeze(name, "dilation", dilation),
-        )
-        channels_last = results_are_channels_last(xb, wb, groups, arguments[0], arguments[2])
-        needed = _passes_needed("dgrad", (xb, wb, bb), backend)
-        where = (xb.dtype, xb.device, channels_last, backend, needed)
-        key = (name, tuple(xb.shape), tuple(wb.shape), *arguments, *where)
-        compiling = torch.compiler.is_compiling()
-        plan = _conv_transpose_plan.__wrapped__(*key, 0) if compiling else _conv_transpose_plan(*key, tuning.stamp())
-        if plan is not None and not _torch_suffices(plan[1].dgrad, plan[1].fprop, plan[1].wgrad, xb, wb):
-            _check_bias(name, bb, plan[0].c)
-            y = autograd.dgrad(xb, wb, bb, *plan)
-            return y if x.dim() == xb.dim() else y.squeeze(0)
-    return _TORCH[name](x, w, bias, stride, padding, output_padding, groups, dilation)
-
-
-def _freeze(name: str, label: str, value: Any) -> Any:
-    """The argument as an int or a tuple of ints, fit to be a cache's key, where 1.0 and True would pass for 1."""
-    if isinstance(value, str):
-        return value
-    try:
-        return tuple(_int(v) for v in value) if isinstance(value, Sequence) else _int(value)
-    except TypeError:
-        raise TypeError(f"{name}: {label}={value!r} must be an int or a sequence of ints") from None
-
-
-def _int(value: Any) -> int:
-    if isinstance(value, bool):
-        raise TypeError
-    return value if isinstance(value, (int, torch.SymInt)) else operator.index(value)  # type: ignore[return-value]
+def is_transposed(name: str) -> bool:
+    """Whether this is the name of a transposed convolution."""
+    return "transpose" in name
 
 
 def _prepare(
-    name: str, x: Tensor, w: Tensor, bias: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """Check the tensors, cast them under autocast, add a batch dimension; None where torch shall have the call."""
-    if backend == "torch":
-        return None
+    name: str, x: Tensor, w: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], backend: str
+) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...]] | None:
+    """The tensors, batched and cast, and the arguments, fit to be a key; None where torch shall have the call."""
     selection.check_name(name, backend)
-    unfit = _unfit(x, w, bias)
+    recorder, complaint = autograd.recorder(), unfit(x, w, bias)
     if backend == "auto":
-        if unfit is not None or not x.numel() or not w.numel() or x.device.type not in ("cpu", "cuda"):
+        if recorder or complaint or not x.numel() or not w.numel() or x.device.type not in ("cpu", "cuda"):
             return None
-    elif unfit is not None:
-        raise unfit[0](f"{name}: {unfit[1]}; backend={backend!r} cannot take it")
-    device = x.device.type
-    if backend != "auto" and (refusal := selection.refusal(backend, device)):
-        raise RuntimeError(f"{name}: backend={backend!r} {refusal}")
-
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, w, bias = _cast(x, dtype), _cast(w, dtype), None if bias is None else _cast(bias, dtype)
+    elif complaint is not None:
+        raise complaint[0](f"{name}: {complaint[1]}; backend={backend!r} cannot take it")
+    elif refusal := selection.refusal(backend, x.device.type) or autograd.refusal(recorder):
+        raise RuntimeError(f"{name}: input is on {x.device}, but backend={backend!r} {refusal}")
     for label, tensor in (("weight", w), ("bias", bias)):
-        if tensor is not None and tensor.dtype != x.dtype:
-            raise RuntimeError(f"{name}: {label} is {tensor.dtype}, but input is {x.dtype}; they have to agree")
+        # torch reads memory that a meta tensor does not have.
         if tensor is not None and tensor.device != x.device:
             raise RuntimeError(f"{name}: {label} is on {tensor.device}, but input is on {x.device}")
-    ndim = int(name[-2])
-    if w.dim() != ndim + 2:
-        raise RuntimeError(f"{name}: weight has {w.dim()} dimensions, but needs {ndim + 2}: shape {tuple(w.shape)}")
-    if x.dim() not in (ndim + 1, ndim + 2):
-        raise RuntimeError(
-            f"{name}: input has {x.dim()} dimensions, but needs {ndim + 2}, or {ndim + 1} without a batch: "
-            f"shape {tuple(x.shape)}"
-        )
-    if x.dim() == ndim + 1:
-        x = x.unsqueeze(0)
-    return x, w, bias
+    try:
+        return _checked(name, x, w, bias, arguments)
+    except (RuntimeError, TypeError):
+        if backend != "auto":
+            raise
+    return None
 
 
-def _unfit(x: Any, w: Any, bias: Any) -> tuple[type[Exception], str] | None:
+def unfit(x: Any, w: Any, bias: Any) -> tuple[type[Exception], str] | None:
     """Why the tensors are none that a native kernel takes, with the class of error for it; None if they fit."""
     for label, tensor in (("input", x), ("weight", w), ("bias", bias)):
         if tensor is None and label == "bias":
@@ -312,19 +241,215 @@ def _unfit(x: Any, w: Any, bias: Any) -> tuple[type[Exception], str] | None:
     return None
 
 
+def _checked(
+    name: str, x: Tensor, w: Tensor, bias: Tensor | None, arguments: tuple[Any, ...]
+) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...]]:
+    """Check what does not depend on sizes, cast under autocast, add a batch dimension."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, w, bias = _cast(x, dtype), _cast(w, dtype), None if bias is None else _cast(bias, dtype)
+    for label, tensor in (("weight", w), ("bias", bias)):
+        if tensor is not None and tensor.dtype != x.dtype:
+            raise RuntimeError(f"{name}: {label} is {tensor.dtype}, but input is {x.dtype}; they have to agree")
+    ndim = int(name[-2])
+    if w.dim() != ndim + 2:
+        raise RuntimeError(f"{name}: weight has {w.dim()} dimensions, but needs {ndim + 2}: shape {tuple(w.shape)}")
+    if x.dim() not in (ndim + 1, ndim + 2):
+        raise RuntimeError(
+            f"{name}: input has {x.dim()} dimensions, but needs {ndim + 2}, or {ndim + 1} without a batch: "
+            f"shape {tuple(x.shape)}"
+        )
+    if x.dim() == ndim + 1:
+        x = x.unsqueeze(0)
+    # A list, not a generator, and no call for an int: this is where a repeated call spends its time.
+    labelled = zip(_ARGUMENTS[is_transposed(name)], arguments, strict=True)
+    return x, w, bias, tuple([v if type(v) is int else _freeze(name, label, v) for label, v in labelled])
+
+
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
 
 
-def _check_bias(name: str, bias: Tensor | None, channels: int) -> None:
-    if bias is not None and (bias.dim() != 1 or bias.shape[0] != channels):
-        raise RuntimeError(f"{name}: bias has shape {tuple(bias.shape)}, but needs ({channels},)")
+def _freeze(name: str, label: str, value: Any) -> Any:
+    """The argument as an int or a tuple of ints, fit to be a cache's key, where 1.0 and True would pass for 1."""
+    if label == "padding" and isinstance(value, str) and not is_transposed(name):
+        return value
+    try:
+        if label != "groups" and isinstance(value, (tuple, list, Sequence)):
+            return tuple([_int(v) for v in value])
+        return _int(value)
+    except TypeError:
+        wanted = "an int" if label == "groups" else "an int or a sequence of ints"
+        raise TypeError(f"{name}: {label}={value!r} must be {wanted}") from None
+
+
+def _int(value: Any) -> int:
+    if type(value) is int:
+        return value
+    if isinstance(value, bool):
+        raise TypeError
+    return value if isinstance(value, (int, torch.SymInt)) else operator.index(value)  # type: ignore[return-value]
+
+
+def _passes_needed(name: str, tensors: tuple[Tensor | None, ...], backend: str) -> tuple[Pass, ...]:
+    """The passes that a call may come to, of which a named backend has to say in the forward call if it cannot."""
+    if backend == "auto":
+        return ()
+    if torch.compiler.is_compiling() or autograd.differentiated(tensors):
+        return PASSES
+    return ("dgrad",) if is_transposed(name) else ("fprop",)
+
+
+def _torch_suffices(name: str, plan: autograd.Plan, x: Tensor, w: Tensor) -> bool:
+    """Whether torch serves the forward and every gradient that can be asked for: its own function then does it all."""
+    forward, of_input = (plan.dgrad, plan.fprop) if is_transposed(name) else (plan.fprop, plan.dgrad)
+    if forward != "torch":
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    return (of_input == "torch" or not x.requires_grad) and (plan.wgrad == "torch" or not w.requires_grad)
+
+
+def takes_bias(name: str, bias: Tensor | None, problem: ConvProblem, backend: str) -> bool:
+    """Whether the bias has the right shape; if not, an error, unless torch is to raise its own."""
+    channels = problem.c if is_transposed(name) else problem.k
+    if bias is None or (bias.dim() == 1 and bias.shape[0] == channels):
+        return True
+    if backend == "auto":
+        return False
+    raise RuntimeError(f"{name}: bias has shape {tuple(bias.shape)}, but needs ({channels},)")
+
+
+def plan(
+    name: str, x: Tensor, w: Tensor, arguments: tuple[Any, ...], backend: str = "auto", needed: tuple[Pass, ...] = ()
+) -> tuple[ConvProblem, autograd.Plan] | None:
+    """The problem of a call with a batched input, and the backends of its passes.
+
+    None where torch shall have the call: it has every pass, or the result is empty, or the call is invalid and the
+    backend ``auto``.
+    """
+    stride, _, output_padding, groups, *_ = arguments
+    if is_transposed(name):
+        channels_last = results_are_channels_last(x, w, groups, stride, output_padding)
+    else:
+        channels_last = results_are_channels_last(x, w, groups)
+    where = (x.dtype, x.device, channels_last, backend, needed)
+    key = (name, _shape(x), _shape(w), arguments, *where)
+    if not torch.compiler.is_compiling():
+        try:
+            return _plan(*key, tuning.stamp())
+        except TypeError:
+            pass  # a symbolic size has no hash, so no cache; an argument that is wrong is found to be so again below
+    return _plan.__wrapped__(*key, 0)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    # While torch.jit.trace looks on, sizes are tensors; in the ops of a named backend they are constants.
+    return tuple(map(int, tensor.shape)) if torch.jit.is_tracing() else tuple(tensor.shape)
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    name: str,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    arguments: tuple[Any, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    channels_last: bool,
+    backend: str,
+    needed: tuple[Pass, ...],
+    stamp: int,
+) -> tuple[ConvProblem, autograd.Plan] | None:
+    """See `plan`. The stamp is tuning's: 0 where nothing measured counts."""
+    try:
+        problem = (_transposed_problem if is_transposed(name) else _problem)(name, x, w, *arguments)
+    except (RuntimeError, TypeError):
+        if backend != "auto":
+            raise
+        problem = None
+    if problem is None:
+        return None
+    for pass_ in needed:
+        if reason := selection.unsupported(problem, pass_, dtype, backend):
+            raise RuntimeError(f"{name}: backend={backend!r} {reason}")
+    layout: Layout = "NHWC" if channels_last else "NCHW"
+    choices = tuning.choose_all(problem, dtype, layout, device, backend, measured=bool(stamp))
+    fprop, dgrad, wgrad = (choice.backend for choice in choices)
+    if fprop == dgrad == wgrad == "torch":
+        return None
+    return problem, autograd.Plan(fprop, dgrad, wgrad, channels_last)
+
+
+def _problem(
+    name: str, x: tuple[int, ...], w: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: int
+) -> ConvProblem:
+    ndim = len(x) - 2
+    stride = _per_axis(name, "stride", stride, ndim, 1)
+    dilation = _per_axis(name, "dilation", dilation, ndim, 1)
+    pairs = _padding_pairs(name, padding, w[2:], stride, dilation)
+    _check_groups(name, groups, ("C", x[1]), ("K", w[0]))
+    if x[1] != w[1] * groups:
+        raise RuntimeError(
+            f"{name}: input has C={x[1]} channels, but weight {w} with groups={groups} needs {w[1] * groups}"
+        )
+    _check_sizes(name, x, w)
+    for i, r, s, pair, d in zip(x[2:], w[2:], stride, pairs, dilation, strict=True):
+        if _sized(name, output_size, i, r, s, pair, d) < 1:
+            raise RuntimeError(
+                f"{name}: the filter covers {d * (r - 1) + 1} positions (size {r}, dilation {d}), but the padded input "
+                f"has only {i + sum(pair)}"
+            )
+    return ConvProblem(x[0], x[1], w[0], x[2:], w[2:], stride, pairs, dilation, groups)
+
+
+def _transposed_problem(
+    name: str,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
+) -> ConvProblem | None:
+    """The convolution that is transposed; None where the result is empty, which takes no kernel."""
+    ndim = len(x) - 2
+    stride = _per_axis(name, "stride", stride, ndim, 1)
+    dilation = _per_axis(name, "dilation", dilation, ndim, 1)
+    padding = _per_axis(name, "padding", padding, ndim, 0)
+    output_padding = _per_axis(name, "output_padding", output_padding, ndim, 0)
+    _check_groups(name, groups, ("C", x[1]))
+    if x[1] != w[0]:
+        raise RuntimeError(f"{name}: input has C={x[1]} channels, but weight {w} needs {w[0]}")
+    _check_sizes(name, x, w)
+    sizes, pairs = [], []
+    for i, r, s, p, op, d in zip(x[2:], w[2:], stride, padding, output_padding, dilation, strict=True):
+        if op >= max(s, d):
+            raise RuntimeError(
+                f"{name}: output_padding={op} must be smaller than stride={s} or dilation={d} of its axis"
+            )
+        size = _sized(name, transposed_size, i, r, s, p, d, op)
+        if size < 0:
+            raise RuntimeError(f"{name}: padding={p} leaves an output of {size} positions for an input of {i}")
+        sizes.append(size)
+        # Longer by a stride or more, the output would convolve to more positions than x has: crop it at its end.
+        pairs.append((p, p - (op - op % s)))
+    if 0 in sizes:
+        return None
+    return ConvProblem(x[0], w[1] * groups, x[1], tuple(sizes), w[2:], stride, tuple(pairs), dilation, groups)
+
+
+def _sized(name: str, size: Callable[..., int], *args: Any) -> int:
+    try:
+        return size(*args)
+    except ValueError as error:
+        raise RuntimeError(f"{name}: {error}") from None
 
 
 def _per_axis(name: str, label: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
     """One int per axis, from an int, a sequence of one, or a sequence of as many as there are axes."""
-    if isinstance(value, str):
-        raise TypeError(f"{name}: {label}={value!r} must be an int or a sequence of ints")
     values: tuple[int, ...] = value if isinstance(value, tuple) else (value,)
     if len(values) == 1:
         values *= ndim
@@ -350,135 +475,12 @@ def _padding_pairs(
     return tuple((p, p) for p in _per_axis(name, "padding", padding, len(filter), 0))
 
 
-def _check_groups(name: str, groups: Any, *channels: tuple[str, int]) -> None:
-    if isinstance(groups, (str, tuple)):
-        raise TypeError(f"{name}: groups={groups!r} must be an int")
+def _check_groups(name: str, groups: int, *channels: tuple[str, int]) -> None:
     if groups < 1:
         raise RuntimeError(f"{name}: groups={groups} must be at least 1")
     for label, count in channels:
         if count % groups or count < 1:
             raise RuntimeError(f"{name}: groups={groups} does not divide {label}={count}")
-
-
-def _passes_needed(forward: Pass, tensors: tuple[Tensor | None, ...], backend: str) -> tuple[Pass, ...]:
-    """The passes that a call may come to, of which a named backend has to say in the forward call if it cannot."""
-    if backend == "auto":
-        return ()
-    return PASSES if torch.compiler.is_compiling() or autograd.differentiated(tensors) else (forward,)
-
-
-def _torch_suffices(forward: str, of_input: str, of_weight: str, x: Tensor, w: Tensor) -> bool:
-    """Whether torch serves the forward and every gradient that can be asked for: its own function then does it all."""
-    if forward != "torch":
-        return False
-    if not torch.is_grad_enabled():
-        return True
-    return (of_input == "torch" or not x.requires_grad) and (of_weight == "torch" or not w.requires_grad)
-
-
-def _with_plan(
-    name: str,
-    problem: ConvProblem,
-    dtype: torch.dtype,
-    device: torch.device,
-    channels_last: bool,
-    backend: str,
-    needed: tuple[Pass, ...],
-    stamp: int,
-) -> tuple[ConvProblem, autograd.Plan] | None:
-    """The problem and the backends of its passes; None when torch has them all, so that torch's own autograd can.
-
-    The stamp is tuning's: 0 where nothing measured counts.
-    """
-    for pass_ in needed:
-        if reason := selection.unsupported(problem, pass_, dtype, backend):
-            raise RuntimeError(f"{name}: backend={backend!r} {reason}")
-    layout: Layout = "NHWC" if channels_last else "NCHW"
-    choices = tuning.choose_all(problem, dtype, layout, device, backend, measured=bool(stamp))
-    fprop, dgrad, wgrad = (choice.backend for choice in choices)
-    if fprop == dgrad == wgrad == "torch":
-        return None
-    return problem, autograd.Plan(fprop, dgrad, wgrad, channels_last)
-
-
-@lru_cache(maxsize=4096)
-def _conv_plan(
-    name: str,
-    x: tuple[int, ...],
-    w: tuple[int, ...],
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    channels_last: bool,
-    backend: str,
-    needed: tuple[Pass, ...],
-    stamp: int,
-) -> tuple[ConvProblem, autograd.Plan] | None:
-    ndim = len(x) - 2
-    stride = _per_axis(name, "stride", stride, ndim, 1)
-    dilation = _per_axis(name, "dilation", dilation, ndim, 1)
-    pairs = _padding_pairs(name, padding, w[2:], stride, dilation)
-    _check_groups(name, groups, ("C", x[1]), ("K", w[0]))
-    if x[1] != w[1] * groups:
-        raise RuntimeError(
-            f"{name}: input has C={x[1]} channels, but weight {w} with groups={groups} needs {w[1] * groups}"
-        )
-    _check_sizes(name, x, w)
-    for i, r, s, pair, d in zip(x[2:], w[2:], stride, pairs, dilation, strict=True):
-        if output_size(i, r, s, pair, d) < 1:
-            raise RuntimeError(
-                f"{name}: the filter covers {d * (r - 1) + 1} positions (size {r}, dilation {d}), but the padded input "
-                f"has only {i + sum(pair)}"
-            )
-    problem = ConvProblem(x[0], x[1], w[0], x[2:], w[2:], stride, pairs, dilation, groups)
-    return _with_plan(name, problem, dtype, device, channels_last, backend, needed, stamp)
-
-
-@lru_cache(maxsize=4096)
-def _conv_transpose_plan(
-    name: str,
-    x: tuple[int, ...],
-    w: tuple[int, ...],
-    stride: Any,
-    padding: Any,
-    output_padding: Any,
-    groups: int,
-    dilation: Any,
-    dtype: torch.dtype,
-    device: torch.device,
-    channels_last: bool,
-    backend: str,
-    needed: tuple[Pass, ...],
-    stamp: int,
-) -> tuple[ConvProblem, autograd.Plan] | None:
-    ndim = len(x) - 2
-    stride = _per_axis(name, "stride", stride, ndim, 1)
-    dilation = _per_axis(name, "dilation", dilation, ndim, 1)
-    padding = _per_axis(name, "padding", padding, ndim, 0)
-    output_padding = _per_axis(name, "output_padding", output_padding, ndim, 0)
-    _check_groups(name, groups, ("C", x[1]))
-    if x[1] != w[0]:
-        raise RuntimeError(f"{name}: input has C={x[1]} channels, but weight {w} needs {w[0]}")
-    _check_sizes(name, x, w)
-    sizes, pairs = [], []
-    for i, r, s, p, op, d in zip(x[2:], w[2:], stride, padding, output_padding, dilation, strict=True):
-        if op >= max(s, d):
-            raise RuntimeError(
-                f"{name}: output_padding={op} must be smaller than stride={s} or dilation={d} of its axis"
-            )
-        size = (i - 1) * s - 2 * p + d * (r - 1) + op + 1
-        if size < 0:
-            raise RuntimeError(f"{name}: padding={p} leaves an output of {size} positions for an input of {i}")
-        sizes.append(size)
-        # Longer by a stride or more, the output would convolve to more positions than x has: crop it at its end.
-        pairs.append((p, p - (op - op % s)))
-    if 0 in sizes:
-        return None  # torch returns an empty tensor, which takes no kernel
-    problem = ConvProblem(x[0], w[1] * groups, x[1], tuple(sizes), w[2:], stride, tuple(pairs), dilation, groups)
-    return _with_plan(name, problem, dtype, device, channels_last, backend, needed, stamp)
 
 
 def _check_sizes(name: str, x: tuple[int, ...], w: tuple[int, ...]) -> None:

@@ -14,12 +14,15 @@ def results_are_channels_last(
     """Whether output and gradients are channels_last, as torch decides it.
 
     Input or weight ask for it: a channels_last weight alone makes the output NHWC. The exceptions are torch's own: with
-    one spatial dimension only the weight counts; on a CPU what oneDNN does not take comes out NCDHW in three
+    one spatial dimension the input counts only where it is contiguous besides, as one channel can be; on a CPU what oneDNN does not take comes out NCDHW in three
     dimensions; on a GPU fp64 comes out NCHW. Stride and output_padding matter to a transposed convolution only.
     """
     ndim = x.dim() - 2
     if ndim == 1:
-        return _suggests_channels_last(w.unsqueeze(2))
+        return _suggests_channels_last(w.unsqueeze(2)) or (
+            # Contiguous means standard strides, but for a size of 1: there torch looks at the stride that is there.
+            (x.shape[1] == 1 or x.shape[2] == 1) and x.is_contiguous() and _suggests_channels_last(x.unsqueeze(2))
+        )
     asked = _suggests_channels_last(x) or _suggests_channels_last(w)
     if x.device.type != "cpu":
         return asked and x.dtype != torch.float64

@@ -7,13 +7,15 @@ All backends have the same signature. Tensors are used as they are when they are
 
 from __future__ import annotations
 
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convbound import _library, fakes, vmap
+from convbound import _library, derivatives, fakes, vmap
 from convbound.problem import PASSES, ConvProblem
 
 _NATIVE: dict[str, dict[str, Any]] = {}
@@ -21,7 +23,29 @@ for _name, _absent in _library.LOADED.items():
     if _absent is None:
         fakes.register(_name)
         vmap.register(_name)
+        for _pass in PASSES:
+            derivatives.register(_name, _pass)
         _NATIVE[_name] = {pass_: getattr(torch.ops.convbound, f"{_name}_{pass_}").default for pass_ in PASSES}
+
+
+class _TorchsOwn(threading.local):
+    """A context in which torch's convolutions run on torch's kernels, though :mod:`convbound.routing` be on."""
+
+    active = False
+
+    def __enter__(self) -> None:
+        self.active = True
+
+    def __exit__(self, *_: object) -> None:
+        self.active = False
+
+
+torchs_own = _TorchsOwn()
+
+
+def _torchs() -> AbstractContextManager[None]:
+    # A graph that is compiled runs later, where this would have no effect.
+    return nullcontext() if torch.compiler.is_compiling() else torchs_own
 
 
 def _geometry(problem: ConvProblem) -> tuple[Any, ...]:
@@ -35,8 +59,10 @@ def fprop(
 ) -> Tensor:
     """The convolution of x ``(n, c, *input)`` with w ``(k, c // groups, *filter)``: y ``(n, k, *output)``."""
     if backend == "torch":
-        return _torch_fprop(x, w, bias, problem, channels_last)
-    result: Tensor = _NATIVE[backend]["fprop"](x, w, bias, *_geometry(problem), channels_last)
+        with _torchs():
+            return _torch_fprop(x, w, bias, problem, channels_last)
+    with derivatives.below_autograd():
+        result: Tensor = _NATIVE[backend]["fprop"](x, w, bias, *_geometry(problem), channels_last)
     return result
 
 
@@ -45,8 +71,10 @@ def dgrad(
 ) -> Tensor:
     """The gradient of the input, dx ``(n, c, *input)``; with bias ``(c,)``, a transposed convolution's forward."""
     if backend == "torch":
-        return _torch_dgrad(dy, w, bias, problem, channels_last)
-    result: Tensor = _NATIVE[backend]["dgrad"](dy, w, bias, problem.input, *_geometry(problem), channels_last)
+        with _torchs():
+            return _torch_dgrad(dy, w, bias, problem, channels_last)
+    with derivatives.below_autograd():
+        result: Tensor = _NATIVE[backend]["dgrad"](dy, w, bias, problem.input, *_geometry(problem), channels_last)
     return result
 
 
@@ -55,8 +83,10 @@ def wgrad(
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of the filter, dw ``(k, c // groups, *filter)``, and if asked of the bias, dbias ``(k,)``."""
     if backend == "torch":
-        return _torch_wgrad(dy, x, problem, bias_grad, channels_last)
-    dw, dbias = _NATIVE[backend]["wgrad"](dy, x, problem.filter, *_geometry(problem), bias_grad, channels_last)
+        with _torchs():
+            return _torch_wgrad(dy, x, problem, bias_grad, channels_last)
+    with derivatives.below_autograd():
+        dw, dbias = _NATIVE[backend]["wgrad"](dy, x, problem.filter, *_geometry(problem), bias_grad, channels_last)
     return dw, dbias if bias_grad else None
 
 

@@ -27,9 +27,29 @@ _GRAMMAR = (
 )
 
 
+# The kernels count positions in 64 bits, in 32 where the tensors are small. Below this no position that they come to,
+# in the padded image or under the filter, is out of reach of either.
+LARGEST = 2**29
+
+
 def output_size(input: int, filter: int, stride: int, padding: tuple[int, int], dilation: int) -> int:
-    """Output positions along one axis of a convolution (not of a transposed one)."""
+    """Output positions along one axis of a convolution; a ValueError where the kernels could not count so far."""
+    _check_countable(stride=stride, padding=max(padding), extent=dilation * (filter - 1))
     return (input + padding[0] + padding[1] - dilation * (filter - 1) - 1) // stride + 1
+
+
+def transposed_size(input: int, filter: int, stride: int, padding: int, dilation: int, output_padding: int) -> int:
+    """Output positions along one axis of a transposed convolution, likewise."""
+    _check_countable(stride=stride, padding=padding, extent=dilation * (filter - 1))
+    return (input - 1) * stride - 2 * padding + dilation * (filter - 1) + output_padding + 1
+
+
+def _check_countable(**values: int) -> None:
+    for name, value in values.items():
+        # A symbolic size is one of a tensor that exists somewhere.
+        if isinstance(value, int) and value > LARGEST:
+            what = "dilation * (filter - 1)" if name == "extent" else name
+            raise ValueError(f"{what}={value} is more than {LARGEST}, the most that the kernels count to")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def backends() -> tuple[Backend, ...]:
 
 def default_backend() -> str:
     """The backend of calls that name none: the environment variable CONVBOUND_BACKEND, else ``auto``."""
-    return os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+    return os.environ.get(ENVIRONMENT_VARIABLE, "").strip() or "auto"
 
 
 def check_name(caller: str, backend: str | None) -> None:

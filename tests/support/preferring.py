@@ -32,5 +32,4 @@ def native_preferred(passes: Collection[Pass] = PASSES) -> Iterator[None]:
 
 def forget_plans() -> None:
     """Let the functions choose their backends anew."""
-    functional._conv_plan.cache_clear()
-    functional._conv_transpose_plan.cache_clear()
+    functional._plan.cache_clear()
