@@ -92,7 +92,7 @@ def walk_down(
         if (h < H) & (h + (GROUP - 1) * next_h >= 0):
             for i in tl.static_range(begin, min(begin + GROUP, ROWS + TAPS - 1)):
                 # Rows above the image are large numbers without a sign.
-                row_inside = (h + (i - begin) * next_h).to(tl.uint32) < H.to(tl.uint32)
+                row_inside = (h + (i - begin) * next_h).to(tl.uint32) < tl.cast(H, tl.uint32)
                 x = tl.load(x_ptrs + (i - begin) * next_row, mask=x_inside & row_inside, other=0.0).to(sums[0].dtype)
                 added = ()
                 for j in tl.static_range(ROWS):

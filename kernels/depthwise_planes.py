@@ -41,7 +41,7 @@ import triton.language as tl
 from convbound.kernels.launch import L1, Launch, Plan, residents
 from convbound.kernels.strips import SECTOR
 from convbound.kernels.tile import Tile, exchanged, sizes
-from convbound.kernels.transposed_depthwise import in_turn
+from convbound.kernels.transposed_depthwise import add_to, in_turn
 from convbound.problem import ConvProblem, Layout, Pass
 
 MOST_TAPS = 49  # in registers
@@ -66,14 +66,6 @@ def result_row(h, r, P, stride, padding, dilation, transposed):
 def is_read(h, R, P, stride, padding, dilation, transposed):
     """Whether any tap reads row h of x."""
     return any(result_row(h, r, P, stride, padding, dilation, transposed) >= 0 for r in range(R))
-
-
-@triton.jit
-def add_to(sums, place: tl.constexpr, term):
-    """The sums, with the term added to the one at a place; a negative one has none."""
-    if place >= 0:
-        sums = sums[:place] + (sums[place] + term,) + sums[place + 1 :]
-    return sums
 
 
 @triton.jit

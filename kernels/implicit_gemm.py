@@ -20,6 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
+from convbound.kernels.precision import allows_tf32
 from convbound.problem import ConvProblem
 
 # What a tensor core takes at least of rows, columns and depth.
@@ -113,4 +114,4 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
 
 def precision(dtype: torch.dtype) -> str:
     """How fp32 is multiplied: by tf32 where torch lets cuDNN's convolutions do so. Other dtypes know no choice."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
+    return "tf32" if dtype == torch.float32 and allows_tf32() else "ieee"

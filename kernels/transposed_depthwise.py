@@ -41,6 +41,20 @@ MOST_TAPS = 49  # in registers
 MOST_BLOCK = 16  # inputs
 
 
+@triton.constexpr_function
+def is_first(tap, stride, dilation):
+    """Whether a tap is the first one that meets its row of dy, or column: neighbours may meet the same."""
+    return tap == 0 or tap * dilation // stride > (tap - 1) * dilation // stride
+
+
+@triton.jit
+def add_to(sums, place: tl.constexpr, term):
+    """The sums, with the term added to the one at a place; a negative one has none."""
+    if place >= 0:
+        sums = sums[:place] + (sums[place] + term,) + sums[place + 1 :]
+    return sums
+
+
 @triton.jit
 def in_turn(block, first: tl.constexpr, COUNT: tl.constexpr):
     """The elements of COUNT (1, 2 or 4) tensors of a block in turn, along their last axis."""
@@ -115,25 +129,25 @@ def transposed_depthwise(
 
     for i in range(first_i, min(first_i + rows, blocks_h)):
         block = (start,) * (STRIDE_H * STRIDE_W)
-        for up in tl.static_range((R - 1) * DILATION_H // STRIDE_H + 1):
-            p = i + first_p - up
-            for left in tl.static_range((S - 1) * DILATION_W // STRIDE_W + 1):
-                q = j + first_q - left
-                met = (p >= 0) & (p < P) & (q >= 0) & (q < Q) & (j < blocks_w) & (c < C)
-                for source in tl.static_range(SOURCES):
-                    offset = (p * Q + q) * y_position + source * y_channel
-                    dy = tl.load(dy_ptrs + offset, mask=met, other=0.0).to(accumulator)
-                    # The taps that meet this dy.
-                    sums = ()
-                    for phase in tl.static_range(STRIDE_H * STRIDE_W):
-                        total = block[phase]
-                        for tap in tl.static_range(R * S):
-                            h = tap // S * DILATION_H - up * STRIDE_H
-                            w = tap % S * DILATION_W - left * STRIDE_W
-                            if h == phase // STRIDE_W and w == phase % STRIDE_W:
-                                total += dy * weights[source * R * S + tap]
-                        sums = sums + (total,)
-                    block = sums
+        for first_r in tl.static_range(R):
+            if is_first(first_r, STRIDE_H, DILATION_H):
+                p = i + first_p - first_r * DILATION_H // STRIDE_H
+                for first_s in tl.static_range(S):
+                    if is_first(first_s, STRIDE_W, DILATION_W):
+                        q = j + first_q - first_s * DILATION_W // STRIDE_W
+                        met = (p >= 0) & (p < P) & (q >= 0) & (q < Q) & (j < blocks_w) & (c < C)
+                        for source in tl.static_range(SOURCES):
+                            offset = (p * Q + q) * y_position + source * y_channel
+                            dy = tl.load(dy_ptrs + offset, mask=met, other=0.0).to(accumulator)
+                            for r in tl.static_range(first_r, R):
+                                if r * DILATION_H // STRIDE_H == first_r * DILATION_H // STRIDE_H:
+                                    for s in tl.static_range(first_s, S):
+                                        if s * DILATION_W // STRIDE_W == first_s * DILATION_W // STRIDE_W:
+                                            block = add_to(
+                                                block,
+                                                r * DILATION_H % STRIDE_H * STRIDE_W + s * DILATION_W % STRIDE_W,
+                                                dy * weights[(source * R + r) * S + s],
+                                            )
         for a in tl.static_range(STRIDE_H):
             h = i * STRIDE_H + a + first_h
             row_inside = (h >= 0) & (h < H) & (c < C)

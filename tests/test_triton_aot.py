@@ -15,6 +15,7 @@ import pytest
 from support import triton_rows  # noqa: F401  (skips where there is no Triton)
 
 from convbound.kernels import aot, machine_code, table
+from convbound.problem import ConvProblem
 
 ARCHITECTURES = [80, 90, 100]
 ALIGNED = "mb16g32ic32ih64oc32kh3ph1"  # channels and planes divisible by 16
@@ -39,6 +40,27 @@ PLANES = {
     100: ["transposed_dgrad_planes_nchw", "mb16g32ic32ih14oc32kh3sh2ph1"],
 }
 STRIDED_PLANES = "mb16g32ic32ih27oc32kh3sh2ph2dh2"
+# A launch compiles a kernel of its own where a size is 1, which then is a constant to Triton, without a type. Here each
+# size is 1 at least once, alone and with others; every row serves some of these problems.
+LONG_LINE = "mb2g3ic3iw300oc3kw64pw63ew0"
+ONES = f"""
+ic1ih1oc1kh1 everything
+ic1iw20oc1kw3pw1 one image and channel, in one dimension
+{LONG_LINE} a long filter in one dimension
+g4ic4ih9iw1oc4kh3ph1 one column
+g2ic2ih3iw4oc4kh3kw4 one output and a multiplier
+g2ic2ih9iw8oc2kh2kw3sh1sw3ph1pw2dh3dw1 a stride in W, a dilation in H
+ic1ih1iw8oc1kh7ph3 one row, on tensor cores
+g2ic2iw9oc4kw3pw1sw2 one image, a multiplier and a stride in one dimension
+ic1ih5oc1kh1sh2 one tap of a strided filter
+ic2ih1oc1kh1 a dense layer with one output
+mb2g2ic4ih1iw9oc2kh3ph1 one filter in a group, one row
+g3ic3ih5iw1oc6kh2sh2dh2ph1 one channel in a group, one column
+g2ic80ih3oc80kh3 one output of groups of 40 channels
+mb2ic256ih1oc256kh1 a dense layer, aligned
+ic256iw9oc256kw3pw1sw1 a dense layer in one dimension, aligned
+g2ic64iw9oc128kw3pw1sw2 groups, aligned
+"""
 # In PTX and in SASS.
 TENSOR_CORE = {80: ("mma.sync", "HMMA"), 90: ("wgmma.mma_async", "HGMMA"), 100: ("tcgen05.mma", "UTCHMMA")}
 
@@ -133,6 +155,18 @@ def test_unaligned_channels_do_not_spill(unspecialised: list[dict[str, Any]]):
         assert code["spill_loads"] == code["spill_stores"] == code["local"] == code["stack"] == 0, name
         assert not any(form.startswith("v") for form in code["ptx_loads"]), f"{name}: vectors of unknown alignment"
         assert bool(code["tensor_core"]) == is_product(record), name
+
+
+def test_every_row_is_compiled_where_sizes_are_one():
+    problems = [ConvProblem.parse(line) for line in ONES.strip().splitlines()]
+    for row in table.KERNELS:
+        assert any(row.serves(p, row.pass_, row.dtypes[0], row.layout) for p in problems), row.name
+    wide = ["--parse", "--arch", "90", "--specialised", "div16+eq1", "--problem", *map(str, problems)]
+    for chosen in (["fp16"], ["fp32", "--kernel", "fp32"], ["fp64", "--kernel", "fp64"]):
+        result = run(*wide, "--dtype", *chosen)
+        assert result.returncode == 0, result.stderr
+        assert "kernels parsed" in result.stdout
+    assert aot.report("--arch", "80", "--specialised", "eq1", "--problem", LONG_LINE, "--kernel", "fprop_large_nchw")
 
 
 USAGE = " Function k:\n  REG:40 STACK:24 SHARED:0 LOCAL:8 TEXTURE:0"

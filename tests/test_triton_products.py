@@ -6,6 +6,10 @@ selected for it, and every row at the edges of its tile and in all its dtypes.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support import triton_rows
@@ -13,6 +17,7 @@ from support.check import assert_exact, expected
 from support.data import Sign, integers
 
 from convbound.kernels import table
+from convbound.kernels.precision import allows_tf32
 from convbound.kernels.table import Kernel
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
@@ -56,9 +61,18 @@ def check(row: Kernel, problem: ConvProblem, dtype: torch.dtype, sign: Sign = "s
     assert_exact(triton_rows.run_row(row, operands, problem), wanted, dtype)
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Set it by torch's older interface, with nothing set by the newer one."""
+    torch.backends.fp32_precision = "none"
+    torch.backends.cudnn.fp32_precision = "none"
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 @pytest.fixture(autouse=True)
-def _no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def _no_tf32() -> Iterator[None]:
+    allow_tf32(False)
+    yield
+    allow_tf32(True)  # torch's default
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -117,11 +131,42 @@ def test_wgrad_of_more_than_one_chunk(layout: Layout):
     check(row, problem, torch.float32)
 
 
-@pytest.mark.parametrize("allowed", [False, True], ids=["ieee", "tf32"])
-@pytest.mark.parametrize("pass_", PASSES)
-def test_fp32_goes_through_tf32_where_torch_allows_it(pass_: Pass, allowed: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-    for dtype in (torch.float32, torch.float64, torch.float16):
-        row = table.select(PROBLEMS[0], pass_, dtype, "NHWC")
-        precision = row.plan(PROBLEMS[0], dtype, bias=False).launches[0].constants["PRECISION"]
-        assert precision == ("tf32" if allowed and dtype == torch.float32 else "ieee")
+# What torch is told, in order, by its older interface of one switch and its newer one of precisions.
+OLD, ALL, CUDNN, CONV = "cudnn.allow_tf32", "fp32_precision", "cudnn.fp32_precision", "cudnn.conv.fp32_precision"
+SETTINGS: dict[str, tuple[bool, tuple[tuple[str, object], ...]]] = {
+    "allowed": (True, ((OLD, True),)),
+    "forbidden": (False, ((OLD, False),)),
+    "convolutions alone, ieee": (False, ((CONV, "ieee"),)),
+    "convolutions alone, tf32": (True, ((OLD, False), (CONV, "tf32"))),
+    "cuDNN alone, ieee": (False, ((CONV, "none"), (CUDNN, "ieee"))),
+    "cuDNN alone, tf32": (True, ((CONV, "none"), (CUDNN, "tf32"))),
+    "all, ieee": (False, ((CONV, "none"), (ALL, "ieee"))),
+    "all, tf32": (True, ((CONV, "none"), (ALL, "tf32"))),
+    "nothing is said": (False, ((CONV, "none"),)),
+    "convolutions before cuDNN": (True, ((CUDNN, "ieee"), (CONV, "tf32"))),
+    "convolutions before all": (False, ((ALL, "tf32"), (CONV, "ieee"))),
+    "cuDNN before all": (False, ((CONV, "none"), (ALL, "tf32"), (CUDNN, "ieee"))),
+    "forbidden, then all": (True, ((OLD, False), (ALL, "tf32"))),
+    "all, then forbidden": (False, ((ALL, "ieee"), (OLD, False))),
+    "convolutions, then allowed": (True, ((CONV, "ieee"), (OLD, True))),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("allowed", "settings"), SETTINGS.values(), ids=SETTINGS)
+def test_fp32_goes_through_tf32_where_torch_allows_it(allowed: bool, settings: tuple[tuple[str, object], ...]):
+    allow_tf32(True)
+    for name, value in settings:
+        *path, attribute = name.split(".")
+        setattr(functools.reduce(getattr, path, torch.backends), attribute, value)
+    for pass_ in PASSES:
+        for dtype in (torch.float32, torch.float64, torch.float16):
+            row = table.select(PROBLEMS[0], pass_, dtype, "NHWC")
+            precision = row.plan(PROBLEMS[0], dtype, bias=False).launches[0].constants["PRECISION"]
+            assert precision == ("tf32" if allowed and dtype == torch.float32 else "ieee")
+
+
+def test_fp32_goes_through_tf32_by_the_switch_of_a_torch_that_has_no_other(monkeypatch: pytest.MonkeyPatch):
+    for allowed in (False, True):
+        monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(allow_tf32=allowed))
+        assert allows_tf32() == allowed

@@ -1,0 +1,37 @@
+"""How far the Triton kernels spread an infinity or NaN to results that do not depend on it.
+
+Where a result depends on one, by IEEE arithmetic over the taps that lie inside of a tensor, it is an infinity or NaN:
+none is missed. But a kernel multiplies by zeros, too: in place of what lies outside of a tensor, and where a product of
+matrices has no element. A zero times an infinity is a NaN. Rows that no pattern names spread nothing else.
+"""
+
+from __future__ import annotations
+
+_TAP = (
+    "an infinity or NaN of the filter also reaches the results of its own channel whose tap lies outside of {}: none "
+    "of another channel"
+)
+_BETWEEN = "an infinity or NaN of the filter also reaches the results of its channel between the strides"
+_DY = "an infinity or NaN of dy also reaches the elements of its own filter whose taps lie in the padding"
+_X = "an infinity or NaN of x also reaches the filters of its own channel, where their taps meet no row of dy"
+_PACK = (
+    "an infinity or NaN of {0} also reaches neighbouring groups, as many as have 32 channels together, at the "
+    "positions that depend on it"
+)
+_WINDOW = (
+    "an infinity or NaN of {0} also reaches the results of its channel in the rows that depend on it, up to 46 columns "
+    "further"
+)
+
+# Patterns of names of rows, and what these do. Several may be about one row.
+SPREADS: tuple[tuple[str, str], ...] = (
+    ("*_fprop_*", _TAP.format("x")),
+    ("*_dgrad_*", _TAP.format("dy")),
+    ("*_dgrad_naive_*", _BETWEEN),
+    ("*_wgrad_*", _DY),
+    *((f"depthwise_wgrad_{name}_*", _X) for name in ("rows9", "rows49", "large")),
+    *((f"*_fprop_{name}_*", _PACK.format("x")) for name in ("packs", "any", "fp64")),
+    *((f"*_dgrad_{name}_*", _PACK.format("dy")) for name in ("packs", "any", "fp64")),
+    ("depthwise_fprop_toeplitz_*", _WINDOW.format("x")),
+    ("depthwise_dgrad_toeplitz_*", _WINDOW.format("dy")),
+)
