@@ -206,8 +206,10 @@ def rewrite_readme(readme: Path, result: Result, picture: Path) -> None:
     Raises
     ------
     ValueError
-        When the markers are missing or in the wrong order.
+        When the markers are missing or in the wrong order, or no row of ours has a time.
     """
+    if not any(row.gflops for row in ours(result.rows)):
+        raise ValueError(f"no row of ours has a time, so there is nothing to show in {readme}")
     relative = Path(os.path.relpath(picture, readme.parent)).as_posix()
     replace_between(readme, README_START, README_END, markdown(result, relative))
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from convbound import ops
 from convbound.bench.timer import Call, CpuTimer, Sampler, interleave
 from convbound.problem import DTYPE_NAMES, ConvProblem, Pass
+from convbound.untrusted import printable
 
 TORCH_FACTOR = 2.0
 ULPS = 4.0
@@ -105,7 +106,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def failure(error: Exception, problem: ConvProblem, dtype: torch.dtype) -> str:
     """An error in one line; where memory is what lacks, with what for and how much its tensors take at least."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
     if not is_out_of_memory(error):
         return text
     size = problem.compulsory_bytes(dtype)

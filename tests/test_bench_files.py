@@ -176,6 +176,14 @@ def test_a_report_writes_through_no_link(link, file, tmp_path, capsys):
     assert (checkout / "README.md").read_text(encoding="utf-8") == README
 
 
+def test_a_readme_shows_no_run_without_a_time(record, tmp_path, capsys):
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    record["rows"] = [row for row in record["rows"] if row["backend"] == "torch"]
+    error = refused(capsys, "report", written(tmp_path, record), "--readme", tmp_path / "README.md")
+    assert "no row of ours has a time" in error
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == README
+
+
 def test_a_device_is_no_place_for_a_picture(file, capsys):
     assert "/dev/null: it is not a regular file" in refused(capsys, "report", file, "--plot", "/dev/null")
     assert Path("/dev/null").is_char_device()

@@ -65,7 +65,11 @@ def read_bench(folder: Path, status: int, output: str) -> Bench:
     bench = Bench(status, output[-_TAIL:])
     for name in ("result.json", "rows.jsonl"):
         if bench.result is None and (folder / name).exists():
-            result = read_result(folder / name)
+            try:
+                result = read_result(folder / name)
+            except (OSError, ValueError) as error:  # the report of all other checks is worth more than this file
+                bench.output += f"\n{error}"
+                continue
             bench.rows = result.rows
             bench.result = result.header() | {"rows": [row.record() for row in result.rows]}
     return bench
