@@ -45,6 +45,8 @@ from convbound.problem import ConvProblem, Layout
 
 MOST_REGISTERS = 56  # for sums of a part and the window, as at 7x7
 MOST_WINDOW = 28  # rows of dy
+# In multiples of the compulsory bytes: layers stay far below, but not few outputs under a large filter.
+MOST_WORKSPACE = 4
 
 
 @triton.jit
@@ -176,16 +178,18 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
     parts = triton.cdiv(filter_r, r) * triton.cdiv(filter_s, s)
     cut = strips.cut(arguments, r, s, tile, layout, dtype, wgrad=True)
     channel_tiles = triton.cdiv(problem.k, cut.channels)
-    chunks = triton.cdiv(cut.of_a_plane * problem.n, cut.per_program)
     partials = torch.float64 if dtype == torch.float64 else torch.float32
     biases = problem.k if bias else 0
     elements = problem.parameters + biases
+    most_chunks = max(1, MOST_WORKSPACE * problem.compulsory_bytes(dtype) // (elements * partials.itemsize))
+    units = max(cut.per_program, triton.cdiv(cut.of_a_plane * problem.n, most_chunks))
+    chunks = triton.cdiv(cut.of_a_plane * problem.n, units)
     stride_h = arguments.pop("stride_h")
     first = Launch(
         depthwise_rows_wgrad,
         chunks * channel_tiles * parts,
         {"dy": dtype, "x": dtype, "partials": partials},
-        arguments | {"rows": cut.rows, "units": cut.per_program, "elements": elements},
+        arguments | {"rows": cut.rows, "units": units, "elements": elements},
         {
             "FILTER_R": filter_r,
             "FILTER_S": filter_s,
