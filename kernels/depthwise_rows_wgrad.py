@@ -15,7 +15,8 @@ Cost per position. L1: S loads of x and one of dy. Arithmetic: R * S FMA, S + 1 
 once and the halo, (R - 1) / rows and (S - 1) / COLUMNS, if L1 keeps what a program loads: strips are cut, and as many
 walked over, as its share of L1 holds (strips.py). Adding up the lanes takes R * S reductions per program, some 20
 instructions each, after a walk of 32 positions per thread in 16 bits; a longer one would leave x to L2, S times. The
-workspace is R * S numbers per channel and chunk, written and read once: at 3x3 3 % of x and dy, at 7x7 16 %.
+workspace is R * S numbers per channel and chunk, written and read once: at 3x3 3 % of x and dy, at 7x7 16 %. Where it
+would be many times x and dy, for a filter far larger than its output, programs walk over more strips.
 
 A filter of more than 49 taps is cut into parts of R x S taps, and a program has the sums of one: 5 parts of 13x3 for
 13x13, 32 of 16x2 for 31x31. A part is the wgrad of a smaller filter with another padding. Parts are tall, for a row
