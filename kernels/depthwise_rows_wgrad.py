@@ -15,7 +15,8 @@ Cost per position. L1: S loads of x and one of dy. Arithmetic: R * S FMA, S + 1 
 once and the halo, (R - 1) / rows and (S - 1) / COLUMNS, if L1 keeps what a program loads: strips are cut, and as many
 walked over, as its share of L1 holds (strips.py). Adding up the lanes takes R * S reductions per program, some 20
 instructions each, after a walk of 32 positions per thread in 16 bits; a longer one would leave x to L2, S times. The
-workspace is R * S numbers per channel and chunk, written and read once: at 3x3 3 % of x and dy, at 7x7 16 %.
+workspace is R * S numbers per channel and chunk, written and read once: at 3x3 3 % of x and dy, at 7x7 16 %. Where it
+would be many times x and dy, for a filter far larger than its output, programs walk over more strips.
 
 A filter of more than 49 taps is cut into parts of R x S taps, and a program has the sums of one: 5 parts of 13x3 for
 13x13, 32 of 16x2 for 31x31. A part is the wgrad of a smaller filter with another padding. Parts are tall, for a row
@@ -45,6 +46,8 @@ from convbound.problem import ConvProblem, Layout
 
 MOST_REGISTERS = 56  # for sums of a part and the window, as at 7x7
 MOST_WINDOW = 28  # rows of dy
+# In multiples of the compulsory bytes: layers stay far below, but not few outputs under a large filter.
+MOST_WORKSPACE = 4
 
 
 @triton.jit
@@ -176,16 +179,18 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
     parts = triton.cdiv(filter_r, r) * triton.cdiv(filter_s, s)
     cut = strips.cut(arguments, r, s, tile, layout, dtype, wgrad=True)
     channel_tiles = triton.cdiv(problem.k, cut.channels)
-    chunks = triton.cdiv(cut.of_a_plane * problem.n, cut.per_program)
     partials = torch.float64 if dtype == torch.float64 else torch.float32
     biases = problem.k if bias else 0
     elements = problem.parameters + biases
+    most_chunks = max(1, MOST_WORKSPACE * problem.compulsory_bytes(dtype) // (elements * partials.itemsize))
+    units = max(cut.per_program, triton.cdiv(cut.of_a_plane * problem.n, most_chunks))
+    chunks = triton.cdiv(cut.of_a_plane * problem.n, units)
     stride_h = arguments.pop("stride_h")
     first = Launch(
         depthwise_rows_wgrad,
         chunks * channel_tiles * parts,
         {"dy": dtype, "x": dtype, "partials": partials},
-        arguments | {"rows": cut.rows, "units": cut.per_program, "elements": elements},
+        arguments | {"rows": cut.rows, "units": units, "elements": elements},
         {
             "FILTER_R": filter_r,
             "FILTER_S": filter_s,

@@ -41,6 +41,7 @@ import triton.language as tl
 
 from convbound.kernels.depthwise_rows import as_dgrad
 from convbound.kernels.launch import Launch, Plan
+from convbound.kernels.limits import LARGEST
 from convbound.kernels.tile import Tile, sizes
 from convbound.problem import ConvProblem, Layout
 
@@ -130,9 +131,13 @@ def window(filter_width: int) -> int | None:
 
 
 def serves(problem: ConvProblem) -> bool:
-    """Whether the filter is large enough, its rows are no wider than a window, and there are no gaps."""
+    """Whether the filter is large enough, its rows are no wider than a window, and there are no gaps.
+
+    And whether the rows of all images can be counted.
+    """
     plain = problem.ndim == 2 and problem.stride == problem.dilation == (1, 1)
-    return plain and math.prod(problem.filter) >= LEAST_TAPS and window(problem.filter[1]) is not None
+    fits = math.prod(problem.filter) >= LEAST_TAPS and window(problem.filter[-1]) is not None
+    return plain and fits and problem.n * max(problem.input[0], problem.output[0]) <= LARGEST
 
 
 def plan_fprop(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:

@@ -124,7 +124,16 @@ class Plan:
         """Run all launches on the device of the tensors, on its current stream."""
         like = next(tensor for tensor in tensors.values() if tensor is not None)
         with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
-            scratch = {name: like.new_empty(size, dtype=dtype) for name, (size, dtype) in self.workspace.items()}
+            scratch = {name: _scratch(like, name, *what) for name, what in self.workspace.items()}
             renamed = {name: tensors[given] for name, given in self.names.items()}
             for launch in self.launches:
                 launch.run({**tensors, **scratch, **renamed})
+
+
+def _scratch(like: Tensor, name: str, size: int, dtype: torch.dtype) -> Tensor:
+    """A workspace on the device of a tensor; where memory is too small for it, the error says what for."""
+    try:
+        return like.new_empty(size, dtype=dtype)
+    except RuntimeError as error:  # a CPU's allocator has no class of its own for it
+        kind = torch.OutOfMemoryError if isinstance(error, torch.OutOfMemoryError) else RuntimeError
+        raise kind(f"no memory for a workspace of {size * dtype.itemsize} bytes, {name}: {error}") from error

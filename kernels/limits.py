@@ -27,7 +27,7 @@ def unsupported(problem: ConvProblem, pass_: Pass, dtype: torch.dtype) -> str | 
 
     padded = [i + begin + max(end, 0) for i, (begin, end) in zip(problem.input, problem.padding, strict=True)]
     output = math.prod(problem.output)
-    image = max(problem.c * math.prod(padded), problem.k * output, problem.parameters)
+    image = max(problem.c * math.prod(padded), problem.k * output, problem.parameters + problem.k)
     if image > LARGEST:
         return f"indexes an image and the filter by 32 bits, but {problem} needs up to {image} elements"
 

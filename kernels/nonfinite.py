@@ -19,8 +19,8 @@ _PACK = (
     "positions that depend on it"
 )
 _WINDOW = (
-    "an infinity or NaN of {0} also reaches the results of its channel in the rows that depend on it, up to 46 columns "
-    "further"
+    "an infinity or NaN of {0} also reaches the results of its channel in the rows that the filter reaches from there, "
+    "up to 46 columns further"
 )
 
 # Patterns of names of rows, and what these do. Several may be about one row.

@@ -121,7 +121,10 @@ def _run(
     try:
         plan.run({**biases, **dense, **out})
     except RuntimeError as error:
-        raise RuntimeError(f"while {row.name} served {problem} in {like.dtype}: {error}") from error
+        message = f"while {row.name} served {problem} in {like.dtype}: {error}"
+        if isinstance(error, torch.OutOfMemoryError):
+            raise torch.OutOfMemoryError(message) from error
+        raise RuntimeError(message) from error
     return list(out.values())
 
 

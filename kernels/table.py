@@ -24,7 +24,7 @@ from convbound.kernels import (
 )
 from convbound.kernels.implicit_gemm import packed_groups
 from convbound.kernels.launch import Plan
-from convbound.kernels.limits import unsupported
+from convbound.kernels.limits import LARGEST, unsupported
 from convbound.kernels.tile import Tile
 from convbound.problem import DTYPES, ConvProblem, Family, Layout, Pass
 
@@ -75,7 +75,14 @@ class Kernel:
             and (not self.aligned or self._aligns(problem))
             and (self.able is None or self.able(problem))
             and unsupported(problem, pass_, dtype) is None
+            and self._fits_a_grid(problem, dtype)
         )
+
+    def _fits_a_grid(self, problem: ConvProblem, dtype: torch.dtype) -> bool:
+        """Whether its launches have no more programs than a grid; those of smaller problems are not counted."""
+        if max(math.prod(problem.x_shape), math.prod(problem.y_shape)) <= LARGEST // 16:
+            return True
+        return all(launch.programs <= LARGEST for launch in self.plan(problem, dtype, bias=True).launches)
 
     def _aligns(self, problem: ConvProblem) -> bool:
         """Whether the channels of a problem, and those of each pack of groups, come in multiples of 16."""
@@ -329,5 +336,8 @@ def select(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout
     for row in KERNELS:
         if row.serves(problem, pass_, dtype, layout, arch):
             return row
-    reason = unsupported(problem, pass_, dtype) or f"has no kernel for sm_{arch}"
+    reason = unsupported(problem, pass_, dtype)
+    if reason is None and arch is not None and arch < min(row.least_arch for row in KERNELS):
+        reason = f"has no kernel for sm_{arch}"
+    reason = reason or f"would need a grid of more than {LARGEST} programs for {problem}"
     raise RuntimeError(f"{pass_}: backend='triton' {reason}")

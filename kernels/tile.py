@@ -57,9 +57,11 @@ def sizes(problem: ConvProblem) -> dict[str, int]:
         return (fill, *values)[-2:]
 
     (h, w), (p, q) = plane(problem.input, 1), plane(problem.output, 1)
-    stride_h, stride_w = plane(problem.stride, 1)
+    # A stride does not move a single output, nor a dilation a single tap: such ones may be of any size.
+    stride_h, stride_w = (1 if o == 1 else s for o, s in zip((p, q), plane(problem.stride, 1), strict=True))
     padding_h, padding_w = plane(tuple(begin for begin, _ in problem.padding), 0)
-    dilation_h, dilation_w = plane(problem.dilation, 1)
+    filters, dilations = plane(problem.filter, 1), plane(problem.dilation, 1)
+    dilation_h, dilation_w = (1 if r == 1 else d for r, d in zip(filters, dilations, strict=True))
     return {
         "C": problem.c,
         "H": h,

@@ -13,7 +13,7 @@ from support import triton_rows
 from support.check import assert_exact, expected
 from support.data import Operands, Sign, integers
 
-from convbound.kernels import strips, table
+from convbound.kernels import depthwise_rows_wgrad, strips, table
 from convbound.kernels.table import Kernel
 from convbound.problem import DTYPE_NAMES, DTYPES, PASSES, ConvProblem, Layout, Pass
 
@@ -35,6 +35,7 @@ PROBLEMS = tuple(
         g2ic2ih3iw4oc2kh3kw4 a filter as large as the input
         ic1ih1oc1kh1 one pixel of one channel
         mb2g3ic3iw21oc6kw4pw3ew0 causal, one dimension
+        g2ic2ih5iw6oc2kh5kw1sh1099511627776sw2ph0dh1dw1099511627776 a stride and a dilation that move nothing
         """.strip().splitlines(),
     )
 )
@@ -206,6 +207,20 @@ def test_wgrad_of_more_than_one_program(layout: Layout, l1: int, monkeypatch: py
     first = row.plan(problem, torch.float32, bias=True).launches[0]
     assert first.programs > 1
     assert (first.sizes["rows"] < 23, first.sizes["units"] > 1) == (l1 == 1 << 16, l1 == 3 << 17)
+    check(row, problem, torch.float32)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_wgrad_sums_more_in_a_program_where_the_workspace_would_be_large(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(strips, "L1", 1 << 16)
+    problem = ConvProblem.parse("mb3g2ic2ih23iw7oc4kh3ph1")
+    row = table.select(problem, "wgrad", torch.float32, layout)
+    several = row.plan(problem, torch.float32, bias=True)
+    monkeypatch.setattr(depthwise_rows_wgrad, "MOST_WORKSPACE", 0)
+    one = row.plan(problem, torch.float32, bias=True)
+    assert one.workspace["partials"][0] == problem.parameters + problem.k < several.workspace["partials"][0]
     check(row, problem, torch.float32)
 
 

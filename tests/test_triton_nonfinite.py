@@ -116,10 +116,18 @@ def pack(row: Kernel, problem: ConvProblem, index: Index, met: Tensor) -> Tensor
 
 
 def window(row: Kernel, problem: ConvProblem, index: Index, met: Tensor) -> Tensor:
-    """The rows that depend on an element of an activation, and 46 more columns on both sides."""
-    rows, columns = met.any(dim=3, keepdim=True), met.flatten(0, 2).any(dim=0).nonzero().flatten()
-    column = torch.arange(met.shape[3])
-    return rows & (column >= columns.min() - 46) & (column <= columns.max() + 46) & ~met
+    """The results of the channel where the filter reaches from an element, and 46 more columns on both sides."""
+    multiplier = problem.k // problem.c
+    own = [index[1] // multiplier] if row.pass_ == "dgrad" else [index[1] * multiplier + m for m in range(multiplier)]
+    mask = torch.zeros_like(met)
+    mask[index[0], own] = True
+    for axis, more in (0, 0), (1, 46):
+        taps, begin = problem.filter[axis], problem.padding[axis][0]
+        first = index[2 + axis] - begin if row.pass_ == "dgrad" else index[2 + axis] + begin - (taps - 1)
+        position = torch.arange(met.shape[2 + axis])
+        reached = (position >= first - more) & (position < first + taps + more)
+        mask &= reached[:, None] if axis == 0 else reached
+    return mask & ~met
 
 
 # By the patterns of kernels/nonfinite.py: of which operand, and which results it may reach that do not depend on it.

@@ -186,3 +186,16 @@ def test_an_error_in_a_kernel_names_kernel_grid_and_problem(monkeypatch: pytest.
     message = "depthwise_fprop_planes_fp32_nchw served .*: broken on a grid of 1 programs of 4 warps: out of resources"
     with pytest.raises(RuntimeError, match=f"while {message}"):
         op("fprop")(*arguments("fprop"))
+
+
+def test_where_memory_ends_the_error_says_what_for_and_keeps_its_class(monkeypatch: pytest.MonkeyPatch):
+    plan = Plan((), {"partials": (2**50, torch.float32)})
+    with pytest.raises(RuntimeError, match=f"no memory for a workspace of {2**52} bytes, partials: "):
+        plan.run({"x": torch.ones(1, device=DEVICE)})
+
+    def out_of_memory(self: Plan, tensors: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Plan, "run", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError, match=r"while depthwise_wgrad_.* served .*: CUDA out of memory"):
+        op("wgrad")(*arguments("wgrad"))

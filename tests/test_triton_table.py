@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -56,11 +57,57 @@ def test_a_row_serves_every_problem(pass_: Pass, layout: Layout, dtype: torch.dt
         ("g65536ic65536ih256oc65536kh3ph1", "fprop", "needs up to 4362338304 elements"),
         ("mb70000g2ic2ih256oc2kh3ph1", "wgrad", "counts the positions .* 4659480000"),
         ("mb70000g70000ic70000ih1oc70000kh1", "dgrad", "a grid of up to 4900000000 programs"),
+        ("g1500000000ic1500000000iw1oc1500000000kw1", "wgrad", "needs up to 3000000000 elements"),
+        ("mb61085ic398948iw192oc11kw2sw300pw1ew0", "dgrad", "a grid of more than .* programs for mb61085ic398948"),
     ],
 )
 def test_what_no_row_serves_is_named(text: str, pass_: Pass, reason: str):
     with pytest.raises(RuntimeError, match=f"{pass_}: backend='triton' .*{reason}"):
         table.select(ConvProblem.parse(text), pass_, torch.float32, "NCHW")
+
+
+def test_rows_whose_programs_cover_too_little_leave_huge_problems_to_others():
+    """Rows of all images that are more than 32 bits count, and a program for each row of a large dilation."""
+    tall = ConvProblem.parse("mb100000ic1ih60000iw1oc1kh40kw1ph0")
+    assert "toeplitz" not in table.select(tall, "fprop", torch.float16, "NCHW").name
+    dilated = ConvProblem.parse("mb77297g5ic5iw1oc5kw3pw69511dw52737")
+    serving = {row.name for row in table.KERNELS if row.serves(dilated, "fprop", torch.float32, "NHWC")}
+    assert "depthwise_fprop_naive_nhwc" in serving
+    assert "depthwise_fprop_large_nhwc" not in serving
+
+
+def test_huge_problems_are_counted_by_32_bits_or_refused():
+    """What a launch is told fits 32 bits, whatever sizes, strides, paddings and dilations are."""
+    draw = random.Random(0)
+
+    def upto(bits: int) -> int:
+        return int(2 ** draw.uniform(0, bits))
+
+    plans = 0
+    for _ in range(200):
+        axes = draw.choice((1, 2))
+        sizes, filters = (
+            [draw.choice(choices()) for _ in range(axes)]
+            for choices in (lambda: (1, upto(31)), lambda: (1, 3, upto(12)))
+        )
+        strides, dilations = ([draw.choice((1, 2, upto(10), upto(62))) for _ in range(axes)] for _ in range(2))
+        padding = [(draw.choice((0, upto(31))), draw.choice((0, upto(31)))) for _ in range(axes)]
+        c, depthwise = upto(20), draw.random() < 0.6
+        k, groups = (c * upto(4), c) if depthwise else (upto(12), 1)
+        try:
+            problem = ConvProblem(
+                upto(31), c, k, tuple(sizes), tuple(filters), tuple(strides), tuple(padding), tuple(dilations), groups
+            )
+        except ValueError:
+            continue  # the output would be empty
+        for row in table.KERNELS:
+            if row.serves(problem, row.pass_, row.dtypes[0], row.layout):
+                plan = row.plan(problem, row.dtypes[0], bias=True)
+                plans += len(plan.launches)
+                for launch in plan.launches:
+                    assert 0 < launch.programs <= limits.LARGEST
+                    assert all(-(2**31) <= size < 2**31 for size in launch.sizes.values()), f"{row.name}: {problem}"
+    assert plans > 500
 
 
 def test_tiles_are_by_channels_alignment_and_architecture():

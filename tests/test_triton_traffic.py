@@ -46,6 +46,13 @@ def test_a_sector_that_is_stored_in_part_is_filled():
     assert launch.dram_bytes == 4 * 32  # x, w, y, and y before
 
 
+def test_columns_that_no_tap_meets_are_not_loaded():
+    """Of a strided dgrad with a dilation: two taps, of the filter and of dy."""
+    found = convbound.trace("ic1ih1iw16oc1kh1kw2sw2pw9dw9", "dgrad", kernel="triton:transposed_dgrad_blocks49_nchw")
+    (launch,) = found.launches
+    assert sum(site.requests for site in launch.sites if site.kind == "load") == 2 + 2
+
+
 # A plane or two of a layer, for programs are alike. At 5x5 to 1.2, as at 3x3; beyond to 1.4; wgrad to 1.3; 1-D to 1.05.
 BOUNDS: list[tuple[str, Pass, Layout, float]] = [
     ("g2ic2ih56oc2kh3ph1", "fprop", "NCHW", 1.2),
