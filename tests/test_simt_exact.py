@@ -122,6 +122,14 @@ def test_ops_without_bias_and_with_an_empty_batch():
                 assert_exact(run(pass_, given, problem, "simt", False), expected(pass_, given, problem), torch.float32)
 
 
+@pytest.mark.parametrize("row", ROWS, ids=device.row_id)
+def test_row_on_an_empty_batch(row: dict[str, Any]):
+    problem = ConvProblem.parse("mb0g2ic4ih9iw10oc4kh3ph1")
+    assert device.serves(row, problem) == (row["family"] == "naive")
+    if row["family"] == "naive":
+        check_row(row, problem, "check")
+
+
 def test_gradients_through_the_backend():
     x = torch.randn(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
     w = torch.randn(6, 2, 3, 2, dtype=torch.float64, requires_grad=True)

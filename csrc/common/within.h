@@ -1,4 +1,4 @@
-// How far the axes of a problem reach: kernels take only problems whose positions fit their integers. Host code.
+// What kernels ask of a problem's axes: positions that fit their integers, and two dimensions. Host code.
 #pragma once
 
 #include "csrc/conv_problem.h"
@@ -15,6 +15,12 @@ constexpr bool axes_within(const ConvProblem& p, int64_t most) {
     }
   }
   return true;
+}
+
+// Whether it has two dimensions, or one. A depth of 1 that is padded is none of these: its output may lie in the
+// padding.
+constexpr bool is_flat(const ConvProblem& p) {
+  return p.input[0] == 1 && p.filter[0] == 1 && p.output[0] == 1 && p.padding[0] == 0;
 }
 
 }  // namespace convbound

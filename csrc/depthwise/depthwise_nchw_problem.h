@@ -38,8 +38,7 @@ PlaneProblem plane_problem(const ConvProblem& p) {
 template <Pass kPass>
 bool supports_planes(const ConvProblem& p) {
   constexpr int64_t kMost = (1 << 30) - 1, kMostPadding = (1 << 20) - 1;
-  const bool flat = p.input[0] == 1 && p.filter[0] == 1 && p.output[0] == 1;
-  bool fits = axes_within(p, kMost) && p.depthwise() && p.c_per_group() == 1 && flat && p.input_size() <= kMost &&
+  bool fits = axes_within(p, kMost) && is_flat(p) && p.depthwise() && p.input_size() <= kMost &&
               p.output_size() <= kMost && p.k * p.filter_size() <= kMost && p.n * p.k < (int64_t{1} << 40);
   for (int axis = 1; axis < 3; axis++) {
     fits = fits && (p.dilation[axis] == 1 || p.filter[axis] == 1) && p.padding[axis] <= kMostPadding &&

@@ -94,8 +94,7 @@ Gather::Gather(Pass pass, const ConvProblem& p) {
 
 bool is_gather(Pass pass, const ConvProblem& p) {
   constexpr int64_t kMost = (int64_t{1} << 30) - 1;
-  const bool flat = p.filter[0] == 1 && p.input[0] == 1 && p.output[0] == 1 && p.padding[0] == 0;
-  if (!axes_within(p, kMost) || !p.depthwise() || !flat) return false;
+  if (!axes_within(p, kMost) || !is_flat(p) || !p.depthwise()) return false;
   if (pass == Pass::kDgrad && (p.stride[1] != 1 || p.stride[2] != 1)) return false;
   return p.c * p.input[2] <= kMost && p.k * p.output[2] <= kMost;
 }

@@ -263,9 +263,8 @@ inline LaunchShape wgrad_launch_shape(const WgradPlan& plan) {
 // What the sizes of a problem must keep to, whatever the tile.
 inline bool fits_wgrad(const ConvProblem& p) {
   constexpr int64_t kMost = (1 << 28) - 1;  // leaves room for sums and for bytes
-  return axes_within(p, kMost) && p.depthwise() && p.input[0] == 1 && p.filter[0] == 1 && p.output[0] == 1 &&
-         p.padding[0] == 0 && p.n <= kMost && p.c <= kMost && p.k <= kMost && p.input_size() <= kMost &&
-         p.output_size() <= kMost;
+  return axes_within(p, kMost) && is_flat(p) && p.depthwise() && p.n <= kMost && p.c <= kMost && p.k <= kMost &&
+         p.input_size() <= kMost && p.output_size() <= kMost;
 }
 
 }  // namespace convbound::depthwise

@@ -7,8 +7,7 @@ namespace convbound::dilated {
 
 bool dilated_depthwise(const ConvProblem& p) {
   constexpr int64_t kMost = (1 << 24) - 1;
-  bool fine = axes_within(p, kMost) && p.depthwise() && p.k < (1 << 30) && p.k_per_group() <= 64 && p.input[0] == 1 &&
-              p.filter[0] == 1 && p.output[0] == 1 && p.padding[0] == 0;
+  bool fine = axes_within(p, kMost) && is_flat(p) && p.depthwise() && p.k < (1 << 30) && p.k_per_group() <= 64;
   for (int i = 1; i < 3; i++) {
     fine = fine && p.stride[i] == 1;
   }

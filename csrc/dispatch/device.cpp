@@ -23,6 +23,9 @@ constexpr KernelRow kRows[] = {
 
 bool fits(int specialised, int64_t h, int64_t w) { return specialised == 0 || (h == specialised && w == specialised); }
 
+// An empty batch has a gradient of the filter, and no outputs.
+bool writes_nothing(Pass pass, const ConvProblem& problem) { return problem.n == 0 && pass != Pass::kWgrad; }
+
 int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
   const cudaError_t error = cudaDeviceGetAttribute(&value, which, device);
@@ -53,6 +56,7 @@ const KernelRow* select(Pass pass, const ConvProblem& problem, DType dtype, Layo
 
 void launch(const KernelRow& row, const ConvProblem& problem, Tensors tensors, const Allocate& allocate,
             cudaStream_t stream) {
+  if (writes_nothing(row.pass, problem)) return;
   if (const size_t bytes = row.workspace(problem)) tensors.workspace = allocate(bytes);
   try {
     row.launch(problem, tensors, stream);
@@ -63,7 +67,7 @@ void launch(const KernelRow& row, const ConvProblem& problem, Tensors tensors, c
 
 void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, const Tensors& tensors,
          const Allocate& allocate, const Device& device, cudaStream_t stream) {
-  if (problem.n == 0 && pass != Pass::kWgrad) return;  // an empty batch has a gradient of the filter and no outputs
+  if (writes_nothing(pass, problem)) return;
   const KernelRow* row = select(pass, problem, dtype, layout, device);
   if (row == nullptr) {
     throw std::runtime_error("no CUDA kernel of convbound serves " + to_string(problem) +

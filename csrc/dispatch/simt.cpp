@@ -86,7 +86,7 @@ void set_option(Options& options, std::string_view key, std::string_view value) 
 }  // namespace
 
 Options parse_options(std::string_view text) {
-  constexpr std::string_view kSeparators = " ,";
+  constexpr std::string_view kSeparators = " ,\t\r\n";
   Options options;
   for (size_t begin = text.find_first_not_of(kSeparators); begin != std::string_view::npos;
        begin = text.find_first_not_of(kSeparators, begin)) {

@@ -27,7 +27,11 @@ simt::Run* load_checked_run() {
 
 simt::Options options_of_environment() {
   const char* text = std::getenv("CONVBOUND_SIMT_OPTIONS");
-  return simt::parse_options(text == nullptr ? "" : text);
+  try {
+    return simt::parse_options(text == nullptr ? "" : text);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(std::string("CONVBOUND_SIMT_OPTIONS: ") + error.what());
+  }
 }
 
 }  // namespace

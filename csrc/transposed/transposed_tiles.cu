@@ -90,8 +90,7 @@ void share_out(Tile& tile) {
 
 bool strided_depthwise_dgrad(const ConvProblem& p) {
   constexpr int64_t kMost = (1 << 24) - 1;
-  const bool fine = axes_within(p, kMost) && p.depthwise() && p.c < (1 << 30) && p.k_per_group() <= 64 &&
-                    p.input[0] == 1 && p.filter[0] == 1 && p.output[0] == 1 && p.stride[0] == 1 && p.padding[0] == 0;
+  const bool fine = axes_within(p, kMost) && is_flat(p) && p.depthwise() && p.c < (1 << 30) && p.k_per_group() <= 64;
   return fine && (p.stride[1] > 1 || p.stride[2] > 1);
 }
 
