@@ -7,20 +7,13 @@ matrices has no element. A zero times an infinity is a NaN. Rows that no pattern
 
 from __future__ import annotations
 
-_TAP = (
-    "an infinity or NaN of the filter also reaches the results of its own channel whose tap lies outside of {}: none "
-    "of another channel"
-)
-_BETWEEN = "an infinity or NaN of the filter also reaches the results of its channel between the strides"
-_DY = "an infinity or NaN of dy also reaches the elements of its own filter whose taps lie in the padding"
-_X = "an infinity or NaN of x also reaches the filters of its own channel, where their taps meet no row of dy"
-_PACK = (
-    "an infinity or NaN of {0} also reaches neighbouring groups, as many as have 32 channels together, at the "
-    "positions that depend on it"
-)
+_TAP = "a weight reaches results of its own channel whose tap lies outside of {}, too"
+_BETWEEN = "a weight reaches results of its channel between the strides, too"
+_DY = "dy reaches the elements of its own filter whose taps lie in the padding, too"
+_X = "x reaches the filters of its own channel, where their taps meet no row of dy, too"
+_PACK = "{0} reaches neighbouring groups, too, as many as have 32 channels together, at the positions that depend on it"
 _WINDOW = (
-    "an infinity or NaN of {0} also reaches the results of its channel in the rows that the filter reaches from there, "
-    "up to 46 columns further"
+    "{0} reaches the results of its channel in the rows that the filter reaches from there, up to 46 columns further"
 )
 
 # Patterns of names of rows, and what these do. Several may be about one row.

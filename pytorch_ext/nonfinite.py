@@ -3,7 +3,8 @@
 A result that depends on a NaN or an infinity, through a tap that meets no padding, is what IEEE arithmetic makes of it
 with every kernel: none is missed. Some kernels multiply what a tap meets in the padding, a zero, instead of leaving it
 out; zero times infinity is a NaN, so that an infinity or NaN reaches further. The table says which ones, and how far.
-docs/nonfinite.md shows it, ``explain`` says it of a kernel, tests/test_nonfinite.py holds it true.
+docs/nonfinite.md shows it, ``explain`` says it of a kernel, tests/test_nonfinite.py holds it true. The rows of Triton's
+kernels stand beside them, in convbound/kernels/nonfinite.py.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from convbound.problem import Pass
+from convbound.kernels import nonfinite as triton
+from convbound.problem import PASSES, Pass
 
 WEIGHT_TO_OUTPUTS = "a weight reaches all outputs of its channel, also those where its tap lies in the padding"
 WEIGHT_TO_DX = "a weight reaches all of dx in its channel that its tap meets, also where it meets zeros around dy"
@@ -54,6 +56,8 @@ SPREADS: tuple[Spread, ...] = (
 
 def spread(backend: str, kernel: str, pass_: Pass, layout: str) -> str:
     """How far a backend's kernel spreads non-finite values; empty where it does not."""
+    if backend == "triton":
+        return "; ".join(text for pattern, text in triton.SPREADS if fnmatchcase(kernel, pattern))
     backend = "cuda" if backend == "simt" else backend
     for row in SPREADS:
         named = row.backend == backend and row.pass_ == pass_ and fnmatchcase(kernel, row.kernel)
@@ -64,6 +68,11 @@ def spread(backend: str, kernel: str, pass_: Pass, layout: str) -> str:
 
 def markdown() -> str:
     """The table as it stands in docs/nonfinite.md."""
-    lines = ["| backend | kernel | pass | layout | an infinity or NaN |", "|---|---|---|---|---|"]
-    lines += [f"| {row.backend} | `{row.kernel}` | {row.pass_} | {row.layout} | {row.text} |" for row in SPREADS]
+    rows = [(row.backend, row.kernel, row.pass_, row.layout, row.text) for row in SPREADS]
+    for pattern, text in triton.SPREADS:
+        rows.append(("triton", pattern, next(pass_ for pass_ in PASSES if f"_{pass_}_" in pattern), "both", text))
+    lines = ["| backend | kernel | pass | layout | an infinity or NaN of … |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {backend} | `{kernel}` | {pass_} | {layout} | {text} |" for backend, kernel, pass_, layout, text in rows
+    ]
     return "\n".join(lines)
