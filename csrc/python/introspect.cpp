@@ -117,8 +117,8 @@ PYBIND11_MODULE(_introspect, m) {
         threads = std::max<int64_t>(as_threads, 1);
         kernel_at(row).run(problem, dtype, layout, {pointer(x), pointer(w), pointer(y), pointer(bias)});
       },
-      py::arg("row"), py::arg("problem"), py::arg("dtype"), py::arg("layout"), py::arg("x"), py::arg("w"),
-      py::arg("y"), py::arg("bias"), py::arg("threads") = 1,
+      py::arg("row"), py::arg("problem"), py::arg("dtype"), py::arg("layout"), py::arg("x"), py::arg("w"), py::arg("y"),
+      py::arg("bias"), py::arg("threads") = 1,
       "Runs the row with this index on tensors at these addresses (bias may be 0), which have to be dense in the "
       "layout, in as many parts as so many threads would.");
 #if CONVBOUND_SIMT
