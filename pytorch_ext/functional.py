@@ -346,7 +346,7 @@ def plan(
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
     # While torch.jit.trace looks on, sizes are tensors; in the ops of a named backend they are constants.
-    return tuple(map(int, tensor.shape)) if torch.jit.is_tracing() else tuple(tensor.shape)
+    return tuple(map(int, tensor.shape)) if autograd.is_tracing() else tuple(tensor.shape)
 
 
 @lru_cache(maxsize=4096)
