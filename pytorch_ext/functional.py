@@ -335,18 +335,16 @@ def plan(
     else:
         channels_last = results_are_channels_last(x, w, groups)
     where = (x.dtype, x.device, channels_last, backend, needed)
-    key = (name, _shape(x), _shape(w), arguments, *where)
+    shapes = tuple(x.shape), tuple(w.shape)
+    if autograd.is_tracing():  # sizes are tensors then; in the ops of a named backend they are constants
+        shapes = tuple(map(int, x.shape)), tuple(map(int, w.shape))
+    key = (name, *shapes, arguments, *where)
     if not torch.compiler.is_compiling():
         try:
             return _plan(*key, tuning.stamp())
         except TypeError:
             pass  # a symbolic size has no hash, so no cache; an argument that is wrong is found to be so again below
     return _plan.__wrapped__(*key, 0)
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    # While torch.jit.trace looks on, sizes are tensors; in the ops of a named backend they are constants.
-    return tuple(map(int, tensor.shape)) if autograd.is_tracing() else tuple(tensor.shape)
 
 
 @lru_cache(maxsize=4096)

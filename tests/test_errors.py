@@ -173,3 +173,14 @@ def test_large_arguments_that_can_be_counted(value: int):
     for options in ({"stride": value}, {"stride": value // 2, "padding": value // 2, "dilation": value // 2}):
         wanted = F.conv1d(x, w, groups=4, **options)
         assert torch.equal(convbound.conv1d(x, w, groups=4, **options, backend="cpu"), wanted)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_out_of_memory_says_how_much_for_what(name: str):
+    """A result of 16 TiB, which no allocator promises."""
+    x, w = torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3)
+    geometry = {"stride": 2**20} if "transpose" in name else {"padding": 2**20}
+    with pytest.raises(
+        RuntimeError, match=r"out of memory: (fprop|dgrad) of mb1ic1\S+, backend='cpu', needs \d{14} bytes"
+    ):
+        getattr(convbound, name)(x, w, **geometry, backend="cpu")
