@@ -18,6 +18,7 @@ plain class serves while torch.compile traces.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ from convbound import ops, tuning
 from convbound.measuring import Work
 from convbound.problem import ConvProblem, Pass
 from convbound.tuning import UNDECIDED
+
+is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def _call(plain: Any, with_jvp: Any, *args: Any) -> Any:
     if torch.compiler.is_compiling():
         return plain.apply(*args)
     # torch.jit.trace would keep a Function as a node that it cannot save; what it records has no derivatives anyway.
-    return with_jvp.apply(*args) if differentiated(args) and not torch.jit.is_tracing() else plain.forward(*args)
+    return with_jvp.apply(*args) if differentiated(args) and not is_tracing() else plain.forward(*args)
 
 
 _EXPORT, _TRACE, _MAKE_FX, _VMAP = "torch.export", "torch.jit.trace", "make_fx", "torch.func.vmap in torch.compile"
@@ -87,7 +90,7 @@ def recorder() -> str | None:
     """
     if torch.compiler.is_compiling():
         return _compiled_transform() or (_EXPORT if torch.compiler.is_exporting() else None)
-    if torch.jit.is_tracing():
+    if is_tracing():
         return _TRANSFORM if _transforms() else _TRACE
     return _MAKE_FX if get_proxy_mode() is not None else None
 
@@ -98,7 +101,7 @@ def refusal(recorder: str | None) -> str | None:
 
 
 # torch.compile enters transforms while it traces, so this is the right answer, and no part of the graph.
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _compiled_transform() -> str | None:
     if not _transforms():
         return None

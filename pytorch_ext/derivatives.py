@@ -17,7 +17,7 @@ from torch.autograd.function import Function
 
 # Private, and missed by nothing but the errors of this module: without it the ops stay as they are.
 _BELOW: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
-_LIBRARY = torch.library.Library("convbound", "IMPL")
+_LIBRARY: Any = torch.library.Library("convbound", "IMPL")  # type: ignore[no-untyped-call]
 
 
 def below_autograd() -> AbstractContextManager[None]:
@@ -38,7 +38,7 @@ def register(backend: str, pass_: str) -> None:
         if (wanted and torch._C._are_functorch_transforms_active()) or _any_has_tangent(tensors):
             _refuse(op)
         if wanted:
-            return _Refusing.apply(op, *args)
+            return _Refusing.apply(op, *args)  # type: ignore[no-untyped-call]
         with _BELOW():
             return op(*args)
 
@@ -46,7 +46,8 @@ def register(backend: str, pass_: str) -> None:
 
 
 def _any_has_tangent(tensors: list[Tensor]) -> bool:
-    return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+    unpack: Any = forward_ad.unpack_dual
+    return forward_ad._current_level >= 0 and any(unpack(tensor).tangent is not None for tensor in tensors)
 
 
 def _refuse(op: Any) -> NoReturn:

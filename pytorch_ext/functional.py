@@ -213,10 +213,12 @@ def _prepare(
         raise complaint[0](f"{name}: {complaint[1]}; backend={backend!r} cannot take it")
     elif refusal := selection.refusal(backend, x.device.type) or autograd.refusal(recorder):
         raise RuntimeError(f"{name}: input is on {x.device}, but backend={backend!r} {refusal}")
-    for label, tensor in (("weight", w), ("bias", bias)):
-        # torch reads memory that a meta tensor does not have.
-        if tensor is not None and tensor.device != x.device:
-            raise RuntimeError(f"{name}: {label} is on {tensor.device}, but input is on {x.device}")
+    # torch reads memory that a meta tensor does not have.
+    device = x.device
+    if w.device != device:
+        raise RuntimeError(f"{name}: weight is on {w.device}, but input is on {device}")
+    if bias is not None and bias.device != device:
+        raise RuntimeError(f"{name}: bias is on {bias.device}, but input is on {device}")
     try:
         return _checked(name, x, w, bias, arguments)
     except (RuntimeError, TypeError):
@@ -249,9 +251,10 @@ def _checked(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         x, w, bias = _cast(x, dtype), _cast(w, dtype), None if bias is None else _cast(bias, dtype)
-    for label, tensor in (("weight", w), ("bias", bias)):
-        if tensor is not None and tensor.dtype != x.dtype:
-            raise RuntimeError(f"{name}: {label} is {tensor.dtype}, but input is {x.dtype}; they have to agree")
+    if w.dtype != x.dtype:
+        raise RuntimeError(f"{name}: weight is {w.dtype}, but input is {x.dtype}; they have to agree")
+    if bias is not None and bias.dtype != x.dtype:
+        raise RuntimeError(f"{name}: bias is {bias.dtype}, but input is {x.dtype}; they have to agree")
     ndim = int(name[-2])
     if w.dim() != ndim + 2:
         raise RuntimeError(f"{name}: weight has {w.dim()} dimensions, but needs {ndim + 2}: shape {tuple(w.shape)}")
@@ -335,18 +338,16 @@ def plan(
     else:
         channels_last = results_are_channels_last(x, w, groups)
     where = (x.dtype, x.device, channels_last, backend, needed)
-    key = (name, _shape(x), _shape(w), arguments, *where)
+    shapes = tuple(x.shape), tuple(w.shape)
+    if autograd.is_tracing():  # sizes are tensors then; in the ops of a named backend they are constants
+        shapes = tuple(map(int, x.shape)), tuple(map(int, w.shape))
+    key = (name, *shapes, arguments, *where)
     if not torch.compiler.is_compiling():
         try:
             return _plan(*key, tuning.stamp())
         except TypeError:
             pass  # a symbolic size has no hash, so no cache; an argument that is wrong is found to be so again below
     return _plan.__wrapped__(*key, 0)
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    # While torch.jit.trace looks on, sizes are tensors; in the ops of a named backend they are constants.
-    return tuple(map(int, tensor.shape)) if torch.jit.is_tracing() else tuple(tensor.shape)
 
 
 @lru_cache(maxsize=4096)

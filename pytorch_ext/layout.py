@@ -14,8 +14,9 @@ def results_are_channels_last(
     """Whether output and gradients are channels_last, as torch decides it.
 
     Input or weight ask for it: a channels_last weight alone makes the output NHWC. The exceptions are torch's own: with
-    one spatial dimension the input counts only where it is contiguous besides, as one channel can be; on a CPU what oneDNN does not take comes out NCDHW in three
-    dimensions; on a GPU fp64 comes out NCHW. Stride and output_padding matter to a transposed convolution only.
+    one spatial dimension the input counts only where it is contiguous besides, as with one channel it can be; on a CPU
+    what oneDNN does not take comes out NCDHW in three dimensions; on a GPU fp64 comes out NCHW. Stride and
+    output_padding matter to a transposed convolution only.
     """
     ndim = x.dim() - 2
     if ndim == 1:

@@ -7,6 +7,7 @@ All backends have the same signature. Tensors are used as they are when they are
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbound import _library, derivatives, fakes, vmap
-from convbound.problem import PASSES, ConvProblem
+from convbound.problem import PASSES, ConvProblem, Pass
 
 _NATIVE: dict[str, dict[str, Any]] = {}
 for _name, _absent in _library.LOADED.items():
@@ -54,6 +55,21 @@ def _geometry(problem: ConvProblem) -> tuple[Any, ...]:
     return problem.stride, padding, problem.dilation, problem.groups
 
 
+def _run(backend: str, pass_: Pass, problem: ConvProblem, *args: Any) -> Any:
+    """Call an op; where memory does not suffice, say for what."""
+    try:
+        with derivatives.below_autograd():
+            return _NATIVE[backend][pass_](*args)
+    except RuntimeError as error:
+        # Through the stable ABI that the ops are built on, an allocation that fails says no more than its op's name.
+        if not isinstance(error, torch.OutOfMemoryError) and '"aten::empty"' not in str(error):
+            raise
+        shape = {"fprop": problem.y_shape, "dgrad": problem.x_shape, "wgrad": problem.w_shape}[pass_]
+        needed = math.prod(shape) * args[0].element_size()
+        what = f"{pass_} of {problem}, backend={backend!r}, needs {needed} bytes for its result {shape}"
+        raise torch.OutOfMemoryError(f"out of memory: {what}, and some a workspace") from error
+
+
 def fprop(
     x: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, *, backend: str, channels_last: bool
 ) -> Tensor:
@@ -61,8 +77,7 @@ def fprop(
     if backend == "torch":
         with _torchs():
             return _torch_fprop(x, w, bias, problem, channels_last)
-    with derivatives.below_autograd():
-        result: Tensor = _NATIVE[backend]["fprop"](x, w, bias, *_geometry(problem), channels_last)
+    result: Tensor = _run(backend, "fprop", problem, x, w, bias, *_geometry(problem), channels_last)
     return result
 
 
@@ -73,8 +88,7 @@ def dgrad(
     if backend == "torch":
         with _torchs():
             return _torch_dgrad(dy, w, bias, problem, channels_last)
-    with derivatives.below_autograd():
-        result: Tensor = _NATIVE[backend]["dgrad"](dy, w, bias, problem.input, *_geometry(problem), channels_last)
+    result: Tensor = _run(backend, "dgrad", problem, dy, w, bias, problem.input, *_geometry(problem), channels_last)
     return result
 
 
@@ -85,8 +99,8 @@ def wgrad(
     if backend == "torch":
         with _torchs():
             return _torch_wgrad(dy, x, problem, bias_grad, channels_last)
-    with derivatives.below_autograd():
-        dw, dbias = _NATIVE[backend]["wgrad"](dy, x, problem.filter, *_geometry(problem), bias_grad, channels_last)
+    geometry = _geometry(problem)
+    dw, dbias = _run(backend, "wgrad", problem, dy, x, problem.filter, *geometry, bias_grad, channels_last)
     return dw, dbias if bias_grad else None
 
 

@@ -27,7 +27,7 @@ from convbound.problem import ConvProblem
 
 _lock = threading.Lock()
 _users = 0
-_library: torch.library.Library | None = None
+_library: Any = None
 
 
 @contextmanager
@@ -61,8 +61,8 @@ def disable() -> None:
             _library = None
 
 
-def _install() -> torch.library.Library:
-    library = torch.library.Library("aten", "IMPL")
+def _install() -> Any:
+    library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     kernels: dict[str, Callable[..., Any]] = {"convolution": _convolution, "convolution_backward": _backward}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Warning only once|.*[Oo]verrid", category=UserWarning)
@@ -76,13 +76,13 @@ def _install() -> torch.library.Library:
 def _found(
     x: Tensor,
     w: Tensor,
+    bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     transposed: bool,
     output_padding: Sequence[int],
     groups: int,
-    bias: Tensor | None = None,
 ) -> tuple[ConvProblem, Plan] | None:
     """The problem, and where ``auto`` sends its passes; None where torch has them all."""
     ndim = x.dim() - 2
@@ -96,6 +96,7 @@ def _found(
         or not w.numel()
     ):
         return None
+    arguments: tuple[Any, ...]
     if transposed:
         arguments = (tuple(stride), tuple(padding), tuple(output_padding), groups, tuple(dilation))
     else:
@@ -105,15 +106,14 @@ def _found(
     return found if found is not None and functional.takes_bias(name, bias, found[0], "auto") else None
 
 
-def _convolution(original: Any, keyset: Any, x: Tensor, w: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
-    found = _found(x, w, *geometry, bias=bias)
+def _convolution(original: Any, keyset: Any, x: Tensor, w: Tensor, bias: Tensor | None, *geometry: Any) -> Any:
+    found = _found(x, w, bias, *geometry)
     if found is not None:
         transposed = geometry[3]
         problem, plan = found
         if (plan.dgrad if transposed else plan.fprop) != "torch":
             return autograd.run("dgrad" if transposed else "fprop", x, w, bias, problem, plan)
-    result: Tensor = original.call_boxed(keyset, x, w, bias, *geometry)
-    return result
+    return original.call_boxed(keyset, x, w, bias, *geometry)
 
 
 def _backward(
@@ -121,7 +121,7 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     *geometry, mask = arguments
     transposed = geometry[3]
-    found = _found(x, w, *geometry)
+    found = _found(x, w, None, *geometry)
     gradients: list[Tensor | None] = [None, None, None]
     left = list(mask)  # for torch
     if found is not None and dy.dtype == x.dtype:

@@ -22,13 +22,21 @@ def _fold_or_loop(op: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> t
 
 # The dim of an argument is an int where it is a batched tensor; None, or a list of None, otherwise.
 def _loop(op: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    batched = list(zip(args, in_dims, strict=True))
+    if info.batch_size == 0:  # one element that is thrown away says what an empty batch of results looks like
+        batched = [(_one(arg, dim), dim) if isinstance(dim, int) else (arg, dim) for arg, dim in batched]
     results = [
-        op(*(arg.select(dim, i) if isinstance(dim, int) else arg for arg, dim in zip(args, in_dims, strict=True)))
-        for i in range(info.batch_size)
+        op(*(arg.select(dim, i) if isinstance(dim, int) else arg for arg, dim in batched))
+        for i in range(max(1, info.batch_size))
     ]
     if isinstance(results[0], Tensor):
-        return torch.stack(results), 0
-    return tuple(torch.stack(outputs) for outputs in zip(*results, strict=True)), (0,) * len(results[0])
+        return torch.stack(results)[: info.batch_size], 0
+    stacked = (torch.stack(outputs)[: info.batch_size] for outputs in zip(*results, strict=True))
+    return tuple(stacked), (0,) * len(results[0])
+
+
+def _one(empty: Tensor, dim: int) -> Tensor:
+    return empty.new_zeros([1 if axis == dim else size for axis, size in enumerate(empty.shape)])
 
 
 def register(backend: str) -> None:

@@ -230,3 +230,17 @@ def test_per_sample_gradients_of_a_module():
         alone = torch.autograd.grad(loss(parameters, image), list(parameters.values()))
         for name, gradient in zip(parameters, alone, strict=True):
             torch.testing.assert_close(together[name][i], gradient)
+
+
+@pytest.mark.parametrize("batched", [(0, None), (None, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_an_empty_batch_is_mapped(name: str, batched: tuple[int | None, ...]):
+    x, w = torch.randn(2, 4, 5, 6), torch.randn(4, 4, 3, 3)
+    x, w = (t if dim is None else t.expand(0, *t.shape) for t, dim in zip((x, w), batched, strict=True))
+
+    def conv(x: Tensor, w: Tensor) -> Tensor:
+        return getattr(convbound, name)(x, w, backend="cpu")  # type: ignore[no-any-return]
+
+    y, (dx, dw) = vmap(conv, batched)(x, w), vmap(grad(lambda x, w: conv(x, w).sum(), (0, 1)), batched)(x, w)
+    assert y.shape == (0, *getattr(F, name)(torch.ones(2, 4, 5, 6), torch.ones(4, 4, 3, 3)).shape)
+    assert (dx.shape, dw.shape) == ((0, 2, 4, 5, 6), (0, 4, 4, 3, 3))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from support.dispatched import Dispatched
 from support.preferring import native_preferred
 
 import convbound
@@ -93,8 +97,11 @@ def test_class_and_message(wrong: Any, message: str):
         getattr(F, name)(*args, **kwargs)
     with pytest.raises(torchs.type, match=f"^{name}: .*{message}"):
         getattr(convbound, name)(*args, **kwargs, backend="cpu")
-    with native_preferred(), pytest.raises(torchs.type):
+    with native_preferred(), pytest.raises(torchs.type) as autos:
         getattr(convbound, name)(*args, **kwargs, backend="auto")
+    # A TypeError of torch says how the arguments were passed, by position or by name; the rest is the same.
+    first = {re.split(r" - got| \(position|: argument", str(error.value))[0] for error in (autos, torchs)}
+    assert len(first) == 1
 
 
 @pytest.mark.parametrize(
@@ -120,3 +127,60 @@ def test_tensors_on_different_devices(backend: str):
 def test_an_unknown_backend():
     with pytest.raises(ValueError, match="conv2d: backend='cudnn' is unknown; choose one of auto, cpu, "):
         convbound.conv2d(X, W, groups=2, backend="cudnn")
+
+
+def test_blanks_around_the_name_of_a_backend(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CONVBOUND_BACKEND", " cpu ")
+    with Dispatched() as dispatched:
+        convbound.conv2d(X, W, groups=2)
+    assert dispatched.native == ["cpu_fprop"]
+    monkeypatch.setenv("CONVBOUND_BACKEND", "CPU")
+    with pytest.raises(ValueError, match="backend='CPU' is unknown"):
+        convbound.conv2d(X, W, groups=2)
+
+
+HUGE = {f"2**{power}{less or ''}": 2**power + less for power, less in [(61, 0), (62, 0), (63, -1), (63, 0), (70, 0)]}
+
+
+@pytest.mark.parametrize("value", HUGE.values(), ids=HUGE.keys())
+@pytest.mark.parametrize("name", ["conv1d", "conv_transpose1d"])
+def test_sizes_that_cannot_be_counted(name: str, value: int):
+    """Never a result that torch does not give: ``auto`` gives torch's error, a named backend an error."""
+    x, w = torch.ones(1, 4, 5), torch.ones(4, 1, 3)
+
+    def outcome(function: Callable[..., torch.Tensor], **options: Any) -> Any:
+        try:
+            return function(x, w, **options).tolist()
+        except (RuntimeError, ValueError) as error:
+            return type(error), str(error)
+
+    labels = ["stride", "padding", "dilation", *(["output_padding"] if "transpose" in name else [])]
+    for number in range(1, len(labels) + 1):
+        for chosen in itertools.combinations(labels, number):
+            options = {"groups": 4, **dict.fromkeys(chosen, value)}
+            wanted = outcome(getattr(F, name), **options)
+            with native_preferred():
+                assert outcome(getattr(convbound, name), **options, backend="auto") == wanted
+            with pytest.raises(RuntimeError, match=r"more than 536870912, the most that|output_padding=.* smaller"):
+                getattr(convbound, name)(x, w, **options, backend="cpu")
+    with pytest.raises(RuntimeError, match="groups="):
+        getattr(convbound, name)(x, w, groups=value, backend="cpu")
+
+
+@pytest.mark.parametrize("value", [2**16, 2**28, 2**29], ids=str)
+def test_large_arguments_that_can_be_counted(value: int):
+    x, w = torch.arange(20.0).reshape(1, 4, 5), torch.arange(12.0).reshape(4, 1, 3)
+    for options in ({"stride": value}, {"stride": value // 2, "padding": value // 2, "dilation": value // 2}):
+        wanted = F.conv1d(x, w, groups=4, **options)
+        assert torch.equal(convbound.conv1d(x, w, groups=4, **options, backend="cpu"), wanted)
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_out_of_memory_says_how_much_for_what(name: str):
+    """A result of 16 TiB, which no allocator promises."""
+    x, w = torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3)
+    geometry = {"stride": 2**20} if "transpose" in name else {"padding": 2**20}
+    with pytest.raises(
+        RuntimeError, match=r"out of memory: (fprop|dgrad) of mb1ic1\S+, backend='cpu', needs \d{14} bytes"
+    ):
+        getattr(convbound, name)(x, w, **geometry, backend="cpu")

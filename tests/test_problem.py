@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from support import reference
 from support.problems import PROBLEMS
 
 from convbound import ConvProblem
-from convbound.problem import output_size
+from convbound.problem import LARGEST, output_size, transposed_size
 
 parse = ConvProblem.parse
 
@@ -95,6 +96,19 @@ def test_output_size_counts_the_positions_where_the_filter_fits(problem: ConvPro
     ):
         starts = range(-begin, i + end, s)
         assert o == sum(start + d * (r - 1) < i + end for start in starts) == output_size(i, r, s, (begin, end), d)
+
+
+@pytest.mark.parametrize("size", [output_size, transposed_size])
+def test_sizes_beyond_what_the_kernels_count_to_are_errors(size: Callable[..., int]):
+    one = {"input": 5, "filter": 3, "stride": 1, "dilation": 1}
+    one |= {"padding": (0, 0)} if size is output_size else {"padding": 0, "output_padding": 0}
+    for name, value in (("stride", LARGEST), ("dilation", LARGEST // 2), ("padding", LARGEST)):
+        padding = (value, value) if (name, size) == ("padding", output_size) else value
+        size(**one | {name: padding})
+        with pytest.raises(ValueError, match=f"{name}.* is more than {LARGEST}, the most that the kernels count to"):
+            size(**one | {name: (0, value + 1) if isinstance(padding, tuple) else value + 1})
+    with pytest.raises(ValueError, match=r"stride=.* is more than"):
+        parse("ic1iw5oc1kw3dw4611686018427387904pw4611686018427387904sw4611686018427387904")
 
 
 def test_a_note_on_the_origin_follows_a_space_and_is_not_compared():

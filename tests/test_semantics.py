@@ -201,6 +201,33 @@ def test_results_gradients_and_strides_are_torchs(seed: int):
         assert outcome(getattr(convbound, name), tensors, {**options, "backend": "cpu"}, dy_layout) == wanted, call
 
 
+# (n, c, l) of the input and its strides: contiguous ones and one that is not, where a size of 1 leaves them free. torch
+# adds a dimension and asks again which layout that is.
+FREE_STRIDES = [
+    ((2, 1, 23), (23, 1, 1)),
+    ((2, 1, 23), (23, 23, 1)),
+    ((3, 1, 4), (4, 1, 1)),
+    ((2, 1, 23), (1, 1, 2)),
+    ((3, 2, 1), (2, 1, 2)),
+    ((3, 2, 1), (2, 1, 1)),
+    ((1, 6, 1), (7, 1, 6)),
+    ((1, 1, 5), (1, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+@pytest.mark.parametrize("name", ["conv1d", "conv_transpose1d"])
+@pytest.mark.parametrize(("shape", "strides"), FREE_STRIDES, ids=str)
+def test_strides_in_1d_where_the_inputs_own_are_ambiguous(shape: Any, strides: Any, name: str, backend: str):
+    memory = integers(sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1)
+    x = torch.as_strided(memory, shape, strides).requires_grad_()
+    c, k = shape[1], 10
+    w = integers(*((c, k) if "transpose" in name else (k, c)), 2).requires_grad_()
+    wanted = outcome(getattr(F, name), (x, w), {"padding": 1}, "NCHW")
+    with native_preferred():
+        assert outcome(getattr(convbound, name), (x, w), {"padding": 1, "backend": backend}, "NCHW") == wanted
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_casts_what_torch_casts(name: str, dtype: torch.dtype):
