@@ -27,6 +27,7 @@ EDGES = problems(
     g2ic2ih5iw6oc2kh5kw6 a filter as large as the input
     ic2iw40oc2kw2dw39 a dilation as wide as the input
     g8ic8ih1oc8kh3ph1 depthwise:one pixel
+    g2ic2id1ih4oc2kd1kh5sd8sh1pd2pw1 depthwise:a depth of one whose output lies in the padding
     """
 )
 
@@ -66,6 +67,7 @@ TILES = {
     ),
     "depthwise_?????_nchw_toeplitz": problems(
         """
+        ic1ih57iw60oc1kh7pw9 rows of input as wide as those in shared memory
         g2ic2ih56oc2kh31ph15 five strips, seven tiles
         g2ic2ih57iw55oc2kh31ph15 one row more, one column less
         mb2g3ic3ih33iw40oc3kh21ph10 four strips
