@@ -79,7 +79,8 @@ def taps_beyond(row: Kernel, problem: ConvProblem, index: Index, met: Tensor) ->
     if row.pass_ == "dgrad":
         for axis, size in enumerate(problem.input):
             begin, tap = problem.padding[axis][0], index[2 + axis] * problem.dilation[axis]
-            meets = (torch.arange(size) + begin - tap) % problem.stride[axis] == 0
+            stride = problem.stride[axis] if problem.output[axis] > 1 else 1  # as the kernels take it
+            meets = (torch.arange(size) + begin - tap) % stride == 0
             mask &= meets.reshape([-1 if other == axis else 1 for other in range(problem.ndim)])
     return mask & ~met
 
