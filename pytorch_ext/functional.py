@@ -297,7 +297,7 @@ def _int(value: Any) -> int:
 
 def _passes_needed(name: str, tensors: tuple[Tensor | None, ...], backend: str) -> tuple[Pass, ...]:
     """The passes that a call may come to, of which a named backend has to say in the forward call if it cannot."""
-    if backend == "auto":
+    if backend not in selection.PARTIAL:
         return ()
     if torch.compiler.is_compiling() or autograd.differentiated(tensors):
         return PASSES

@@ -14,6 +14,7 @@ from convbound.problem import DTYPES, ConvProblem, Layout, Pass
 
 ENVIRONMENT_VARIABLE = "CONVBOUND_BACKEND"
 NAMES = ("auto", "cpu", "cuda", "triton", "simt", "torch")
+PARTIAL = ("triton",)  # that have no kernel for some problems and know it beforehand
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def refusal(backend: str, device: str) -> str | None:
 
 def unsupported(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, backend: str) -> str | None:
     """Why a named backend has no kernel for one pass of a problem, or None."""
-    return triton_limits.unsupported(problem, pass_, dtype) if backend == "triton" else None
+    return triton_limits.unsupported(problem, pass_, dtype) if backend in PARTIAL else None
 
 
 def choose(
