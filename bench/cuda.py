@@ -14,6 +14,7 @@ from convbound.bench.cuda_timer import CudaTimer
 from convbound.bench.devices import Device
 from convbound.bench.rivals import NATIVE, TORCH
 from convbound.bench.timer import CpuTimer, Timer
+from convbound.kernels.precision import allows_tf32
 
 # For a torch that does not tell; as large as any L2 so far.
 _DEFAULT_L2_BYTES = 128 << 20
@@ -33,7 +34,7 @@ class Cuda(Device):
     def start(self) -> dict[str, Any]:
         torch.backends.cudnn.benchmark = True
         # The roof of fp32 is the product that convolutions may use: by tf32 where torch lets cuDNN do so.
-        torch.set_float32_matmul_precision("high" if cudnn_tf32() else "highest")
+        torch.set_float32_matmul_precision("high" if allows_tf32() else "highest")
         return machine.describe() | describe()
 
     def cache_bytes(self) -> int:
@@ -67,12 +68,6 @@ class Cuda(Device):
         torch.cuda.empty_cache()
 
 
-def cudnn_tf32() -> bool:
-    """Whether torch lets cuDNN's convolutions multiply fp32 by tf32."""
-    conv = getattr(torch.backends.cudnn, "conv", None)  # once somebody has set its precision, allow_tf32 may raise
-    return bool(torch.backends.cudnn.allow_tf32 if conv is None else conv.fp32_precision == "tf32")
-
-
 def describe() -> dict[str, Any]:
     """The GPU, what it is driven by, and its clocks at this moment."""
     properties: Any = torch.cuda.get_device_properties()
@@ -86,7 +81,7 @@ def describe() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_tf32": cudnn_tf32(),
+        "cudnn_tf32": allows_tf32(),
         "nvidia_smi": nvidia_smi(str(getattr(properties, "uuid", ""))),
     }
 

@@ -181,6 +181,7 @@ def test_out_of_memory_says_how_much_for_what(name: str):
     x, w = torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3)
     geometry = {"stride": 2**20} if "transpose" in name else {"padding": 2**20}
     with pytest.raises(
-        torch.OutOfMemoryError, match=r"out of memory: .* \d{14} bytes for a result .*(fprop|dgrad) of mb1ic1\S+, backend='cpu'"
+        torch.OutOfMemoryError,
+        match=r"out of memory: .* \d{14} bytes for a result .*(fprop|dgrad) of mb1ic1\S+, backend='cpu'",
     ):
         getattr(convbound, name)(x, w, **geometry, backend="cpu")
