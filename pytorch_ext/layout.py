@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,14 +21,25 @@ def results_are_channels_last(
     """
     ndim = x.dim() - 2
     if ndim == 1:
-        return _suggests_channels_last(w.unsqueeze(2)) or (
-            # Contiguous means standard strides, but for a size of 1: there torch looks at the stride that is there.
-            (x.shape[1] == 1 or x.shape[2] == 1) and x.is_contiguous() and _suggests_channels_last(x.unsqueeze(2))
-        )
-    asked = _suggests_channels_last(x) or _suggests_channels_last(w)
+        x2, w2 = x.unsqueeze(2), w.unsqueeze(2)
+        # Contiguous means standard strides, but for a size of 1: there torch looks at the stride that is there.
+        looks = (x.shape[1] == 1 or x.shape[2] == 1) and x.is_contiguous()
+        return _suggests_channels_last(w2) or (looks and _input_asks(x2, w2, groups))
+    asked = _input_asks(x, w, groups) or _suggests_channels_last(w)
     if x.device.type != "cpu":
         return asked and x.dtype != torch.float64
     return asked and (ndim == 2 or _onednn_takes_3d(x, w, groups, stride, output_padding))
+
+
+def _input_asks(x: Tensor, w: Tensor, groups: int) -> bool:
+    """Whether the input asks for channels_last.
+
+    On a CPU what oneDNN does not take is computed group by group, and a group's part of the input is asked: one channel
+    of one position in several images is as good as contiguous.
+    """
+    lone = groups > 1 and x.shape[1] == groups and w.shape[1] == 1 and math.prod(x.shape[2:]) == 1 and x.shape[0] > 1
+    by_group = lone and x.device.type == "cpu" and x.dtype not in _ONEDNN_DTYPES
+    return not by_group and _suggests_channels_last(x)
 
 
 def _onednn_takes_3d(

@@ -118,7 +118,10 @@ def _symmetric(problem: ConvProblem) -> bool:
 
 def _pad(x: Tensor, problem: ConvProblem) -> Tensor:
     """The input with its zeros written out, for what ATen cannot pad itself."""
-    return F.pad(x, [p for pair in reversed(problem.padding) for p in pair])
+    amounts = [p for pair in reversed(problem.padding) for p in pair]
+    if min(amounts) < 0:  # zeros first: more may be cropped than the image has
+        x, amounts = F.pad(x, [max(p, 0) for p in amounts]), [min(p, 0) for p in amounts]
+    return F.pad(x, amounts)
 
 
 def _torch_fprop(x: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, channels_last: bool) -> Tensor:

@@ -34,13 +34,13 @@ LARGEST = 2**29
 
 def output_size(input: int, filter: int, stride: int, padding: tuple[int, int], dilation: int) -> int:
     """Output positions along one axis of a convolution; a ValueError where the kernels could not count so far."""
-    _check_countable(stride=stride, padding=max(padding), extent=dilation * (filter - 1))
+    _check_countable(stride=stride, padding=max(padding), dilation=dilation, extent=dilation * (filter - 1))
     return (input + padding[0] + padding[1] - dilation * (filter - 1) - 1) // stride + 1
 
 
 def transposed_size(input: int, filter: int, stride: int, padding: int, dilation: int, output_padding: int) -> int:
     """Output positions along one axis of a transposed convolution, likewise."""
-    _check_countable(stride=stride, padding=padding, extent=dilation * (filter - 1))
+    _check_countable(stride=stride, padding=padding, dilation=dilation, extent=dilation * (filter - 1))
     return (input - 1) * stride - 2 * padding + dilation * (filter - 1) + output_padding + 1
 
 

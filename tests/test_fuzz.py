@@ -45,7 +45,103 @@ def test_cases_of_a_fixed_seed(target: str, part: int):
 
 
 # What fuzzing has found, as small as it got, by what was wrong.
-FOUND: dict[str, Call | RowRun] = {}
+FOUND: dict[str, Call | RowRun] = {
+    "a 3x3 filter that is left of a larger one": RowRun(
+        "simt", "dilated_fprop_nchw bf16 NCHW", "mb1ic1ih1iw6oc1kh3kw4ph2ew-1dw2"
+    ),
+    "planes with rows that no tap meets, dgrad": RowRun(
+        "simt", "transposed_dgrad_nchw_any fp16 NCHW", "mb1ic1ih1oc2kh1sw2pw2eh4", options="check workers=1"
+    ),
+    "planes with rows that no tap meets, wgrad": RowRun(
+        "simt",
+        "depthwise_wgrad fp32 NCHW",
+        "mb1g5ic5ih6iw4oc5kh1sh2sw1eh-5",
+        options="check cp_async=late workers=1",
+    ),
+    "an infinity that wgrad missed": RowRun(
+        "simt", "depthwise_wgrad fp32 NCHW", "mb1g4ic4ih5iw9oc4kh1sw2pw1eh-4", data="infinite"
+    ),
+    "columns of dy that were not loaded": RowRun(
+        "simt",
+        "transposed_dgrad_nchw_stride2 fp32 NCHW",
+        "mb2g5ic5ih2iw1oc5kh3sh2ph2pw1eh-1ew5",
+        options="check workers=1",
+    ),
+    "zeros behind rows of input without room for them, dgrad": RowRun(
+        "simt", "depthwise_dgrad_nchw_toeplitz bf16 NCHW", "mb1ic1ih57iw60oc1kh7pw9", options="check workers=1"
+    ),
+    "zeros behind rows of input without room for them, fprop": RowRun(
+        "simt",
+        "depthwise_fprop_nchw_toeplitz fp16 NCHW",
+        "mb1ic1ih59iw40oc1kh8kw9eh3ew-2",
+        places=("aligned end", "aligned end", "end"),
+        options="workers=1",
+    ),
+    "a depth of one whose output lies in the padding": Call(
+        "conv3d",
+        "simt",
+        n=1,
+        c=1,
+        k=1,
+        input=(1, 6, 5),
+        filter=(1, 3, 3),
+        groups=2,
+        stride=(3, 1, 1),
+        padding=(1, 1, 1),
+    ),
+    "an end cropped by more than the input": Call(
+        "conv_transpose1d",
+        "auto",
+        n=1,
+        c=1,
+        k=1,
+        input=(1,),
+        filter=(1,),
+        padding=3,
+        output_padding=9,
+        dilation=10,
+        preferring=("dgrad",),
+    ),
+    "strides of an input of one channel in 1-D": Call(
+        "conv_transpose1d", "cpu", n=1, c=1, k=2, input=(2,), filter=(1,), views=("channels_last", "dense", "dense")
+    ),
+    "strides of an input of one position in 1-D": Call(
+        "conv1d", "simt", n=1, c=2, k=2, input=(1,), filter=(1,), padding=1, views=("channels_last", "dense", "dense")
+    ),
+    "an error that torch words otherwise": Call(
+        "conv_transpose1d", "auto", n=1, c=1, k=1, input=(1,), filter=(1,), output_padding=1, preferring=("dgrad",)
+    ),
+    "numbers beyond 64 bits": Call(
+        "conv1d", "cpu", 1, 1, 1, (5,), (3,), 4, stride=2**62, padding=2**62, dilation=2**62
+    ),
+    "a dilation that torch refuses for a filter of one tap, too": Call(
+        "conv_transpose1d",
+        "auto",
+        n=1,
+        c=1,
+        k=1,
+        input=(1,),
+        filter=(1,),
+        groups=3,
+        output_padding=1,
+        dilation=2**61,
+        dtype="fp16",
+        preferring=("dgrad",),
+    ),
+    "strides where a group's part of the input is one number": Call(
+        "conv2d",
+        "cpu",
+        n=2,
+        c=1,
+        k=1,
+        input=(1, 1),
+        filter=(1, 2),
+        groups=3,
+        padding=1,
+        dtype="fp64",
+        views=("channels_last", "dense", "dense"),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", FOUND)

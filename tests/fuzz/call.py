@@ -148,6 +148,8 @@ class Call:
             counted = "beyond 2^" in str(ours) or "the most that the kernels count to" in str(ours)
             if counted and any(max(v) >= 2**29 for v in self._numbers()):
                 return
+            if self.n == 0 and "output_padding" in str(ours):  # of which torch looks at no more than an empty batch
+                return
             raise Wrong("refused", f"torch takes it, but {type(ours).__name__}: {ours}")
         if ours is None:
             raise Wrong("accepted", f"torch refuses it, {type(torchs).__name__}: {torchs}")
