@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -123,10 +124,10 @@ class Call:
         for name, result in torchs.results.items():
             if name not in ours.results:
                 raise Wrong("no gradient", f"{name} is None, torch's has shape {tuple(result.shape)}")
-            if not name.startswith("d2") and self.n != 0:  # of an empty batch torch returns whatever was at hand
+            if not name.startswith("d2") and self._has_strides(operands):
                 check_strides(name, ours.results[name], result)
         dtype = DTYPES[self.dtype]
-        doubles = outcome(getattr(F, self.function), self, operands.map(Tensor.double))
+        doubles = outcome(getattr(F, self.function), self, operands.map(_clean))
         if doubles.error is not None:  # an empty output is refused in some dtypes; elsewhere gradients are zeros
             check_exact(ours.results, torchs.results, dtype)
             return
@@ -136,9 +137,19 @@ class Call:
             return
         if self.data == "integers" and self.backend != "auto":
             check_exact(ours.results, right, dtype)
-        magnitudes = outcome(getattr(F, self.function), self, operands.map(lambda t: t.double().abs())).results
+        magnitudes = outcome(getattr(F, self.function), self, operands.map(lambda t: _clean(t).abs())).results
         terms = operands.terms
         check_close(ours.results, right, magnitudes, terms, dtype, torchs.results)
+
+    def _has_strides(self, operands: Operands) -> bool:
+        """Whether strides of the results say something.
+
+        Of an empty batch torch returns whatever was at hand. A size of 1 leaves a stride open, which torch's layout may
+        depend on: that is asked of plain layouts only.
+        """
+        plain = {"dense", "channels_last"}.issuperset(self.views) and self.padding != "same"
+        open_ = any(1 in t.shape[1:] for t in (operands.x, operands.w))
+        return self.n != 0 and (plain or not open_)
 
     def _judge_errors(self, ours: Exception | None, torchs: Exception | None) -> None:
         if torchs is None:
@@ -152,6 +163,9 @@ class Call:
                 return
             raise Wrong("refused", f"torch takes it, but {type(ours).__name__}: {ours}")
         if ours is None:
+            # Of torch's own wgrad, for a size of 1 with an odd stride.
+            if re.search("grad_weight (needs to|must) be contiguous", str(torchs)):
+                return
             raise Wrong("accepted", f"torch refuses it, {type(torchs).__name__}: {torchs}")
         if not isinstance(ours, (RuntimeError, ValueError, TypeError)) or "INTERNAL ASSERT" in str(ours):
             raise Wrong("other error", f"{type(ours).__name__}: {ours}; torch's {type(torchs).__name__}: {torchs}")
@@ -270,6 +284,11 @@ def outcome(function: Callable[..., Tensor], call: Call, operands: Operands, **b
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         found.error = error
     return found
+
+
+def _clean(tensor: Tensor) -> Tensor:
+    """In fp64 and contiguous: of a size of 1 with an odd stride torch's own kernels make a wrong result at times."""
+    return tensor.double().clone(memory_format=torch.contiguous_format)
 
 
 def _same(before: Tensor, after: Tensor) -> bool:
