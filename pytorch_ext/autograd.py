@@ -100,8 +100,6 @@ def refusal(recorder: str | None) -> str | None:
     return f"does not go with {_TRANSFORM}; backend='auto' does" if recorder == _TRANSFORM else None
 
 
-# torch.compile enters transforms while it traces, so this is the right answer, and no part of the graph.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _compiled_transform() -> str | None:
     if not _transforms():
         return None
@@ -110,6 +108,11 @@ def _compiled_transform() -> str | None:
         level.key() == torch._C._functorch.TransformType.Vmap for level in levels
     )
     return _VMAP if maps and not torch.compiler.is_exporting() else _TRANSFORM
+
+
+# torch.compile enters transforms while it traces, so this is the right answer, and no part of the graph. It is what
+# torch.compiler.assume_constant_result does, which imports the compiler, and with it Triton, for a second.
+_compiled_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def differentiated(tensors: Iterable[Any]) -> bool:

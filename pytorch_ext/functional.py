@@ -212,7 +212,8 @@ def _prepare(
     elif complaint is not None:
         raise complaint[0](f"{name}: {complaint[1]}; backend={backend!r} cannot take it")
     elif refusal := selection.refusal(backend, x.device.type) or autograd.refusal(recorder):
-        raise RuntimeError(f"{name}: input is on {x.device}, but backend={backend!r} {refusal}")
+        where = "" if refusal.startswith("is not available") else f"input is on {x.device}, but "
+        raise RuntimeError(f"{name}: {where}backend={backend!r} {refusal}")
     # torch reads memory that a meta tensor does not have.
     device = x.device
     if w.device != device:
