@@ -71,7 +71,7 @@ def fprop(
     """The convolution of x ``(n, c, *input)`` with w ``(k, c // groups, *filter)``: y ``(n, k, *output)``."""
     if backend == "torch":
         with _torchs():
-            return _torch_fprop(x, w, bias, problem, channels_last)
+            return _torch_fprop(_regular(x), _regular(w), bias, problem, channels_last)
     result: Tensor = _run(backend, "fprop", problem, x, w, bias, *_geometry(problem), channels_last)
     return result
 
@@ -82,7 +82,7 @@ def dgrad(
     """The gradient of the input, dx ``(n, c, *input)``; with bias ``(c,)``, a transposed convolution's forward."""
     if backend == "torch":
         with _torchs():
-            return _torch_dgrad(dy, w, bias, problem, channels_last)
+            return _torch_dgrad(_regular(dy), _regular(w), bias, problem, channels_last)
     result: Tensor = _run(backend, "dgrad", problem, dy, w, bias, problem.input, *_geometry(problem), channels_last)
     return result
 
@@ -93,7 +93,7 @@ def wgrad(
     """The gradients of the filter, dw ``(k, c // groups, *filter)``, and if asked of the bias, dbias ``(k,)``."""
     if backend == "torch":
         with _torchs():
-            return _torch_wgrad(dy, x, problem, bias_grad, channels_last)
+            return _torch_wgrad(_regular(dy), _regular(x), problem, bias_grad, channels_last)
     geometry = _geometry(problem)
     dw, dbias = _run(backend, "wgrad", problem, dy, x, problem.filter, *geometry, bias_grad, channels_last)
     return dw, dbias if bias_grad else None
@@ -106,6 +106,16 @@ def to_layout(tensor: Tensor, channels_last: bool) -> Tensor:
     if tensor.dim() == 3:
         return tensor.transpose(1, 2).contiguous().transpose(1, 2)
     return tensor.contiguous(memory_format=torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d)
+
+
+def _regular(tensor: Tensor) -> Tensor:
+    """The same memory without the odd strides that a size of 1 may have: some of torch's kernels err on them."""
+    if 1 not in tensor.shape:
+        return tensor
+    if tensor.is_contiguous():
+        return tensor.flatten().view(tensor.shape)
+    last = tensor.movedim(1, -1)
+    return last.flatten().view(last.shape).movedim(-1, 1) if last.is_contiguous() else tensor
 
 
 def _begin_padding(problem: ConvProblem) -> tuple[int, ...]:
