@@ -113,9 +113,9 @@ def _regular(tensor: Tensor) -> Tensor:
     if 1 not in tensor.shape:
         return tensor
     if tensor.is_contiguous():
-        return tensor.flatten().view(tensor.shape)
+        return tensor.view(-1).view(tensor.shape)
     last = tensor.movedim(1, -1)
-    return last.flatten().view(last.shape).movedim(-1, 1) if last.is_contiguous() else tensor
+    return last.view(-1).view(last.shape).movedim(-1, 1) if last.is_contiguous() else tensor
 
 
 def _begin_padding(problem: ConvProblem) -> tuple[int, ...]:

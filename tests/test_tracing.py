@@ -95,9 +95,9 @@ def test_every_gpu_has_a_profile_with_as_many_multiprocessors(gpu):
         ({"kernel": "naive_dgrad"}, "kernel='naive_dgrad' is no fprop kernel for torch.float32 NCHW; there are "),
         ({"problem": "mb0ic1iw4oc1kw1"}, "has an empty batch"),
         ({"images": 0}, "images=0 must be 1 or more"),
-        ({"problem": "ic1iw4oc1kw1sw1073741824pw1073741824"}, "no CUDA kernel serves fprop of"),
+        ({"problem": "ic1iw2000000000oc1kw1sw536870912"}, "no CUDA kernel serves fprop of"),
         (
-            {"problem": "ic1iw4oc1kw1sw1073741824pw1073741824", "kernel": "naive_fprop"},
+            {"problem": "ic1iw2000000000oc1kw1sw536870912", "kernel": "naive_fprop"},
             "kernel='naive_fprop' does not serve",
         ),
     ],
