@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -76,6 +76,9 @@ def _call(draw: Random, number: int, backend: str) -> Call:
         n, taps = 1 if call.n is None else call.n, math.prod(call.filter)
         work = n * call.groups * (call.c * call.k * taps * spatial[not call.transposed] + sum(spatial) * call.c)
         if work <= most_work and (backend != "triton" or _programs(call, y_shape) <= MOST_PROGRAMS):
+            if backend == "auto" and 1 in call.shapes()[1] and call.views[1] != "channels_last":
+                # Of an odd stride of a filter's single element torch's own kernels read outside of it.
+                return replace(call, views=(call.views[0], "dense", call.views[2]))
             return call
 
 
