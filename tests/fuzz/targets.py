@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 import torch
-from support.problems import available_isas, instruction_set
+from support.problems import instruction_set
 
 from convbound import selection
 from convbound.problem import PASSES, ConvProblem
@@ -59,7 +59,7 @@ def _options(draw: Random) -> str:
 
 
 def _isa(draw: Random) -> str:
-    return draw.choice(("", *available_isas()))
+    return draw.choice(("", "generic", "avx2"))  # the same cases on every machine; empty is the best that it has
 
 
 def _call(draw: Random, number: int, backend: str) -> Call:
