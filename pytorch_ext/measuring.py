@@ -32,8 +32,8 @@ BUDGET = 0.2
 MARGIN = 1.03
 # Copies of tensors are made of so many bytes at a time.
 SLICE_BYTES = 64 << 20
-# How allocators say that there is no memory: torch's, CUDA's, cuDNN's, C++'s. The last is all that is left of it where
-# an op of ours allocates: torch's stable interface drops the text, and nothing else that ours ask torch for can fail.
+# How allocators say that there is no memory: torch's and our ops', CUDA's, cuDNN's, C++'s. The last is all that torch's
+# stable interface leaves of it, where an op of ours asks for a vector of the bias's size; nothing else fails like that.
 _NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed", "bad_alloc", "api call failed")
 
 

@@ -56,9 +56,8 @@ def disable() -> None:
         if not _users:
             raise RuntimeError("routing.disable: torch's convolutions are not routed")
         _users -= 1
-        if not _users and _library is not None:
-            _library._destroy()
-            _library = None
+        if not _users:
+            _library = None  # torch takes its kernels back when it is gone
 
 
 def _install() -> Any:

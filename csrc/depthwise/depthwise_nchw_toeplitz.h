@@ -90,6 +90,7 @@ __device__ __forceinline__ void load_aligned_rows(T* xs, const T* in, int64_t in
                                   from + row * params.problem.in_w + vector * kStrip, exists ? kVectorBytes : 0);
     }
   }
+  // A divisor is never 0, but there may be no room for zeros.
   const int zeros = plan.columns > plan.width ? part.in_rows * plan.images * params.row_zeros.size : 0;
   for (int i = static_cast<int>(threadIdx.x); i < zeros; i += kToeplitzThreads) {
     const auto [row, vector] = divide(i, params.row_zeros);

@@ -12,9 +12,11 @@ from convbound.problem import ConvProblem
 
 T = TypeVar("T")
 
+# How many problems have axes with fewer positions than a dilated filter covers.
+NARROW = 0.25
+
 # Sizes that kernels know: planes of models, vectors, warps, tiles.
 _KNOWN_SIZES = (7, 8, 14, 16, 28, 32, 33, 56, 60, 64)
-NARROW = 0.25
 _CHANNELS = (1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 40, 48, 64, 65, 72, 96)
 
 

@@ -1,8 +1,9 @@
-"""What can be wrong with a case."""
+"""What a case is, and what can be wrong with it."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import torch
 from support.check import Results, explain_inexact, relative_error
@@ -10,6 +11,14 @@ from torch import Tensor
 
 TORCH_FACTOR = 2.0
 ULPS = 4.0
+
+
+class Pasted:
+    """A case whose text can be pasted into a test: its class, and what differs from the defaults. A dataclass."""
+
+    def __repr__(self) -> str:
+        said = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in said)})"
 
 
 class Wrong(AssertionError):  # noqa: N818

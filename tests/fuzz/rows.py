@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from random import Random
 from typing import Any, cast
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from convbound.ops import to_layout
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, ConvProblem, Layout, Pass
-from fuzz.judge import Unfit, Wrong, check_close, check_exact
+from fuzz.judge import Pasted, Unfit, Wrong, check_close, check_exact
 from fuzz.memory import Guarded, Place, empty
 
 # What a row reads and writes, by the names of the three tensors of a problem.
@@ -61,8 +61,8 @@ class Row:
     naive: bool = False
 
 
-@dataclass(frozen=True)
-class RowRun:
+@dataclass(frozen=True, repr=False)
+class RowRun(Pasted):
     """A row on a problem. `options` are the emulator's, `threads` and `isa` are of a CPU row."""
 
     backend: str
@@ -75,13 +75,6 @@ class RowRun:
     threads: int = 1
     isa: str = ""
     seed: int = 0
-
-    def __repr__(self) -> str:
-        said = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]
-        return f"RowRun({', '.join(f'{name}={value!r}' for name, value in said)})"
-
-    def __str__(self) -> str:
-        return repr(self)
 
     @property
     def labels(self) -> tuple[str, ...]:

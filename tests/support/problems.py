@@ -12,10 +12,8 @@ import pytest
 import torch
 
 from convbound import _library
+from convbound._library import ISA_VARIABLE, ISAS
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
-
-ISA_VARIABLE = "CONVBOUND_CPU_ISA"
-ISAS = ("generic", "avx2", "avx512")
 
 # One of each kind, small; the note says what it is there for. Sizes differ between axes wherever they may.
 PROBLEMS = tuple(
