@@ -63,6 +63,8 @@ DeviceRow = TypedDict(
         "filter": int,
         "stride": int,
         "min_arch": int,
+        "naive": bool,
+        "tensor_cores": bool,
         "tile": str,
     },
 )
@@ -71,6 +73,10 @@ class LaunchedRow(DeviceRow):
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared_bytes: int
+    workspace_bytes: int
+
+class SelectedRow(LaunchedRow):
+    refused: list[tuple[str, str]]
 
 class Trace(TypedDict):
     kernel: str
@@ -92,9 +98,8 @@ class Trace(TypedDict):
 def device_kernels() -> list[DeviceRow]: ...
 def device_select(
     pass_: Pass, problem: ConvProblem, dtype: DType, layout: Layout, arch: int, shared_per_block: int
-) -> LaunchedRow | None: ...
-def device_serves(row: int, problem: ConvProblem, arch: int, shared_per_block: int) -> bool: ...
-def device_launch(row: int, problem: ConvProblem) -> LaunchedRow: ...
+) -> SelectedRow | None: ...
+def device_plan(row: int, problem: ConvProblem, arch: int, shared_per_block: int) -> LaunchedRow | str: ...
 def simt_profile(name: str) -> tuple[int, int]: ...
 def simt_run(
     pass_: Pass,

@@ -322,7 +322,7 @@ def _row(
         known = ", ".join(dict.fromkeys(str(row["name"]) for row in rows))
         raise ValueError(f"trace: kernel={kernel!r} is no {pass_} kernel for {dtype} {layout}; there are {known}")
     for row in named:
-        if introspect.device_serves(row["index"], native, *device):
+        if not isinstance(introspect.device_plan(row["index"], native, *device), str):
             return dict(row)
     raise ValueError(f"trace: kernel={kernel!r} does not serve {problem} on {gpu.name}")
 

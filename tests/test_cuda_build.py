@@ -43,7 +43,7 @@ def launches_of(index: int) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for problem in walk(row["name"]):
         if device.serves(row, problem):
-            for aligned in (False, True) if row["family"] != "naive" else (False,):
+            for aligned in (False, True) if not row["naive"] else (False,):
                 operands = integers(problem, row["pass"].name, device.dtype_of(row))
                 for launch in device.run_row(row, operands, problem, "trace blocks=0:1", aligned=aligned)[1]:
                     launch["problem"] = problem
@@ -132,7 +132,7 @@ def test_gather_kernels_access_sixteen_bytes(row: dict[str, Any]):
 
 
 @needs_cuobjdump
-@pytest.mark.parametrize("row", [row for row in ROWS if row["family"] == "naive"], ids=device.row_id)
+@pytest.mark.parametrize("row", [row for row in ROWS if row["naive"]], ids=device.row_id)
 def test_naive_kernels_access_one_element_at_a_time(row: dict[str, Any]):
     element = device.dtype_of(row).itemsize
     for launch in launches(row):
@@ -155,7 +155,7 @@ def test_bands_move_16_bytes_at_a_time(row: dict[str, Any]):
 
 
 @pytest.mark.parametrize(
-    "row", [r for r in ROWS if "_wgrad" in r["name"] and r["family"] != "naive"], ids=device.row_id
+    "row", [r for r in ROWS if "_wgrad" in r["name"] and not r["naive"]], ids=device.row_id
 )
 def test_wgrad_copies_16_bytes_and_multiplies(row: dict[str, Any]):
     for launch in launches(row):

@@ -1,34 +1,84 @@
-// What every CUDA C++ kernel instance looks like to the dispatcher: one row of csrc/registry/kernels.inc.
+// What every CUDA C++ kernel instance looks like to the dispatcher: one row of the registry (csrc/registry.h). The rows
+// of a kernel stand at the end of its file.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <functional>
+#include <string>
+#include <type_traits>
+#include <vector>
 
 #include "csrc/common/launch.h"
 #include "csrc/conv_problem.h"
 
 namespace convbound {
 
-enum class Family : int { kDepthwise, kGrouped, kDilated, kTransposed, kNaive };
+enum class Family : int { kDepthwise, kGrouped, kDilated, kTransposed, kAny };
+
+// What the choice of a kernel depends on. The shared memory is the device's, not the binary's: an RTX 4090 runs code
+// for sm_80 with 99 KB where an A100 has 163.
+struct Device {
+  int arch;                 // 10 * major + minor of the compute capability
+  size_t shared_per_block;  // cudaDevAttrMaxSharedMemoryPerBlockOptin
+};
+
+// What a row does for a problem, or why it does not serve it. A call makes one and launches it.
+struct LaunchPlan {
+  std::string refusal;         // in words; empty where the row serves the problem
+  LaunchShape shape;           // for tensors at 16-byte boundaries; the launch looks at where they lie
+  size_t workspace_bytes = 0;  // of Tensors::workspace
+  std::function<void(const Tensors&, cudaStream_t)> launch;
+};
+
+inline LaunchPlan refuse(std::string reason) {
+  LaunchPlan plan;
+  plan.refusal = std::move(reason);
+  return plan;
+}
 
 struct KernelRow {
-  const char* name;
+  const char* name;  // that its launches have too
   Family family;
   Pass pass;
   DType dtype;
   Layout layout;
-  int filter;    // r == s that it is specialised for, 0 for any
-  int stride;    // likewise
-  int min_arch;  // 75, 80, 90, ...
-  const char* tile;
-  // What depends on the problem only; alignment is looked at in `launch`.
-  bool (*supports)(const ConvProblem&);
-  LaunchShape (*shape)(const ConvProblem&);
-  size_t (*workspace)(const ConvProblem&);  // bytes of Tensors::workspace that the launch needs
-  void (*launch)(const ConvProblem&, const Tensors&, cudaStream_t);
+  int filter = 0;      // r == s that it is specialised for, 0 for any
+  int stride = 0;      // likewise
+  int min_arch = 75;   // 75, 80, 90, ...
+  bool naive = false;  // one thread, one output: for what no fast kernel covers
+  bool tensor_cores = false;
+  std::string tile;
+  // The dispatcher has compared the columns above with the problem and the device.
+  LaunchPlan (*plan)(const KernelRow&, const ConvProblem&, const Device&);
 };
 
-inline size_t no_workspace(const ConvProblem&) { return 0; }
+using Rows = std::vector<KernelRow>;
+
+template <typename T>
+constexpr DType kDTypeOf = std::is_same_v<T, __half>          ? DType::kFloat16
+                           : std::is_same_v<T, __nv_bfloat16> ? DType::kBFloat16
+                           : std::is_same_v<T, float>         ? DType::kFloat32
+                                                              : DType::kFloat64;
+
+// The rows of a kernel for several types of element: add(rows, type) appends those for one, decltype(type)::type.
+template <typename... Ts, typename Add>
+Rows rows_of_types(const Add& add) {
+  Rows rows;
+  (add(rows, std::type_identity<Ts>{}), ...);
+  return rows;
+}
+
+template <typename Add>
+Rows rows_of_fast_types(const Add& add) {
+  return rows_of_types<__half, __nv_bfloat16, float>(add);
+}
+
+inline bool at_boundary(const void* pointer, uintptr_t bytes = 16) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
 
 }  // namespace convbound

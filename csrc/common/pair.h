@@ -1,11 +1,10 @@
-// Two neighbouring elements as one access of shared memory, widened to fp32 and rounded back; and 16 bytes of them.
+// Two neighbouring elements as one access of shared memory, widened to fp32 and rounded back.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <cstring>
 #include <type_traits>
 
 namespace convbound {
@@ -28,27 +27,6 @@ __device__ __forceinline__ PairOf<T> narrow_pair(float2 value) {
   } else {
     return __floats2bfloat162_rn(value.x, value.y);
   }
-}
-
-// The elements of 16 bytes, two by two.
-template <typename T>
-struct VectorPairs {
-  static constexpr int kPairs = 8 / static_cast<int>(sizeof(T));
-  PairOf<T> pair[kPairs];
-};
-
-template <typename T>
-__device__ __forceinline__ VectorPairs<T> unpack(uint4 vector) {
-  VectorPairs<T> pairs;
-  memcpy(static_cast<void*>(&pairs), &vector, 16);
-  return pairs;
-}
-
-template <typename T>
-__device__ __forceinline__ uint4 pack(const VectorPairs<T>& pairs) {
-  uint4 vector;
-  memcpy(static_cast<void*>(&vector), &pairs, 16);
-  return vector;
 }
 
 }  // namespace convbound

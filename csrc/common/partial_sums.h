@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 
+#include "csrc/common/integers.h"
 #include "csrc/common/launch.h"
 #include "csrc/common/numeric.h"
 
@@ -68,12 +70,12 @@ __global__ void __launch_bounds__(kAddThreads, 4) add_partial_sums_kernel(const 
 
 // Launches nothing where there is one split.
 template <typename T>
-void add_partial_sums(const char* name, const PartialSums<T>& sums, cudaStream_t stream) {
+void add_partial_sums(const std::string& name, const PartialSums<T>& sums, cudaStream_t stream) {
   if (sums.splits == 1) return;
   LaunchShape shape;
-  shape.grid_x = (sums.outputs + kAddThreads - 1) / kAddThreads;
+  shape.grid_x = divide_up(sums.outputs, kAddThreads);
   shape.block_x = kAddThreads;
-  launch(name, add_partial_sums_kernel<T>, shape, stream, sums);
+  launch(name.c_str(), add_partial_sums_kernel<T>, shape, stream, sums);
 }
 
 }  // namespace convbound

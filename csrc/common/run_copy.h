@@ -8,12 +8,9 @@
 #include <cstdint>
 
 #include "csrc/common/ptx.h"
+#include "csrc/common/vector.h"
 
 namespace convbound {
-
-constexpr int kVectorBytes = 16;
-template <typename T>
-constexpr int kVectorElements = kVectorBytes / static_cast<int>(sizeof(T));
 
 // Elements that shared memory must hold for a run of `count` at any address: a multiple of 16 bytes.
 constexpr int64_t stage_elements(int64_t count, int element_bytes) {

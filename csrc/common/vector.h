@@ -1,55 +1,83 @@
-// One element, or the 16 bytes of several at once, between global memory and floats.
+// The elements of 16 bytes, as one access moves them, and their way to fp32 and back.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstring>
-#include <type_traits>
 
 #include "csrc/common/numeric.h"
+#include "csrc/common/pair.h"
 
 namespace convbound {
 
-// kElements of T as they lie in memory: one, or 16 bytes.
-template <typename T, int kElements>
-struct Packed {
-  static_assert(kElements == 1 || kElements * sizeof(T) == 16, "one element or 16 bytes");
-  using Word = std::conditional_t<kElements == 1, T, uint4>;
-  Word word;
+constexpr int kVectorBytes = 16;
+template <typename T>
+constexpr int kVectorElements = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <typename T>
+struct alignas(kVectorBytes) Vector {
+  T element[kVectorElements<T>];
 };
 
-template <typename T, int kElements>
-__device__ __forceinline__ void widen(const Packed<T, kElements>& packed, float (&to)[kElements]) {
-  T values[kElements];
-  memcpy(values, &packed.word, sizeof(values));
+// The address is aligned to 16 bytes.
+template <typename T>
+__device__ __forceinline__ Vector<T> load_vector(const T* from) {
+  const uint4 word = *reinterpret_cast<const uint4*>(from);
+  Vector<T> vector;
+  memcpy(static_cast<void*>(&vector), &word, kVectorBytes);
+  return vector;
+}
+
+template <typename T>
+__device__ __forceinline__ void store_vector(T* to, const Vector<T>& vector) {
+  uint4 word;
+  memcpy(static_cast<void*>(&word), &vector, kVectorBytes);
+  *reinterpret_cast<uint4*>(to) = word;
+}
+
+template <typename T>
+__device__ __forceinline__ void widen(const Vector<T>& vector, float* to) {
+  constexpr int kPairs = kVectorElements<T> / 2;
+  PairOf<T> pairs[kPairs];
+  memcpy(static_cast<void*>(pairs), static_cast<const void*>(&vector), kVectorBytes);
 #pragma unroll
-  for (int i = 0; i < kElements; i++) to[i] = widen(values[i]);
+  for (int i = 0; i < kPairs; i++) {
+    const float2 pair = widen_pair(pairs[i]);
+    to[2 * i] = pair.x;
+    to[2 * i + 1] = pair.y;
+  }
 }
 
-template <typename T, int kElements>
-__device__ __forceinline__ Packed<T, kElements> narrowed(const float (&from)[kElements]) {
-  T values[kElements];
+template <typename T>
+__device__ __forceinline__ Vector<T> narrow_vector(const float* from) {
+  constexpr int kPairs = kVectorElements<T> / 2;
+  PairOf<T> pairs[kPairs];
 #pragma unroll
-  for (int i = 0; i < kElements; i++) values[i] = narrow<T>(from[i]);
-  Packed<T, kElements> packed;
-  memcpy(static_cast<void*>(&packed.word), values, sizeof(values));
-  return packed;
+  for (int i = 0; i < kPairs; i++) pairs[i] = narrow_pair<T>(make_float2(from[2 * i], from[2 * i + 1]));
+  Vector<T> vector;
+  memcpy(static_cast<void*>(&vector), static_cast<const void*>(pairs), kVectorBytes);
+  return vector;
 }
 
-// The address is aligned to what is loaded or stored.
-template <typename T, int kElements>
-__device__ __forceinline__ Packed<T, kElements> load_packed(const T* from) {
-  return {*reinterpret_cast<const typename Packed<T, kElements>::Word*>(from)};
-}
-
+// One element, or 16 bytes of them. The address is aligned to what is loaded or stored.
 template <typename T, int kElements>
 __device__ __forceinline__ void load_widened(const T* from, float (&to)[kElements]) {
-  widen(load_packed<T, kElements>(from), to);
+  static_assert(kElements == 1 || kElements == kVectorElements<T>, "one element or 16 bytes");
+  if constexpr (kElements == 1) {
+    to[0] = widen(*from);
+  } else {
+    widen(load_vector(from), to);
+  }
 }
 
 template <typename T, int kElements>
 __device__ __forceinline__ void store_narrowed(T* to, const float (&from)[kElements]) {
-  *reinterpret_cast<typename Packed<T, kElements>::Word*>(to) = narrowed<T, kElements>(from).word;
+  static_assert(kElements == 1 || kElements == kVectorElements<T>, "one element or 16 bytes");
+  if constexpr (kElements == 1) {
+    *to = narrow<T>(from[0]);
+  } else {
+    store_vector(to, narrow_vector<T>(from));
+  }
 }
 
 }  // namespace convbound

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "csrc/common/within.h"
+#include "csrc/cpu/within.h"
 
 namespace convbound::cpu {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "csrc/common/within.h"
+#include "csrc/cpu/within.h"
 #include "csrc/cpu/grouped.h"
 
 namespace convbound::cpu {

@@ -1,39 +1,35 @@
-// The depthwise kernels on planes in NCHW as rows of the registry: depthwise_nchw_instances.inc lists them.
+// fprop and stride-1 dgrad of a 2-D depthwise convolution in NCHW are one computation on planes (as_fprop() in
+// csrc/common/view.h):
+//
+//   out[plane, p, q] = bias[plane % filters] + sum over r,s of
+//                      in[plane / multiplier, p * stride - padding + r, q * stride - padding + s] * w[plane % filters, r, s]
+//
+// A plane is one channel of one image. fprop reads x and writes y; dgrad reads dy and writes dx, with the filter flipped
+// and padding R - 1 - padding.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include "csrc/depthwise/depthwise_nchw_problem.h"
+#include "csrc/common/kernel.h"
+#include "csrc/common/view.h"
 
 namespace convbound::depthwise {
 
-constexpr const char* kBandsTile =
-    "whole planes or a band of one; 14 rows of 1 or 2 columns a thread, more on known planes";
+// Planes that are written.
+constexpr int64_t planes_of(const ConvView& v) { return v.images * v.out_channels(); }
 
-template <Pass kPass, typename T, int kFilter>
-bool nchw_bands_supports(const ConvProblem&);
-template <Pass kPass, typename T, int kFilter>
-LaunchShape nchw_bands_shape(const ConvProblem&);
-template <Pass kPass, typename T, int kFilter>
-void nchw_bands(const ConvProblem&, const Tensors&, cudaStream_t);
-
-constexpr const char* kTiledTile = "128 threads: 4 rows of 16 bytes each at stride 1, of one column at others";
-
-template <Pass kPass, typename T>
-bool nchw_tiled_supports(const ConvProblem&);
-template <Pass kPass, typename T>
-LaunchShape nchw_tiled_shape(const ConvProblem&);
-template <Pass kPass, typename T>
-void nchw_tiled(const ConvProblem&, const Tensors&, cudaStream_t);
-
-constexpr const char* kToeplitzTile = "4 warps of 16 rows x 56 columns or 32 x 32, for one or several images";
-
-template <Pass kPass>
-bool nchw_toeplitz_supports(const ConvProblem&);
-template <Pass kPass>
-LaunchShape nchw_toeplitz_shape(const ConvProblem&);
-template <Pass kPass, typename T>
-void nchw_toeplitz(const ConvProblem&, const Tensors&, cudaStream_t);
+// What the kernels on planes ask for: no dilation, dgrad without stride and multiplier, and everything within one image
+// in 32 bits.
+inline std::string planes_refuse(Pass pass, const ConvProblem& p) {
+  constexpr int64_t kMost = (1 << 30) - 1, kMostPadding = (1 << 20) - 1;
+  const std::string reason = first_of({size_beyond(p, kMost), not_depthwise_2d(p)});
+  if (!reason.empty()) return reason;
+  for (int axis = 1; axis < 3; axis++) {
+    if (p.dilation[axis] != 1 && p.filter[axis] != 1) return "a dilation";
+    if (pass == Pass::kDgrad && p.stride[axis] != 1) return "dgrad of a stride";
+    if (p.padding[axis] > kMostPadding || p.filter[axis] > kMostPadding) return "padding or filter beyond 2^20";
+  }
+  if (pass == Pass::kDgrad && p.k_per_group() != 1) return "dgrad sums over " + std::to_string(p.k_per_group()) + " channels";
+  const bool fits = p.input_size() <= kMost && p.output_size() <= kMost && p.k * p.filter_size() <= kMost;
+  return fits && p.n * p.k < (int64_t{1} << 40) ? "" : "a plane or all filters beyond 2^30 elements";
+}
 
 }  // namespace convbound::depthwise

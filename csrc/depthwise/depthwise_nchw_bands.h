@@ -1,4 +1,4 @@
-// depthwise_fprop_nchw_bands and depthwise_dgrad_nchw_bands, 3x3, 5x5 and 7x7 (depthwise_nchw_problem.h has the
+// depthwise_fprop_nchw_bands and depthwise_dgrad_nchw_bands, 3x3, 5x5 and 7x7 (depthwise_nchw.h has the
 // equation):
 //
 // Floor: input and output once, and the filters: 2 * R * S FLOP for 2 * sizeof(T) bytes per output at stride 1, so
@@ -35,6 +35,9 @@ namespace convbound::depthwise {
 // written by two. kPlane: height and width of input and output where they are known, else 0.
 template <typename T, int kFilter, int kStride, bool kPairs, int kPlane>
 struct BandTraits {
+  using Element = T;
+  static constexpr int kSize = kFilter, kTaps = kFilter * kFilter, kStep = kStride, kKnown = kPlane;
+  static constexpr bool kByPairs = kPairs;
   static constexpr bool kWholePlane = kPlane == 7;  // per thread: 49 outputs, all edges known to the compiler
   static constexpr int kColumns = kWholePlane ? 7 : kStride == 1 && (kPairs || sizeof(T) == 2) ? 2 : 1;
   static constexpr int kStrip = kWholePlane ? 7 : kPlane >= 28 ? 28 : 14;
@@ -42,6 +45,8 @@ struct BandTraits {
   static constexpr int kSpan = (kColumns - 1) * kStride + kFilter;  // columns of input
   static constexpr int kPadding = kFilter / 2;                      // where the filter is centred
   static constexpr int kLead = kPairs ? kPadding % 2 : 0;           // from the first pair to the first column of input
+  // Loads of a row of input, by pairs or single elements.
+  static constexpr int kLoads = kPairs ? (kLead + kSpan + 1) / 2 : kSpan;
   static constexpr int kThreads = kMostWarps * kLanes;
   // Registers for the filter, the open rows of sums and a row of input; 16 warps at least.
   static constexpr int kBlocks = kFilter == 3 ? (kPlane > 0 ? 3 : 4) : kFilter == 5 ? 3 : 2;
@@ -53,8 +58,8 @@ struct BandTraits {
   // The plan for planes of known size.
   static constexpr BandPlan plan() {
     if (kPlane == 0) return {};
-    return plan_bands({1, 1, 1, kPlane, kPlane, kPlane, kPlane, kPadding, kPadding, kFilter, kFilter, 1, 1, false},
-                      shape());
+    constexpr AxisView kAxis{kPlane, kPlane, kFilter, 1, 1, kPadding};
+    return plan_bands({1, 1, 1, 1, {1, 1, 1, 1, 1, 0}, kAxis, kAxis, false}, shape());
   }
   // Steps of a block's copy of its planes, where they are known: those of the plan, whose blocks begin at 16-byte
   // boundaries.
@@ -74,16 +79,16 @@ struct BandParams {
   const T* bias;
   T* out;
   int64_t planes;
-  PlaneProblem problem;
+  ConvView view;
   BandPlan plan;
   Divisor bands, channel_groups, filters, multiplier;
 };
 
 // Copies the filters of a block's planes to shared memory: channels follow each other, and the first follows the last.
 // Few are copied one by one, for less arithmetic, many as runs.
-template <typename T, int kTaps>
-__device__ __forceinline__ T* load_filters(T* buffer, const T* filter, int first, int planes, int filters,
-                                           int threads) {
+template <int kTaps, typename T>
+__device__ __forceinline__ T* load_plane_filters(T* buffer, const T* filter, int first, int planes, int filters,
+                                                 int threads) {
   constexpr int kFew = kTaps < 16 ? 256 : 64;
   const int all = filters * kTaps, begin = first * kTaps, count = planes * kTaps;
   T* const shared = buffer + elements_after_boundary(filter + begin);
@@ -103,201 +108,351 @@ __device__ __forceinline__ T* load_filters(T* buffer, const T* filter, int first
   return shared;
 }
 
-template <typename T, int kFilter, int kStride, bool kPairs, int kPlane>
-__global__ void __launch_bounds__(BandTraits<T, kFilter, kStride, kPairs, kPlane>::kThreads,
-                                  BandTraits<T, kFilter, kStride, kPairs, kPlane>::kBlocks)
-    bands_kernel(const __grid_constant__ BandParams<T> params) {
-  using Traits = BandTraits<T, kFilter, kStride, kPairs, kPlane>;
-  constexpr int kColumns = Traits::kColumns, kStrip = Traits::kStrip, kTaps = kFilter * kFilter;
-  const PlaneProblem& p = params.problem;
-  constexpr BandPlan kPlan = Traits::plan();
-  const BandPlan plan = kPlane > 0 ? kPlan : params.plan;
-  const int multiplier = kPlane > 0 ? 1 : p.multiplier;
-  const int in_h = kPlane > 0 ? kPlane : p.in_h, in_w = kPlane > 0 ? kPlane : p.in_w;
-  const int out_h = kPlane > 0 ? kPlane : p.out_h, out_w = kPlane > 0 ? kPlane : p.out_w;
-  const int pad_h = kPlane > 0 ? Traits::kPadding : p.pad_h;
-  const int pad_w = kPlane > 0 || kPairs ? Traits::kPadding : p.pad_w;
+// What a block owns: `planes` planes from `first` on, and of their rows a band; and those of further images.
+template <typename Traits>
+struct BandBlock {
+  using T = typename Traits::Element;
+  static constexpr int kPlane = Traits::kKnown;
 
-  // What this block owns: `planes` planes from `first` on, and of their rows a band; and those of further images.
-  int64_t group = blockIdx.x;
-  const int band = kPlane > 0 ? 0 : take(group, params.bands);
-  const int images = kPlane > 0 ? 1 : plan.images;
-  const int channels = images == 1 ? 0 : take(group, params.channel_groups);
-  const int64_t first =
-      images == 1 ? group * plan.planes : group * images * p.filters + static_cast<int64_t>(channels) * plan.planes;
-  const int planes = static_cast<int>(params.planes - first < plan.planes ? params.planes - first : plan.planes);
-  const int first_row = band * plan.band_rows;
-  const int rows = kPlane > 0 ? kPlane : min(plan.band_rows, out_h - first_row);
-  const int above = first_row * kStride - pad_h;
-  const int in_first = kPlane > 0 ? 0 : plan.bands == 1 ? 0 : min(max(above, 0), in_h);
-  const int in_end = plan.bands == 1 ? in_h : min(max(above + (rows - 1) * kStride + kFilter, in_first), in_h);
-  const int in_rows = kPlane > 0 ? kPlane : in_end - in_first;
-  int64_t in_plane = first;
-  const int beside =
-      kPlane > 0 ? 0 : take(in_plane, params.multiplier);  // output planes of the first input plane that others own
-  const int in_planes = multiplier == 1 ? planes : (beside + planes - 1) / multiplier + 1;
-  int64_t any_filter = first;
-  const int first_filter = take(any_filter, params.filters);
+  const BandParams<T>& params;
+  const BandPlan plan;
+  int images, planes, threads;
+  int64_t first;
+  int first_row, rows;                  // of the output
+  int in_h, in_w, out_h, out_w;         // of a plane
+  int in_first, in_rows;                // of the input
+  int above, left;                      // padding
+  int multiplier, beside, first_filter;  // beside: output planes of the first input plane that others own
+  int64_t in_image, out_image;          // elements
+  const T* in;
+  T* out;
 
-  unsigned char* const memory = dynamic_shared<unsigned char>();
-  const T* const in = params.in + in_plane * in_h * in_w + in_first * in_w;
-  T* const out = params.out + first * out_h * out_w + first_row * out_w;
-  const int64_t in_image = static_cast<int64_t>(p.filters) * in_h * in_w;
-  const int64_t out_image = static_cast<int64_t>(p.filters) * out_h * out_w;
-  // Where an image's input and output lie in shared memory.
-  const auto x_of = [&](int image) {
-    T* const begin = reinterpret_cast<T*>(memory + image * plan.x_bytes);
+  __device__ __forceinline__ BandBlock(const BandParams<T>& p, const BandPlan& known)
+      : params(p), plan(kPlane > 0 ? known : p.plan) {
+    const ConvView& v = p.view;
+    multiplier = kPlane > 0 ? 1 : v.outputs;
+    in_h = kPlane > 0 ? kPlane : v.h.input, in_w = kPlane > 0 ? kPlane : v.w.input;
+    out_h = kPlane > 0 ? kPlane : v.h.output, out_w = kPlane > 0 ? kPlane : v.w.output;
+    above = kPlane > 0 ? Traits::kPadding : v.h.padding;
+    left = kPlane > 0 || Traits::kByPairs ? Traits::kPadding : v.w.padding;
+    threads = kPlane > 0 ? known.threads : static_cast<int>(blockDim.x);
+
+    int64_t group = blockIdx.x;
+    const int band = kPlane > 0 ? 0 : take(group, p.bands);
+    images = kPlane > 0 ? 1 : plan.images;
+    const int channels = images == 1 ? 0 : take(group, p.channel_groups);
+    first = images == 1 ? group * plan.planes
+                        : group * images * p.filters.size + static_cast<int64_t>(channels) * plan.planes;
+    planes = static_cast<int>(p.planes - first < plan.planes ? p.planes - first : plan.planes);
+    first_row = band * plan.band_rows;
+    rows = kPlane > 0 ? kPlane : min(plan.band_rows, out_h - first_row);
+    const int top = first_row * Traits::kStep - above;
+    in_first = kPlane > 0 || plan.bands == 1 ? 0 : min(max(top, 0), in_h);
+    const int in_end =
+        plan.bands == 1 ? in_h : min(max(top + (rows - 1) * Traits::kStep + Traits::kSize, in_first), in_h);
+    in_rows = kPlane > 0 ? kPlane : in_end - in_first;
+    int64_t in_plane = first;
+    beside = kPlane > 0 ? 0 : take(in_plane, p.multiplier);
+    int64_t any_filter = first;
+    first_filter = take(any_filter, p.filters);
+    in = p.in + in_plane * in_h * in_w + in_first * in_w;
+    out = p.out + first * out_h * out_w + first_row * out_w;
+    in_image = static_cast<int64_t>(p.filters.size) * in_h * in_w;
+    out_image = static_cast<int64_t>(p.filters.size) * out_h * out_w;
+  }
+
+  __device__ __forceinline__ bool exists(int image) const {
+    return image == 0 || first + static_cast<int64_t>(image) * params.filters.size < params.planes;
+  }
+
+  // Where the input, the filters and the output of an image lie in shared memory.
+  __device__ __forceinline__ T* x_of(int image) const {
+    T* const begin = reinterpret_cast<T*>(dynamic_shared<unsigned char>() + image * plan.x_bytes);
     return kPlane > 0 ? begin : begin + elements_after_boundary(in + image * in_image);
-  };
-  const auto y_of = [&](int image) {
-    T* const begin = reinterpret_cast<T*>(memory + images * plan.x_bytes + plan.w_bytes + image * plan.y_bytes);
+  }
+  __device__ __forceinline__ T* filters() const {
+    return reinterpret_cast<T*>(dynamic_shared<unsigned char>() + images * plan.x_bytes);
+  }
+  __device__ __forceinline__ T* y_of(int image) const {
+    T* const begin = reinterpret_cast<T*>(dynamic_shared<unsigned char>() + images * plan.x_bytes + plan.w_bytes +
+                                          image * plan.y_bytes);
     return kPlane > 0 ? begin : begin + elements_after_boundary(out + image * out_image);
-  };
-  const auto exists = [&](int image) {
-    return image == 0 || first + static_cast<int64_t>(image) * p.filters < params.planes;
-  };
-  const int threads = kPlane > 0 ? kPlan.threads : static_cast<int>(blockDim.x);
-  for (int image = 0; image < images; image++) {
-    if (exists(image)) {
-      load_run<Traits::kSteps>(x_of(image), in + image * in_image, in_planes * in_rows * in_w, threads);
+  }
+
+  // Starts the copies of input and filters; returns where the filters will lie.
+  __device__ __forceinline__ const T* load() const {
+    const int in_planes = multiplier == 1 ? planes : (beside + planes - 1) / multiplier + 1;
+    for (int image = 0; image < images; image++) {
+      if (exists(image)) {
+        load_run<Traits::kSteps>(x_of(image), in + image * in_image, in_planes * in_rows * in_w, threads);
+      }
+    }
+    return load_plane_filters<Traits::kTaps>(filters(), params.filter, first_filter, planes, params.filters.size,
+                                             threads);
+  }
+
+  __device__ __forceinline__ void store() const {
+    for (int image = 0; image < images; image++) {
+      if (exists(image)) {
+        store_run<Traits::kSteps>(out + image * out_image, y_of(image), planes * rows * out_w, threads);
+      }
     }
   }
-  const T* const ws = load_filters<T, kTaps>(reinterpret_cast<T*>(memory + images * plan.x_bytes), params.filter,
-                                             first_filter, planes, p.filters, threads);
-  ptx::cp_async_wait_all();
-  __syncthreads();
+};
 
-  // What this thread owns: a plane, and of its strips and columns some.
+// What of a row of input is inside the plane, for the columns from w0 on that a strip needs.
+template <typename Traits>
+__device__ __forceinline__ void find_inside(int w0, int in_w, bool (&inside)[Traits::kLoads]) {
+#pragma unroll
+  for (int i = 0; i < Traits::kLoads; i++) {
+    if constexpr (Traits::kByPairs) {
+      // Left of the output's own column a pair can be outside at the left only, right of it at the right only.
+      const int beside = 2 * i - Traits::kPadding - Traits::kLead;
+      inside[i] = beside < 0 ? w0 + 2 * i >= 0 : beside == 0 || w0 + 2 * i < in_w;
+    } else {
+      inside[i] = static_cast<unsigned>(w0 + i) < static_cast<unsigned>(in_w);
+    }
+  }
+}
+
+template <typename Traits>
+using BandRow = float[Traits::kByPairs ? 2 * Traits::kLoads : Traits::kLoads];
+
+// One row of input, zeros outside.
+template <typename Traits>
+__device__ __forceinline__ void load_row(const typename Traits::Element* x, const bool (&inside)[Traits::kLoads],
+                                         BandRow<Traits>& to) {
+  using T = typename Traits::Element;
+#pragma unroll
+  for (int k = 0; k < Traits::kLoads; k++) {
+    if constexpr (Traits::kByPairs) {
+      PairOf<T> pair = narrow_pair<T>(make_float2(0, 0));
+      if (inside[k]) pair = *reinterpret_cast<const PairOf<T>*>(x + 2 * k);
+      const float2 wide = widen_pair(pair);
+      to[2 * k] = wide.x;
+      to[2 * k + 1] = wide.y;
+    } else {
+      to[k] = inside[k] ? widen(x[k]) : 0.0f;
+    }
+  }
+}
+
+template <typename Traits>
+__device__ __forceinline__ void store_outputs(typename Traits::Element* y, const float (&sum)[Traits::kColumns], int q,
+                                              int out_w) {
+  using T = typename Traits::Element;
+  if constexpr (Traits::kByPairs && Traits::kColumns == 2) {
+    *reinterpret_cast<PairOf<T>*>(y) = narrow_pair<T>(make_float2(sum[0], sum[1]));
+  } else {
+#pragma unroll
+    for (int c = 0; c < Traits::kColumns; c++) {
+      if (c == 0 || Traits::kWholePlane || q + c < out_w) y[c] = narrow<T>(sum[c]);
+    }
+  }
+}
+
+// The columns from q on of the strip that begins at output row `row0` of the band: down the rows of its input, of which
+// each adds to the rows of sums that it reaches, and completes one of them.
+template <typename Traits>
+__device__ __forceinline__ void compute_strip(const BandBlock<Traits>& block, int image, int plane, int x_plane,
+                                              int row0, int q, const float (&w)[Traits::kTaps], float bias) {
+  using T = typename Traits::Element;
+  constexpr int kPlane = Traits::kKnown, kFilter = Traits::kSize, kStride = Traits::kStep, kStrip = Traits::kStrip;
+  constexpr int kColumns = Traits::kColumns;
+  // The strip's first row of input within the band, and its first column of input (with the lead of its pair).
+  const int h0 = (block.first_row + row0) * kStride - block.above - block.in_first;
+  const int w0 = q * kStride - block.left - Traits::kLead;
+  const T* x = block.x_of(image) + (x_plane * block.in_rows + h0) * block.in_w + w0;
+  T* y = block.y_of(image) + (plane * block.rows + row0) * block.out_w + q;
+  bool inside[Traits::kLoads];
+  find_inside<Traits>(w0, block.in_w, inside);
+  float sum[kStrip][kColumns];
+#pragma unroll
+  for (int i = 0; i < Traits::kInRows; i++) {
+    if (i % kStride == 0 && i / kStride < kStrip) {
+#pragma unroll
+      for (int c = 0; c < kColumns; c++) sum[i / kStride][c] = bias;
+    }
+    constexpr int kHalo = Traits::kPadding;
+    const bool known = kPlane > 0 && (Traits::kWholePlane || (i >= kHalo && i < kStrip + kHalo));
+    const bool counts = known ? !Traits::kWholePlane || (i >= kHalo && i < kStrip + kHalo)
+                              : static_cast<unsigned>(h0 + i) < static_cast<unsigned>(block.in_rows);
+    if (counts) {
+      BandRow<Traits> v;
+      load_row<Traits>(x, inside, v);
+#pragma unroll
+      for (int row = 0; row < kStrip; row++) {
+        const int r = i - row * kStride;
+        if (r >= 0 && r < kFilter) {
+#pragma unroll
+          for (int s = 0; s < kFilter; s++) {
+#pragma unroll
+            for (int c = 0; c < kColumns; c++) {
+              sum[row][c] = fmaf(w[r * kFilter + s], v[Traits::kLead + c * kStride + s], sum[row][c]);
+            }
+          }
+        }
+      }
+    }
+    x += block.in_w;
+    if (i < kFilter - 1 || (i - kFilter + 1) % kStride != 0) continue;
+    const int row = (i - kFilter + 1) / kStride;  // the output row that this row of input completes
+    if (kPlane > 0 || row0 + row < block.rows) store_outputs<Traits>(y, sum[row], q, block.out_w);
+    y += block.out_w;
+  }
+}
+
+// What a thread owns of its block: a plane, and of its strips and columns some.
+template <typename Traits>
+__device__ __forceinline__ void compute_strips(const BandBlock<Traits>& block, const typename Traits::Element* filters) {
+  using T = typename Traits::Element;
+  constexpr int kTaps = Traits::kTaps, kStrip = Traits::kStrip;
+  const BandPlan& plan = block.plan;
+  const BandParams<T>& params = block.params;
   const int lane = static_cast<int>(threadIdx.x) % kLanes, warp = static_cast<int>(threadIdx.x) / kLanes;
   const int slot_lane = lane & ((1 << plan.slot_log2) - 1);
   const int groups_log2 = 5 - plan.slot_log2, beside_log2 = plan.apart_log2 + plan.sets_log2;
   const int set = (warp >> plan.apart_log2) & ((1 << plan.sets_log2) - 1);
   const int planes_up = (set << groups_log2) | (lane >> plan.slot_log2);
   const int plane = (planes_up << plan.apart_log2) | (warp & ((1 << plan.apart_log2) - 1));
-  const int step = threads / kLanes >> beside_log2;
-  const int units = (rows + kStrip - 1) / kStrip * plan.segments, all_units = units * images;
-  if (plane < planes && slot_lane < plan.lanes) {
-    float w[kTaps];
-    const T* const wp = ws + plane * kTaps + (p.flip ? kTaps - 1 : 0);
-    const int w_step = p.flip ? -1 : 1;
-#pragma unroll
-    for (int tap = 0; tap < kTaps; tap++) w[tap] = widen(wp[tap * w_step]);
-    float bias = 0;
-    if (params.bias != nullptr) {
-      int filter = first_filter + plane;
-      if (filter >= p.filters) filter %= p.filters;
-      bias = widen(params.bias[filter]);
-    }
-    const int x_plane = multiplier == 1 ? plane : (beside + plane) / multiplier;
+  if (plane >= block.planes || slot_lane >= plan.lanes) return;
 
-    for (int unit = warp >> beside_log2; unit < all_units; unit += step) {
-      const int image = kPlane > 0 || unit < units ? 0 : unit / units;
-      int strip = unit - image * units, column = slot_lane;
-      if (plan.segments > 1) {
-        const int segment = strip % plan.segments;
-        strip /= plan.segments;
-        column += segment * plan.lanes;
-      }
-      if (!exists(image) || column >= plan.columns) continue;
-      if (kPlane == kStrip) strip = 0;
-      if (Traits::kWholePlane) column = 0;
-      const int q = column * kColumns, row0 = strip * kStrip;
-      // The strip's first row of input within the band, and its first column of input (with the lead of its pair).
-      const int h0 = (first_row + row0) * kStride - pad_h - in_first;
-      const int w0 = q * kStride - pad_w - Traits::kLead;
-      const T* x = x_of(image) + (x_plane * in_rows + h0) * in_w + w0;
-      T* y = y_of(image) + (plane * rows + row0) * out_w + q;
-      constexpr int kLoads = kPairs ? (Traits::kLead + Traits::kSpan + 1) / 2 : Traits::kSpan;
-      bool inside[kLoads];
+  float w[kTaps];
+  const T* const wp = filters + plane * kTaps + (params.view.flip ? kTaps - 1 : 0);
+  const int w_step = params.view.flip ? -1 : 1;
 #pragma unroll
-      for (int i = 0; i < kLoads; i++) {
-        if constexpr (kPairs) {
-          // Left of the output's own column a pair can be outside at the left only, right of it at the right only.
-          const int beside = 2 * i - Traits::kPadding - Traits::kLead;
-          inside[i] = beside < 0 ? w0 + 2 * i >= 0 : beside == 0 || w0 + 2 * i < in_w;
-        } else {
-          inside[i] = static_cast<unsigned>(w0 + i) < static_cast<unsigned>(in_w);
-        }
-      }
-      float sum[kStrip][kColumns];
-#pragma unroll
-      for (int i = 0; i < Traits::kInRows; i++) {
-        if (i % kStride == 0 && i / kStride < kStrip) {
-#pragma unroll
-          for (int c = 0; c < kColumns; c++) sum[i / kStride][c] = bias;
-        }
-        constexpr int kHalo = Traits::kPadding;
-        const bool known = kPlane > 0 && (Traits::kWholePlane || (i >= kHalo && i < kStrip + kHalo));
-        const bool counts = known ? !Traits::kWholePlane || (i >= kHalo && i < kStrip + kHalo)
-                                  : static_cast<unsigned>(h0 + i) < static_cast<unsigned>(in_rows);
-        if (counts) {
-          float v[kPairs ? 2 * kLoads : kLoads];
-          if constexpr (kPairs) {
-#pragma unroll
-            for (int k = 0; k < kLoads; k++) {
-              PairOf<T> pair = narrow_pair<T>(make_float2(0, 0));
-              if (inside[k]) pair = *reinterpret_cast<const PairOf<T>*>(x + 2 * k);
-              const float2 wide = widen_pair(pair);
-              v[2 * k] = wide.x;
-              v[2 * k + 1] = wide.y;
-            }
-          } else {
-#pragma unroll
-            for (int k = 0; k < kLoads; k++) v[k] = inside[k] ? widen(x[k]) : 0.0f;
-          }
-#pragma unroll
-          for (int row = 0; row < kStrip; row++) {
-            const int r = i - row * kStride;
-            if (r >= 0 && r < kFilter) {
-#pragma unroll
-              for (int s = 0; s < kFilter; s++) {
-#pragma unroll
-                for (int c = 0; c < kColumns; c++) {
-                  sum[row][c] = fmaf(w[r * kFilter + s], v[Traits::kLead + c * kStride + s], sum[row][c]);
-                }
-              }
-            }
-          }
-        }
-        x += in_w;
-        if (i < kFilter - 1 || (i - kFilter + 1) % kStride != 0) continue;
-        const int row = (i - kFilter + 1) / kStride;  // the output row that this row of input completes
-        if (kPlane > 0 || row0 + row < rows) {
-          if constexpr (kPairs && kColumns == 2) {
-            *reinterpret_cast<PairOf<T>*>(y) = narrow_pair<T>(make_float2(sum[row][0], sum[row][1]));
-          } else {
-#pragma unroll
-            for (int c = 0; c < kColumns; c++) {
-              if (c == 0 || Traits::kWholePlane || q + c < out_w) y[c] = narrow<T>(sum[row][c]);
-            }
-          }
-        }
-        y += out_w;
-      }
-    }
+  for (int tap = 0; tap < kTaps; tap++) w[tap] = widen(wp[tap * w_step]);
+  float bias = 0;
+  if (params.bias != nullptr) {
+    int filter = block.first_filter + plane;
+    if (filter >= params.filters.size) filter %= params.filters.size;
+    bias = widen(params.bias[filter]);
   }
-  __syncthreads();
-  for (int image = 0; image < images; image++) {
-    if (exists(image)) store_run<Traits::kSteps>(out + image * out_image, y_of(image), planes * rows * out_w, threads);
+  const int x_plane = block.multiplier == 1 ? plane : (block.beside + plane) / block.multiplier;
+
+  const int step = block.threads / kLanes >> beside_log2;
+  const int units = (block.rows + kStrip - 1) / kStrip * plan.segments, all_units = units * block.images;
+  for (int unit = warp >> beside_log2; unit < all_units; unit += step) {
+    const int image = Traits::kKnown > 0 || unit < units ? 0 : unit / units;
+    int strip = unit - image * units, column = slot_lane;
+    if (plan.segments > 1) {
+      const int segment = strip % plan.segments;
+      strip /= plan.segments;
+      column += segment * plan.lanes;
+    }
+    if (!block.exists(image) || column >= plan.columns) continue;
+    if (Traits::kKnown == kStrip) strip = 0;
+    if (Traits::kWholePlane) column = 0;
+    compute_strip<Traits>(block, image, plane, x_plane, strip * kStrip, column * Traits::kColumns, w, bias);
   }
 }
 
-template <typename T, int kFilter, int kStride, bool kPairs, int kPlane>
-void launch_bands(const char* name, const PlaneProblem& problem, const Tensors& t, bool forward, cudaStream_t stream) {
-  using Traits = BandTraits<T, kFilter, kStride, kPairs, kPlane>;
-  const BandPlan plan = plan_bands(problem, Traits::shape());
-  const BandParams<T> params{static_cast<const T*>(forward ? t.x : t.y),
-                             static_cast<const T*>(t.w),
-                             static_cast<const T*>(t.bias),
-                             static_cast<T*>(forward ? t.y : t.x),
-                             problem.planes,
-                             problem,
-                             plan,
-                             Divisor(plan.bands),
-                             Divisor(plan.images == 1 ? 1 : problem.filters / plan.planes),
-                             Divisor(problem.filters),
-                             Divisor(problem.multiplier)};
-  launch(name, bands_kernel<T, kFilter, kStride, kPairs, kPlane>, bands_shape(problem, plan), stream, params);
+template <typename Traits>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
+    depthwise_nchw_bands(const __grid_constant__ BandParams<typename Traits::Element> params) {
+  constexpr BandPlan kPlan = Traits::plan();
+  const BandBlock<Traits> block(params, kPlan);
+  const auto* const filters = block.load();
+  ptx::cp_async_wait_all();
+  __syncthreads();
+  compute_strips<Traits>(block, filters);
+  __syncthreads();
+  block.store();
+}
+
+// Which instance serves tensors whose addresses have this bitwise or: planes that are known, pairs of columns where
+// width and alignment allow them, else single ones. Calls visit.template operator()<Traits>().
+template <typename T, int kFilter, int kStride, typename Visit>
+auto choose_bands(const ConvView& p, uintptr_t addresses, const Visit& visit) {
+  constexpr int kCentre = kFilter / 2;
+  const bool vectors = addresses % kVectorBytes == 0;
+  const bool pairs = addresses % (2 * sizeof(T)) == 0 && p.w.input % 2 == 0 && p.w.padding == kCentre &&
+                     (kStride == 2 || p.w.output % 2 == 0) && (p.w.output - 1) * kStride < p.w.input;
+  if constexpr (kFilter == 3 && kStride == 1) {
+    const auto is = [&](int size) {
+      const auto same = [&](const AxisView& axis) {
+        return axis.input == size && axis.output == size && axis.padding == kCentre;
+      };
+      return vectors && p.outputs == 1 && same(p.h) && same(p.w);
+    };
+    if (is(7)) return visit.template operator()<BandTraits<T, kFilter, kStride, false, 7>>();
+    if (pairs && is(14)) return visit.template operator()<BandTraits<T, kFilter, kStride, true, 14>>();
+    if (pairs && is(28)) return visit.template operator()<BandTraits<T, kFilter, kStride, true, 28>>();
+    if (pairs && is(56)) return visit.template operator()<BandTraits<T, kFilter, kStride, true, 56>>();
+  }
+  return pairs ? visit.template operator()<BandTraits<T, kFilter, kStride, true, 0>>()
+               : visit.template operator()<BandTraits<T, kFilter, kStride, false, 0>>();
+}
+
+template <typename Traits>
+BandParams<typename Traits::Element> bands_params(const ConvView& view) {
+  const BandPlan plan = plan_bands(view, Traits::shape());
+  const int filters = view.out_channels();
+  return {nullptr,
+          nullptr,
+          nullptr,
+          nullptr,
+          planes_of(view),
+          view,
+          plan,
+          Divisor(plan.bands),
+          Divisor(plan.images == 1 ? 1 : filters / plan.planes),
+          Divisor(filters),
+          Divisor(view.outputs)};
+}
+
+template <typename T, int kFilter, int kStride>
+LaunchPlan plan_bands_launch(const KernelRow& row, const ConvView& view) {
+  LaunchPlan plan;
+  const auto aligned =
+      choose_bands<T, kFilter, kStride>(view, 0, [&]<typename Traits>() { return bands_params<Traits>(view); });
+  plan.shape = bands_shape(view, aligned.plan);
+  if (plan.shape.shared_bytes >= kMostBytes) return refuse("rows too wide for a band of them in shared memory");
+  plan.launch = [name = row.name, pass = row.pass, view, aligned](const Tensors& t, cudaStream_t stream) {
+    const uintptr_t addresses = reinterpret_cast<uintptr_t>(t.x) | reinterpret_cast<uintptr_t>(t.y);
+    choose_bands<T, kFilter, kStride>(view, addresses, [&]<typename Traits>() {
+      BandParams<T> params = addresses % kVectorBytes == 0 ? aligned : bands_params<Traits>(view);
+      params.in = static_cast<const T*>(input_of(pass, t));
+      params.filter = static_cast<const T*>(t.w);
+      params.bias = static_cast<const T*>(t.bias);
+      params.out = static_cast<T*>(output_of(pass, t));
+      launch(name, depthwise_nchw_bands<Traits>, bands_shape(view, params.plan), stream, params);
+    });
+  };
+  return plan;
+}
+
+template <typename T, int kFilter>
+LaunchPlan plan_bands_row(const KernelRow& row, const ConvProblem& problem, const Device&) {
+  const std::string reason = planes_refuse(row.pass, problem);
+  if (!reason.empty()) return refuse(reason);
+  if (problem.stride[1] != problem.stride[2] || problem.stride[1] > 2) return refuse("made for strides 1x1 and 2x2");
+  const ConvView view = as_fprop(row.pass, problem);
+  return view.h.stride == 2 ? plan_bands_launch<T, kFilter, 2>(row, view)
+                            : plan_bands_launch<T, kFilter, 1>(row, view);
+}
+
+// The rows of one size of filter: a file each, because each compiles for a minute.
+template <int kFilter>
+Rows bands_rows() {
+  return rows_of_fast_types([](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
+      rows.push_back(
+          {.name = pass == Pass::kFprop ? "depthwise_fprop_nchw_bands" : "depthwise_dgrad_nchw_bands",
+           .family = Family::kDepthwise,
+           .pass = pass,
+           .dtype = kDTypeOf<T>,
+           .layout = Layout::kChannelsFirst,
+           .filter = kFilter,
+           .tile = "up to " + std::to_string(kMostWarps * kLanes) + " threads, whole planes or a band of one in " +
+                   std::to_string(kBlockBytes / 1024) + " KB; " +
+                   std::to_string(BandTraits<T, kFilter, 1, true, 0>::kStrip) + " rows of " +
+                   std::to_string(BandTraits<T, kFilter, 1, true, 0>::kColumns) + " columns a thread" +
+                   (kFilter == 3 ? ", more on known planes" : ""),
+           .plan = plan_bands_row<T, kFilter>});
+    }
+  });
 }
 
 }  // namespace convbound::depthwise

@@ -3,7 +3,8 @@
 
 #include <algorithm>
 
-#include "csrc/depthwise/depthwise_nchw_problem.h"
+#include "csrc/common/integers.h"
+#include "csrc/depthwise/depthwise_nchw.h"
 
 namespace convbound::depthwise {
 
@@ -39,14 +40,6 @@ struct BandShape {
   int element, columns, strip, access;  // bytes; outputs of a thread along W and H; bytes of a shared load
 };
 
-constexpr int divide_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
-
-constexpr int log2_up(int value) {
-  int result = 0;
-  for (int reach = 1; reach < value; reach *= 2) result++;
-  return result;
-}
-
 // The most 4-byte words on one bank when lanes load what they share out so: 1 is ideal. Lanes with 8 bytes go by
 // half-warps.
 constexpr int bank_conflicts(int plane_bytes, int lane_bytes, int columns, int slot_log2, int apart, int access) {
@@ -68,24 +61,24 @@ constexpr int bank_conflicts(int plane_bytes, int lane_bytes, int columns, int s
   return most;
 }
 
-constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
+constexpr BandPlan plan_bands(const ConvView& p, const BandShape& shape) {
   BandPlan plan{};
-  const int64_t in_row = int64_t{p.in_w} * shape.element, out_row = int64_t{p.out_w} * shape.element;
-  const int64_t whole = p.in_h * in_row + p.out_h * out_row;
+  const int64_t in_row = int64_t{p.w.input} * shape.element, out_row = int64_t{p.w.output} * shape.element;
+  const int64_t whole = p.h.input * in_row + p.h.output * out_row;
   const auto band_bytes = [&](int64_t rows) {
-    return std::min<int64_t>(p.in_h, (rows - 1) * p.stride_h + p.filter_h) * in_row + rows * out_row;
+    return std::min<int64_t>(p.h.input, (rows - 1) * p.h.stride + p.h.filter) * in_row + rows * out_row;
   };
-  plan.columns = divide_up(p.out_w, shape.columns);
-  plan.band_rows = p.out_h;
+  plan.columns = divide_up(p.w.output, shape.columns);
+  plan.band_rows = p.h.output;
   plan.bands = 1;
   if (whole > kBlockBytes) {
     int rows = shape.strip;
-    for (int more = rows + shape.strip; more < p.out_h; more += shape.strip) {
+    for (int more = rows + shape.strip; more < p.h.output; more += shape.strip) {
       if (band_bytes(more) <= kBlockBytes) rows = more;
     }
-    plan.bands = divide_up(p.out_h, rows);
-    plan.band_rows = divide_up(divide_up(p.out_h, plan.bands), shape.strip) * shape.strip;
-    plan.bands = divide_up(p.out_h, plan.band_rows);
+    plan.bands = divide_up(p.h.output, rows);
+    plan.band_rows = divide_up(divide_up(p.h.output, plan.bands), shape.strip) * shape.strip;
+    plan.bands = divide_up(p.h.output, plan.band_rows);
   }
   const int strips = divide_up(plan.band_rows, shape.strip);
   plan.segments = divide_up(plan.columns, kLanes);
@@ -99,9 +92,9 @@ constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
     plan.slot_log2 = log2_up(plan.columns);
     const int groups = kLanes >> plan.slot_log2;
     const auto conflicts = [&](int apart) {
-      return bank_conflicts(static_cast<int>(p.in_h * in_row), shape.columns * p.stride_w * shape.element, plan.columns,
+      return bank_conflicts(static_cast<int>(p.h.input * in_row), shape.columns * p.w.stride * shape.element, plan.columns,
                             plan.slot_log2, apart, shape.access) +
-             bank_conflicts(static_cast<int>(p.out_h * out_row), shape.columns * shape.element, plan.columns,
+             bank_conflicts(static_cast<int>(p.h.output * out_row), shape.columns * shape.element, plan.columns,
                             plan.slot_log2, apart, shape.columns == 2 ? shape.access : shape.element);
     };
     int fewest = conflicts(1);
@@ -125,26 +118,25 @@ constexpr BandPlan plan_bands(const PlaneProblem& p, const BandShape& shape) {
     plan.threads = plane_warps * divide_up(strips, passes) * kLanes;
   }
   // Filters of more than a fifth of the planes' size are read once for two images.
-  const int planes_size = p.in_h * p.in_w + p.out_h * p.out_w;
-  const bool large_filter = plan.bands == 1 && 5 * p.filter_h * p.filter_w > planes_size;
-  const bool even_groups = p.multiplier == 1 && p.filters % plan.planes == 0 && p.planes > p.filters;
+  const int planes_size = p.h.input * p.w.input + p.h.output * p.w.output;
+  const bool large_filter = plan.bands == 1 && 5 * p.h.filter * p.w.filter > planes_size;
+  const bool even_groups = p.outputs == 1 && p.out_channels() % plan.planes == 0 && p.images > 1;
   plan.images = large_filter && even_groups && 2 * plan.planes * whole <= kBlockBytes ? 2 : 1;
   const auto padded = [&](int64_t elements) {
     return static_cast<int>(std::min<int64_t>((elements * shape.element + 31) / 16 * 16, 1 << 30));
   };
-  const int x_planes = p.multiplier == 1 ? plan.planes : (plan.planes - 1) / p.multiplier + 2;
-  const int64_t in_rows = plan.bands == 1 ? p.in_h : (plan.band_rows - 1) * int64_t{p.stride_h} + p.filter_h;
-  plan.x_bytes = padded(x_planes * std::min<int64_t>(p.in_h, in_rows) * p.in_w);
-  plan.w_bytes = padded(int64_t{plan.planes} * p.filter_h * p.filter_w);
-  plan.y_bytes = padded(int64_t{plan.planes} * plan.band_rows * p.out_w);
+  const int x_planes = p.outputs == 1 ? plan.planes : (plan.planes - 1) / p.outputs + 2;
+  const int64_t in_rows = plan.bands == 1 ? p.h.input : (plan.band_rows - 1) * int64_t{p.h.stride} + p.h.filter;
+  plan.x_bytes = padded(x_planes * std::min<int64_t>(p.h.input, in_rows) * p.w.input);
+  plan.w_bytes = padded(int64_t{plan.planes} * p.h.filter * p.w.filter);
+  plan.y_bytes = padded(int64_t{plan.planes} * plan.band_rows * p.w.output);
   return plan;
 }
 
-inline LaunchShape bands_shape(const PlaneProblem& p, const BandPlan& plan) {
+inline LaunchShape bands_shape(const ConvView& p, const BandPlan& plan) {
   LaunchShape shape;
-  const int64_t images = p.planes / p.filters;
-  shape.grid_x = plan.images == 1 ? (p.planes + plan.planes - 1) / plan.planes * plan.bands
-                                  : (images + plan.images - 1) / plan.images * (p.filters / plan.planes);
+  shape.grid_x = plan.images == 1 ? divide_up(planes_of(p), plan.planes) * plan.bands
+                                  : divide_up(p.images, plan.images) * (p.out_channels() / plan.planes);
   shape.block_x = plan.threads;
   shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
   return shape;

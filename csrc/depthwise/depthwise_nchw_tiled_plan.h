@@ -1,9 +1,10 @@
-// How the tiled kernel (depthwise_nchw_tiled.h) shares planes out to blocks and threads. Host code.
+// How the tiled kernel (depthwise_nchw_tiled.cu) shares planes out to blocks and threads. Host code.
 #pragma once
 
 #include <algorithm>
 
-#include "csrc/depthwise/depthwise_nchw_problem.h"
+#include "csrc/common/integers.h"
+#include "csrc/depthwise/depthwise_nchw.h"
 
 namespace convbound::depthwise {
 
@@ -34,17 +35,11 @@ struct TiledShape {
   int element, columns;  // bytes; outputs of a thread along W
 };
 
-inline TiledPlan plan_tiled(const PlaneProblem& p, const TiledShape& shape) {
-  const auto divide_up = [](int value, int divisor) { return (value + divisor - 1) / divisor; };
-  const auto log2_up = [](int value) {
-    int result = 0;
-    for (int reach = 1; reach < value; reach *= 2) result++;
-    return result;
-  };
+inline TiledPlan plan_tiled(const ConvView& p, const TiledShape& shape) {
   constexpr int kWidest = 128;  // columns of output in a tile
   const int vector = 16 / shape.element;
   TiledPlan plan{};
-  const int all_columns = divide_up(p.out_w, shape.columns), all_rows = divide_up(p.out_h, kTiledRows);
+  const int all_columns = divide_up(p.w.output, shape.columns), all_rows = divide_up(p.h.output, kTiledRows);
   plan.tiles_w = divide_up(all_columns, kWidest / shape.columns);
   plan.columns = divide_up(all_columns, plan.tiles_w);
   plan.slot_log2 = log2_up(plan.columns);
@@ -54,9 +49,9 @@ inline TiledPlan plan_tiled(const PlaneProblem& p, const TiledShape& shape) {
     plan.rows = rows;
     plan.planes = planes;
     plan.tiles_h = divide_up(all_rows, rows);
-    plan.in_rows = (rows * kTiledRows - 1) * p.stride_h + p.filter_h;
+    plan.in_rows = (rows * kTiledRows - 1) * p.h.stride + p.h.filter;
     // Vectors of input are loaded as far as whole chunks of taps reach.
-    plan.pitch = divide_up((plan.columns * shape.columns - 1) * p.stride_w + 1 + divide_up(p.filter_w, vector) * vector,
+    plan.pitch = divide_up((plan.columns * shape.columns - 1) * p.w.stride + 1 + divide_up(p.w.filter, vector) * vector,
                            vector) *
                  vector;
     const int wavefront = 8 * vector;  // 128 bytes: threads below each other should start where their upper one ends
@@ -64,11 +59,11 @@ inline TiledPlan plan_tiled(const PlaneProblem& p, const TiledShape& shape) {
     plan.skew = shape.columns > 1 ? until(kTiledRows * plan.pitch, slot * vector) : 0;
     const int elements = plan.in_rows * plan.pitch + divide_up(plan.in_rows, kTiledRows) * plan.skew;
     plan.plane_elements = elements + until(elements, rows * slot * vector);
-    plan.filter_pitch = divide_up(p.filter_w, 4) * 4;
-    plan.filter_stride = divide_up(p.filter_h * plan.filter_pitch, 32) * 32 + 4;
+    plan.filter_pitch = divide_up(p.w.filter, 4) * 4;
+    plan.filter_stride = divide_up(p.h.filter * plan.filter_pitch, 32) * 32 + 4;
     plan.x_bytes = planes * plan.plane_elements * shape.element;
     plan.w_bytes = planes * plan.filter_stride * 4;
-    const int out_row = std::min(plan.columns * shape.columns, p.out_w);
+    const int out_row = std::min(plan.columns * shape.columns, p.w.output);
     plan.y_bytes = divide_up(planes * rows * kTiledRows * out_row * shape.element, 16) * 16 + 16;
     return plan.shared_bytes();
   };
@@ -88,9 +83,9 @@ inline TiledPlan plan_tiled(const PlaneProblem& p, const TiledShape& shape) {
   return plan;
 }
 
-inline LaunchShape tiled_shape(const PlaneProblem& p, const TiledPlan& plan) {
+inline LaunchShape tiled_shape(const ConvView& p, const TiledPlan& plan) {
   LaunchShape shape;
-  shape.grid_x = (p.planes + plan.planes - 1) / plan.planes * plan.tiles_h * plan.tiles_w;
+  shape.grid_x = divide_up(planes_of(p), plan.planes) * plan.tiles_h * plan.tiles_w;
   shape.block_x = plan.threads;
   shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
   return shape;

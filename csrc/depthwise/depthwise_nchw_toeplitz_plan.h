@@ -1,9 +1,10 @@
-// How the Toeplitz kernel (depthwise_nchw_toeplitz.h) shares planes out to blocks, warps and products. Host code.
+// How the Toeplitz kernel (depthwise_nchw_toeplitz.cu) shares planes out to blocks, warps and products. Host code.
 #pragma once
 
 #include <algorithm>
 
-#include "csrc/depthwise/depthwise_nchw_problem.h"
+#include "csrc/common/integers.h"
+#include "csrc/depthwise/depthwise_nchw.h"
 
 namespace convbound::depthwise {
 
@@ -42,91 +43,89 @@ struct ToeplitzPlan {
 // Instructions that a thread executes per image with `images` of them in a block, fitted to counts of machine code:
 // those of a block, of an image, of an output, and of the 16 or 32 rows that a warp takes at once and each filter row
 // that reaches the input from there.
-inline double toeplitz_cost(const PlaneProblem& p, const ToeplitzPlan& plan, int images) {
+inline double toeplitz_cost(const ConvView& p, const ToeplitzPlan& plan, int images) {
   constexpr double kOfBlock = 400, kOfImage = 41, kOfOutput = 0.122, kOfUnit = 170, kOfRow = 14, kOfProduct = 1.6;
   constexpr int kWarps = kToeplitzThreads / 32;
   const int rows = kProductRows * plan.shape.tall;
-  const int units = (std::min(p.out_h, plan.band_rows) * images + rows - 1) / rows * plan.column_groups;
+  const int units = (std::min(p.h.output, plan.band_rows) * images + rows - 1) / rows * plan.column_groups;
   const double products = plan.shape.tall * plan.shape.tiles * plan.chunks * (plan.shape.strips + 1) / 2.0;
-  const int steps = std::min(p.filter_h, p.in_h + (rows - 1) / images);
+  const int steps = std::min(p.h.filter, p.h.input + (rows - 1) / images);
   const double of_unit = kOfUnit + steps * (kOfRow * plan.chunks + kOfProduct * products);
   const double of_blocks = plan.bands * (kOfBlock + (units + kWarps - 1) / kWarps * of_unit) / images;
-  return of_blocks + kOfImage + kOfOutput * p.out_h * p.out_w;
+  return of_blocks + kOfImage + kOfOutput * p.h.output * p.w.output;
 }
 
-// Whether it executes less than half of what the FMA kernel (depthwise_nchw_tiled.h) does for 4 rows of 8 columns: 1.75
+// Whether it executes less than half of what the FMA kernel (depthwise_nchw_tiled.cu) does for 4 rows of 8 columns: 1.75
 // or 2.5 instructions per tap, as counted.
-inline bool toeplitz_halves(const PlaneProblem& p, const ToeplitzPlan& plan) {
-  const double of_tap = p.filter_w > 8 ? 2.5 : 1.75;
-  const double columns = (p.out_w + 7) / 8 * 8, rows = (p.out_h + 3) / 4 * 4;
-  return 2 * kToeplitzThreads * toeplitz_cost(p, plan, plan.images) < of_tap * p.filter_h * p.filter_w * rows * columns;
+inline bool toeplitz_halves(const ConvView& p, const ToeplitzPlan& plan) {
+  const double of_tap = p.w.filter > 8 ? 2.5 : 1.75;
+  const double columns = (p.w.output + 7) / 8 * 8, rows = (p.h.output + 3) / 4 * 4;
+  return 2 * kToeplitzThreads * toeplitz_cost(p, plan, plan.images) < of_tap * p.h.filter * p.w.filter * rows * columns;
 }
 
 // Where columns lie, with tiles that begin `lead` columns left of the plane.
-inline ToeplitzPlan arrange_columns(const PlaneProblem& p, int lead, const ToeplitzShape& shape) {
-  const auto divide_up = [](int value, int divisor) { return (value + divisor - 1) / divisor; };
+inline ToeplitzPlan arrange_columns(const ConvView& p, int lead, const ToeplitzShape& shape) {
   constexpr int kFewestStrips = 2, kMostStrips = 5;
   ToeplitzPlan plan{};
   plan.lead = lead;
-  plan.shift = ((-lead - p.pad_w) % kStrip + kStrip) % kStrip;
-  const int needed = std::max(divide_up(kStrip - 1 + p.filter_w + plan.shift, kStrip), kFewestStrips);
+  plan.shift = ((-lead - p.w.padding) % kStrip + kStrip) % kStrip;
+  const int needed = std::max(divide_up(kStrip - 1 + p.w.filter + plan.shift, kStrip), kFewestStrips);
   plan.chunks = divide_up(needed, kMostStrips);
   plan.shape = {divide_up(needed, plan.chunks), shape.tiles, shape.tall};
-  plan.column_groups = divide_up(divide_up(p.out_w + lead, kStrip), shape.tiles);
-  const int strips = plan.chunks * plan.shape.strips, before = lead + p.pad_w + plan.shift;
+  plan.column_groups = divide_up(divide_up(p.w.output + lead, kStrip), shape.tiles);
+  const int strips = plan.chunks * plan.shape.strips, before = lead + p.w.padding + plan.shift;
   plan.columns = (plan.column_groups * shape.tiles + strips - 1) * kStrip;
   plan.skip = std::max(-before, 0);
   plan.left = std::min(std::max(before, 0), plan.columns);
-  plan.width = std::max(0, std::min(p.in_w - plan.skip, plan.columns - plan.left));
+  plan.width = std::max(0, std::min(p.w.input - plan.skip, plan.columns - plan.left));
   // Eight rows of a strip fall on different banks.
   plan.pitch = plan.columns % 16 == 0 ? plan.columns + 8 : plan.columns;
   // A row of zeros, to be read from the bank on which the row begins that it stands for.
   plan.zeros = divide_up(plan.columns + kWavefront, kWavefront) * kWavefront;
   plan.filter_pitch = (strips + 1) * kStrip;
-  plan.odd_copy = divide_up(p.filter_h * plan.filter_pitch, 64) * 64 + 32;
+  plan.odd_copy = divide_up(p.h.filter * plan.filter_pitch, 64) * 64 + 32;
   return plan;
 }
 
 // What a block takes: bands of a plane, or images.
-inline void share_out(ToeplitzPlan& plan, const PlaneProblem& p, int64_t images_of_all) {
-  const auto divide_up = [](int value, int divisor) { return (value + divisor - 1) / divisor; };
+inline void share_out(ToeplitzPlan& plan, const ConvView& p) {
   constexpr int kElement = 2;
   const auto size_up = [&](int band_rows, int images) {
     plan.images = images;
     plan.band_rows = band_rows;
-    plan.bands = divide_up(p.out_h, band_rows);
-    const int in_rows = std::min(p.in_h, band_rows + p.filter_h - 1);
+    plan.bands = divide_up(p.h.output, band_rows);
+    const int in_rows = std::min(p.h.input, band_rows + p.h.filter - 1);
     plan.x_bytes = (in_rows * images * plan.pitch + plan.zeros) * kElement;
     // Rows of an odd length wait where the output will lie until they are moved to their columns.
-    plan.y_bytes = divide_up(std::max(in_rows * p.in_w, band_rows * p.out_w) * kElement, 16) * 16 + 16;
+    plan.y_bytes = divide_up(std::max(in_rows * p.w.input, band_rows * p.w.output) * kElement, 16) * 16 + 16;
     return plan.shared_bytes();
   };
   plan.w_bytes = 2 * plan.odd_copy * kElement;
-  plan.raw_bytes = divide_up(p.filter_h * p.filter_w * kElement, 16) * 16 + 16;
+  plan.raw_bytes = divide_up(p.h.filter * p.w.filter * kElement, 16) * 16 + 16;
   constexpr int kMostBands = 64;
   for (int bands = 1; bands < kMostBands; bands++) {
-    const int rows = bands == 1 ? p.out_h : divide_up(divide_up(p.out_h, bands), kProductRows) * kProductRows;
+    const int rows = bands == 1 ? p.h.output : divide_up(divide_up(p.h.output, bands), kProductRows) * kProductRows;
     if (size_up(rows, 1) <= kWholePlaneBytes) break;
   }
   // More images only where they save a twentieth of the instructions and leave every multiprocessor two blocks.
   constexpr int64_t kMostImages = 16, kBlocksWanted = 264;
   constexpr double kBetter = 0.95;
-  const int64_t most = plan.bands == 1 ? std::min({kMostImages, images_of_all, p.planes / kBlocksWanted}) : 1;
+  const int64_t most = plan.bands == 1 ? std::min({kMostImages, p.images, planes_of(p) / kBlocksWanted}) : 1;
   const auto cost_of_all = [&](int count) {
-    const int64_t blocks = (images_of_all + count - 1) / count;
+    const int64_t blocks = divide_up(p.images, count);
     return static_cast<double>(blocks * count) * toeplitz_cost(p, plan, count);
   };
   const int64_t end = most + 1;
   int images = 1;
   for (int count = 2; count < end; count++) {
-    if (size_up(p.out_h, count) > kSeveralImagesBytes) break;
+    if (size_up(p.h.output, count) > kSeveralImagesBytes) break;
     if (cost_of_all(count) < kBetter * cost_of_all(images)) images = count;
   }
   size_up(plan.band_rows, images);
   plan.team_log2 = images == 1 ? 7 : images == 2 ? 6 : 5;
 }
 
-inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) {
+inline ToeplitzPlan plan_toeplitz(const ConvView& p) {
   constexpr ToeplitzShape kShapes[] = {{0, 7, 1}, {0, 4, 2}, {0, 2, 2}};
   ToeplitzPlan best{};
   double least = 0;
@@ -134,7 +133,7 @@ inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) 
   for (int lead = 0; lead < kStrip; lead += 2) {
     for (const ToeplitzShape& shape : kShapes) {
       ToeplitzPlan plan = arrange_columns(p, lead, shape);
-      share_out(plan, p, images_of_all);
+      share_out(plan, p);
       const double cost = toeplitz_cost(p, plan, plan.images);
       if (least == 0 || cost < least) best = plan, least = cost;
     }
@@ -142,10 +141,9 @@ inline ToeplitzPlan plan_toeplitz(const PlaneProblem& p, int64_t images_of_all) 
   return best;
 }
 
-inline LaunchShape toeplitz_shape(const PlaneProblem& p, const ToeplitzPlan& plan) {
+inline LaunchShape toeplitz_shape(const ConvView& p, const ToeplitzPlan& plan) {
   LaunchShape shape;
-  const int64_t images = p.planes / p.filters;
-  shape.grid_x = (images + plan.images - 1) / plan.images * p.filters * plan.bands;
+  shape.grid_x = divide_up(p.images, plan.images) * p.out_channels() * plan.bands;
   shape.block_x = kToeplitzThreads;
   shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
   return shape;

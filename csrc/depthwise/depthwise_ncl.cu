@@ -10,15 +10,14 @@
 // bytes of one output vector at a time. It reads the two or three vectors that its window touches, and which of their
 // elements meet which tap depends only on the padding modulo the vector: one of 8 (fp32: 4) unrolled bodies, the same
 // for all threads, so that there are no shifts of misaligned data and no bank conflicts.
-#include "csrc/depthwise/depthwise_ncl.h"
-
 #include <algorithm>
 
 #include "csrc/common/divisor.h"
+#include "csrc/common/integers.h"
 #include "csrc/common/numeric.h"
-#include "csrc/common/pair.h"
 #include "csrc/common/ptx.h"
 #include "csrc/common/shared.h"
+#include "csrc/common/vector.h"
 #include "csrc/depthwise/depthwise_nhwc_plan.h"
 
 namespace convbound::depthwise {
@@ -48,9 +47,6 @@ struct NclParams {
   IndexDivisor tiles, by_row_vectors, by_tile_width, by_filter, height, channels, multiplier;
 };
 
-template <typename T>
-inline constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
-
 // Rows of the result are n, k, h in memory order; those of the source n, k / multiplier, h.
 struct RowPlace {
   int channel;
@@ -73,7 +69,7 @@ __device__ __forceinline__ void copy_rows(const NclParams<T>& p, int first_row, 
   if (p.vector_source) {
     for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kThreads) {
       const QuotientRemainder row = divide(i, p.by_tile_width);
-      const int begin = (first_vector + row.remainder) * kPerVector<T>;
+      const int begin = (first_vector + row.remainder) * kVectorElements<T>;
       const bool inside = begin >= 0 && begin < p.length && first_row + row.quotient < p.rows;
       const T* from = p.source;
       if (inside) from += row_place(p, first_row + row.quotient).source * p.length + begin;
@@ -81,20 +77,20 @@ __device__ __forceinline__ void copy_rows(const NclParams<T>& p, int first_row, 
     }
     return;
   }
-  const int elements = vectors * kPerVector<T>;
+  const int elements = vectors * kVectorElements<T>;
   for (int i = static_cast<int>(threadIdx.x); i < elements; i += kThreads) {
-    const QuotientRemainder row = divide(i / kPerVector<T>, p.by_tile_width);
-    const int at = (first_vector + row.remainder) * kPerVector<T> + i % kPerVector<T>;
+    const QuotientRemainder row = divide(i / kVectorElements<T>, p.by_tile_width);
+    const int at = (first_vector + row.remainder) * kVectorElements<T> + i % kVectorElements<T>;
     const bool inside = at >= 0 && at < p.length && first_row + row.quotient < p.rows;
     T value = narrow<T>(0.0f);
     if (inside) value = p.source[row_place(p, first_row + row.quotient).source * p.length + at];
-    reinterpret_cast<T*>(tile + row.quotient * p.pitch + row.remainder)[i % kPerVector<T>] = value;
+    reinterpret_cast<T*>(tile + row.quotient * p.pitch + row.remainder)[i % kVectorElements<T>] = value;
   }
 }
 
 // The filters and biases of the block's rows in fp32, [row][taps + 1].
 template <typename T>
-__device__ __forceinline__ void load_filters(const NclParams<T>& p, int first_row, float* filters) {
+__device__ __forceinline__ void load_taps_and_bias(const NclParams<T>& p, int first_row, float* filters) {
   const int count = p.block_rows * (p.taps + 1);
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
     const QuotientRemainder row = divide(i, p.by_filter);
@@ -114,20 +110,12 @@ __device__ __forceinline__ void load_filters(const NclParams<T>& p, int first_ro
 // Adds up to a vector's number of taps to the outputs of a vector; their window begins at element kShift of `from`.
 template <typename T, int kShift>
 __device__ __forceinline__ void add_taps(const uint4* from, const float* filter, int taps,
-                                         float (&sum)[kPerVector<T>]) {
-  constexpr int kSize = kPerVector<T>;
-  constexpr int kVectors = (kShift + 2 * kSize - 2) / kSize + 1, kPairs = VectorPairs<T>::kPairs;
+                                         float (&sum)[kVectorElements<T>]) {
+  constexpr int kSize = kVectorElements<T>;
+  constexpr int kVectors = (kShift + 2 * kSize - 2) / kSize + 1;
   float x[kVectors * kSize];
 #pragma unroll
-  for (int v = 0; v < kVectors; v++) {
-    const VectorPairs<T> vector = unpack<T>(from[v]);
-#pragma unroll
-    for (int i = 0; i < kPairs; i++) {
-      const float2 pair = widen_pair(vector.pair[i]);
-      x[v * kSize + 2 * i] = pair.x;
-      x[v * kSize + 2 * i + 1] = pair.y;
-    }
-  }
+  for (int v = 0; v < kVectors; v++) widen(load_vector(reinterpret_cast<const T*>(from + v)), x + v * kSize);
 #pragma unroll
   for (int s = 0; s < kSize; s++) {
     if (s >= taps) continue;
@@ -139,7 +127,7 @@ __device__ __forceinline__ void add_taps(const uint4* from, const float* filter,
 
 template <typename T>
 __device__ __forceinline__ void add_taps(int shift, const uint4* from, const float* filter, int taps,
-                                         float (&sum)[kPerVector<T>]) {
+                                         float (&sum)[kVectorElements<T>]) {
   switch (shift) {
     case 0:
       return add_taps<T, 0>(from, filter, taps, sum);
@@ -152,7 +140,7 @@ __device__ __forceinline__ void add_taps(int shift, const uint4* from, const flo
     default:
       break;
   }
-  if constexpr (kPerVector<T> == 8) {
+  if constexpr (kVectorElements<T> == 8) {
     switch (shift) {
       case 4:
         return add_taps<T, 4>(from, filter, taps, sum);
@@ -167,15 +155,6 @@ __device__ __forceinline__ void add_taps(int shift, const uint4* from, const flo
 }
 
 template <typename T>
-__device__ __forceinline__ uint4 narrow_vector(const float (&sum)[kPerVector<T>]) {
-  constexpr int kPairs = VectorPairs<T>::kPairs;
-  VectorPairs<T> vector;
-#pragma unroll
-  for (int i = 0; i < kPairs; i++) vector.pair[i] = narrow_pair<T>({sum[2 * i], sum[2 * i + 1]});
-  return pack(vector);
-}
-
-template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocks) depthwise_ncl(const __grid_constant__ NclParams<T> p) {
   auto* tile = dynamic_shared<uint4>();
   uint4* staging = tile + p.block_rows * p.pitch;
@@ -184,47 +163,47 @@ __global__ void __launch_bounds__(kThreads, kBlocks) depthwise_ncl(const __grid_
   const QuotientRemainder place = divide(static_cast<int>(blockIdx.x), p.tiles);
   const int first_row = place.quotient * p.block_rows, first_output = place.remainder * p.row_vectors;
   copy_rows(p, first_row, first_output + p.first_vector, tile);
-  load_filters(p, first_row, filters);
+  load_taps_and_bias(p, first_row, filters);
   ptx::cp_async_wait_all();
   __syncthreads();
 
-  constexpr int kSize = kPerVector<T>;
+  constexpr int kSize = kVectorElements<T>;
   const int vectors = p.block_rows * p.row_vectors;
 #pragma unroll 1
   for (int first = 0; first < vectors; first += kThreads) {
     const QuotientRemainder row = divide(first + thread, p.by_row_vectors);
-    float sum[kPerVector<T>];
+    float sum[kVectorElements<T>];
     if (first + thread < vectors) {
       const float* filter = filters + row.quotient * (p.taps + 1);
       const uint4* from = tile + row.quotient * p.pitch + row.remainder;
 #pragma unroll
       for (int i = 0; i < kSize; i++) sum[i] = filter[p.taps];
 #pragma unroll 1
-      for (int s = 0; s < p.taps; s += kPerVector<T>) {
+      for (int s = 0; s < p.taps; s += kVectorElements<T>) {
         add_taps<T>(p.shift, from, filter + s, p.taps - s, sum);
         from++;
       }
     }
     if (p.vector_result) {
-      const int q = (first_output + row.remainder) * kPerVector<T>;
+      const int q = (first_output + row.remainder) * kVectorElements<T>;
       if (first + thread < vectors && first_row + row.quotient < p.rows && q < p.result_length) {
         T* to = p.result + static_cast<int64_t>(first_row + row.quotient) * p.result_length + q;
-        *reinterpret_cast<uint4*>(to) = narrow_vector<T>(sum);
+        store_vector(to, narrow_vector<T>(sum));
       }
       continue;
     }
     // Rows that do not begin at 16 bytes: the warp's outputs go out element by element, neighbours together.
-    if (first + thread < vectors) staging[thread] = narrow_vector<T>(sum);
+    if (first + thread < vectors) store_vector(reinterpret_cast<T*>(staging + thread), narrow_vector<T>(sum));
     __syncwarp();
 #pragma unroll 1
     for (int i = 0; i < kSize; i++) {
       const int element = i * 32 + thread % 32;
-      const int vector = thread / 32 * 32 + element / kPerVector<T>;
+      const int vector = thread / 32 * 32 + element / kVectorElements<T>;
       const QuotientRemainder at = divide(first + vector, p.by_row_vectors);
-      const int q = (first_output + at.remainder) * kPerVector<T> + element % kPerVector<T>;
+      const int q = (first_output + at.remainder) * kVectorElements<T> + element % kVectorElements<T>;
       if (first + vector < vectors && first_row + at.quotient < p.rows && q < p.result_length) {
         p.result[static_cast<int64_t>(first_row + at.quotient) * p.result_length + q] =
-            reinterpret_cast<const T*>(staging + vector)[element % kPerVector<T>];
+            reinterpret_cast<const T*>(staging + vector)[element % kVectorElements<T>];
       }
     }
     __syncwarp();
@@ -237,18 +216,17 @@ struct NclPlan {
   size_t shared_bytes;
 };
 
-NclPlan plan_rows(const Gather& g, int64_t per_vector) {
-  const auto divide_up = [](int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; };
+NclPlan plan_rows(const ConvView& g, int64_t per_vector) {
   NclPlan plan;
-  plan.rows = g.images * g.channels * g.result[0];
-  const int64_t vectors = divide_up(g.result[1], per_vector);
+  plan.rows = g.images * g.out_channels() * g.h.output;
+  const int64_t vectors = divide_up(g.w.output, per_vector);
   plan.tiles = divide_up(vectors, kTileVectors);
-  plan.row_vectors = plan.tiles == 1 ? vectors : divide_up(divide_up(vectors, plan.tiles), 8) * 8;
+  plan.row_vectors = plan.tiles == 1 ? vectors : round_up(divide_up(vectors, plan.tiles), 8);
   plan.tiles = divide_up(vectors, plan.row_vectors);
-  plan.tile_width = plan.row_vectors + 1 + divide_up(g.filter[1], per_vector);
+  plan.tile_width = plan.row_vectors + 1 + divide_up(g.w.filter, per_vector);
   // Neighbouring threads in different rows meet different banks when the pitch is row_vectors modulo 128 bytes.
-  plan.pitch = plan.row_vectors + divide_up(plan.tile_width - plan.row_vectors, 8) * 8;
-  const int64_t filter_bytes = (g.filter[1] + 1) * 4;
+  plan.pitch = plan.row_vectors + round_up(plan.tile_width - plan.row_vectors, 8);
+  const int64_t filter_bytes = (int64_t{g.w.filter} + 1) * 4;
   plan.block_rows = std::min({kTileVectors / plan.row_vectors, kTileBytes / (plan.pitch * 16),
                               kFilterBytes / filter_bytes, plan.rows * plan.tiles / kEnoughBlocks});
   plan.block_rows = std::max<int64_t>(plan.block_rows, 1);
@@ -258,35 +236,27 @@ NclPlan plan_rows(const Gather& g, int64_t per_vector) {
 }
 
 template <typename T>
-LaunchShape launch_shape(const NclPlan& plan) {
-  LaunchShape shape;
-  shape.grid_x = plan.blocks;
-  shape.block_x = kThreads;
-  shape.shared_bytes = plan.shared_bytes;
-  return shape;
-}
-
-template <typename T>
-NclParams<T> make_params(const Gather& g, const NclPlan& plan, const void* source, const Tensors& tensors,
-                         void* result) {
+NclParams<T> ncl_params(const ConvView& g, const NclPlan& plan, Pass pass, const Tensors& tensors) {
   const auto aligned = [](const void* tensor, int64_t length) {
-    return reinterpret_cast<uintptr_t>(tensor) % 16 == 0 && length % kPerVector<T> == 0;
+    return at_boundary(tensor) && length % kVectorElements<T> == 0;
   };
   const auto size = [](int64_t value) { return static_cast<int>(value); };
-  const int shift = size((kPerVector<T> - g.padding[1] % kPerVector<T>) % kPerVector<T>);
+  const void* const source = input_of(pass, tensors);
+  void* const result = output_of(pass, tensors);
+  const int shift = size(modulo(-g.w.padding, kVectorElements<T>));
   return {.source = static_cast<const T*>(source),
           .filter = static_cast<const T*>(tensors.w),
           .bias = static_cast<const T*>(tensors.bias),
           .result = static_cast<T*>(result),
           .rows = size(plan.rows),
-          .length = size(g.source[1]),
-          .result_length = size(g.result[1]),
-          .taps = size(g.filter[1]),
-          .first_vector = (size(-g.padding[1]) - shift) / kPerVector<T>,
+          .length = g.w.input,
+          .result_length = g.w.output,
+          .taps = g.w.filter,
+          .first_vector = (-g.w.padding - shift) / kVectorElements<T>,
           .shift = shift,
           .flip = g.flip,
-          .vector_source = aligned(source, g.source[1]),
-          .vector_result = aligned(result, g.result[1]),
+          .vector_source = aligned(source, g.w.input),
+          .vector_result = aligned(result, g.w.output),
           .block_rows = size(plan.block_rows),
           .row_vectors = size(plan.row_vectors),
           .tile_width = size(plan.tile_width),
@@ -294,45 +264,57 @@ NclParams<T> make_params(const Gather& g, const NclPlan& plan, const void* sourc
           .tiles = IndexDivisor(plan.tiles),
           .by_row_vectors = IndexDivisor(plan.row_vectors),
           .by_tile_width = IndexDivisor(plan.tile_width),
-          .by_filter = IndexDivisor(g.filter[1] + 1),
-          .height = IndexDivisor(g.result[0]),
-          .channels = IndexDivisor(g.channels),
-          .multiplier = IndexDivisor(g.per_source)};
+          .by_filter = IndexDivisor(g.w.filter + 1),
+          .height = IndexDivisor(g.h.output),
+          .channels = IndexDivisor(g.out_channels()),
+          .multiplier = IndexDivisor(g.outputs)};
+}
+
+template <typename T>
+LaunchPlan plan_ncl(const KernelRow& row, const ConvProblem& p, const Device&) {
+  constexpr int64_t kMostTaps = 1024, kMost = (int64_t{1} << 31) - 1024;
+  const std::string reason = nhwc_refuse(row.pass, p);
+  if (!reason.empty()) return refuse(reason);
+  const bool one_row = p.filter[1] == 1 && p.stride[1] == 1 && p.padding[1] == 0 && p.input[1] == p.output[1];
+  if (!one_row) return refuse("a filter of more than one row");
+  if (p.stride[2] != 1 || p.dilation[2] != 1) return refuse("a stride or dilation along w");
+  const ConvView view = as_fprop(row.pass, p);
+  if (view.inputs != 1) return refuse("dgrad sums over " + std::to_string(view.inputs) + " channels");
+  if (view.w.filter > kMostTaps) return refuse(std::to_string(view.w.filter) + " taps, at most 1024");
+  const NclPlan ncl = plan_rows(view, kVectorElements<T>);
+  if (ncl.rows >= kMost) return refuse(std::to_string(ncl.rows) + " rows are beyond 2^31");
+  LaunchPlan plan;
+  plan.shape.grid_x = ncl.blocks;
+  plan.shape.block_x = kThreads;
+  plan.shape.shared_bytes = ncl.shared_bytes;
+  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, view, ncl](const Tensors& t,
+                                                                                 cudaStream_t stream) {
+    launch(name, depthwise_ncl<T>, shape, stream, ncl_params<T>(view, ncl, pass, t));
+  };
+  return plan;
 }
 
 }  // namespace
 
-template <Pass kPass, typename T>
-bool NclKernel<kPass, T>::supports(const ConvProblem& p) {
-  const bool one_row = p.filter[1] == 1 && p.stride[1] == 1 && p.padding[1] == 0 && p.input[1] == p.output[1];
-  if (!is_gather(kPass, p) || !one_row || p.stride[2] != 1 || p.dilation[2] != 1) return false;
-  constexpr int64_t kMostTaps = 1024, kMost = (int64_t{1} << 31) - 1024;
-  const Gather gather(kPass, p);
-  return gather.gathered == 1 && gather.filter[1] <= kMostTaps &&
-         gather.images * gather.channels * gather.result[0] < kMost;
-}
-
-template <Pass kPass, typename T>
-LaunchShape NclKernel<kPass, T>::shape(const ConvProblem& problem) {
-  return launch_shape<T>(plan_rows(Gather(kPass, problem), kPerVector<T>));
-}
-
-template <Pass kPass, typename T>
-void NclKernel<kPass, T>::launch(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
-  const Gather gather(kPass, problem);
-  const NclPlan plan = plan_rows(gather, kPerVector<T>);
-  constexpr bool kForward = kPass == Pass::kFprop;
-  convbound::launch(
-      "depthwise_ncl", depthwise_ncl<T>, launch_shape<T>(plan), stream,
-      make_params<T>(gather, plan, kForward ? tensors.x : tensors.y, tensors, kForward ? tensors.y : tensors.x));
-}
-
-#define CONVBOUND_NCL(T)                      \
-  template struct NclKernel<Pass::kFprop, T>; \
-  template struct NclKernel<Pass::kDgrad, T>;
-CONVBOUND_NCL(__half)
-CONVBOUND_NCL(__nv_bfloat16)
-CONVBOUND_NCL(float)
-#undef CONVBOUND_NCL
-
 }  // namespace convbound::depthwise
+
+namespace convbound {
+
+Rows depthwise_ncl_rows() {
+  return rows_of_fast_types([](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    using namespace depthwise;
+    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
+      rows.push_back({.name = pass == Pass::kFprop ? "depthwise_fprop_ncl" : "depthwise_dgrad_ncl",
+                      .family = Family::kDepthwise,
+                      .pass = pass,
+                      .dtype = kDTypeOf<T>,
+                      .layout = Layout::kChannelsFirst,
+                      .tile = std::to_string(kThreads) + " threads, up to " + std::to_string(kTileVectors) +
+                              " vectors of 16 bytes in a row, rows together",
+                      .plan = plan_ncl<T>});
+    }
+  });
+}
+
+}  // namespace convbound

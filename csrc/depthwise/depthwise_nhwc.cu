@@ -14,8 +14,6 @@
 //
 // In flight: tiles of 3x3 in fp16 on 56 x 56 have 19 KB, 5 of them on an A100 (shared memory) and 6 on an H100
 // (registers): 95 and 114 KB, where 24 and 36 are wanted, and 64 on a B200. Small images are taken several to a block.
-#include "csrc/depthwise/depthwise_nhwc.h"
-
 #include "csrc/depthwise/depthwise_nhwc_tile.h"
 
 namespace convbound::depthwise {
@@ -34,10 +32,10 @@ struct Traits : PatchTraits<Element, kFilterSize == 3 ? 4 : 2, 2, 7> {
   static constexpr int kRowGroup = Base::kRows * kStride;
   static constexpr int kInputRows = (Base::kRows - 1) * kStride + kFilter;
   static constexpr int kInputColumns = (Base::kColumns - 1) * kStride + kFilter;
-  __device__ static int skipped_columns(const TileParams<Element>&, int column) {
+  __device__ static int skipped_columns(const NhwcTileParams<Element>&, int column) {
     return kSkewed ? column / kColumnGroup : 0;
   }
-  __device__ static int row_groups(const TileParams<Element>&, int row) { return row / kRowGroup; }
+  __device__ static int row_groups(const NhwcTileParams<Element>&, int row) { return row / kRowGroup; }
   // A lane keeps its two filters in registers if they are 3x3; 50 or 98 of them would be too many.
   static constexpr bool kFilterInRegisters = kFilter == 3;
   static constexpr int kRawFilterBytes = kTaps * Base::kPosition;
@@ -98,7 +96,7 @@ __device__ __forceinline__ void accumulate(const unsigned char* patch, int pitch
 }
 
 template <typename Tr, typename Weight>
-__device__ __forceinline__ void compute_patches(const TileParams<typename Tr::T>& p, const TilePlace& place,
+__device__ __forceinline__ void compute_patches(const NhwcTileParams<typename Tr::T>& p, const NhwcTilePlace& place,
                                                 unsigned char* tile, const Weight& weight) {
   const int lane = static_cast<int>(threadIdx.x) % Tr::kLanes;
   const float2 bias = bias_pair<Tr>(p, tile + p.bias_offset, lane);
@@ -122,14 +120,14 @@ __device__ __forceinline__ void compute_patches(const TileParams<typename Tr::T>
 
 template <typename Tr>
 __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
-    depthwise_nhwc(const __grid_constant__ TileParams<typename Tr::T> p) {
+    depthwise_nhwc(const __grid_constant__ NhwcTileParams<typename Tr::T> p) {
   auto* tile = dynamic_shared<unsigned char>();
   unsigned char* raw_filter = tile + p.filter_offset;
-  const TilePlace place = tile_place<Tr>(p);
+  const NhwcTilePlace place = tile_place<Tr>(p);
   copy_tile<Tr>(p, place, tile, 0);
   copy_bias<Tr>(p, place.channel, tile + p.bias_offset);
   // The filters of the slice are one run of memory, [channel][r][s].
-  copy_run(p.filter + static_cast<int64_t>(place.channel) * Tr::kTaps,
+  copy_padded_run(p.filter + static_cast<int64_t>(place.channel) * Tr::kTaps,
            min(p.channels - place.channel, Tr::kChannels) * Tr::kTaps, Tr::kTaps * Tr::kVectors, p.vector_filter,
            raw_filter);
   ptx::cp_async_wait_all();
@@ -152,43 +150,52 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
   }
 }
 
+template <typename T, int kFilter, int kStride>
+LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& problem, const Device&) {
+  using Tr = Traits<T, kFilter, kStride>;
+  const std::string reason = nhwc_refuse(row.pass, problem);
+  if (!reason.empty()) return refuse(reason);
+  if (problem.k_per_group() != 1) return refuse(std::to_string(problem.k_per_group()) + " filters for each channel");
+  if (problem.dilation[1] != 1 || problem.dilation[2] != 1) return refuse("a dilation");
+  const ConvView view = as_fprop(row.pass, problem);
+  const NhwcTilePlan tile = plan_tile(view, patch_shape<Tr>());
+  LaunchPlan plan;
+  plan.shape = tile_launch<Tr>(tile, Tr::kFilterBytes);
+  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, view, tile](const Tensors& t,
+                                                                                   cudaStream_t stream) {
+    launch(name, depthwise_nhwc<Tr>, shape, stream, tile_params<Tr>(view, tile, pass, t));
+  };
+  return plan;
+}
+
+template <typename T, int kFilter, int kStride>
+KernelRow nhwc_row(Pass pass) {
+  return {.name = pass == Pass::kFprop ? "depthwise_fprop_nhwc" : "depthwise_dgrad_nhwc",
+          .family = Family::kDepthwise,
+          .pass = pass,
+          .dtype = kDTypeOf<T>,
+          .layout = Layout::kChannelsLast,
+          .filter = kFilter,
+          .stride = kStride,
+          .tile = patch_text<Traits<T, kFilter, kStride>>(),
+          .plan = plan_nhwc<T, kFilter, kStride>};
+}
+
 }  // namespace
 
-template <Pass kPass, typename T, int kFilter, int kStride>
-bool NhwcKernel<kPass, T, kFilter, kStride>::supports(const ConvProblem& p) {
-  return is_gather(kPass, p) && p.k_per_group() == 1 && p.dilation[1] == 1 && p.dilation[2] == 1;
-}
-
-template <Pass kPass, typename T, int kFilter, int kStride>
-LaunchShape NhwcKernel<kPass, T, kFilter, kStride>::shape(const ConvProblem& problem) {
-  using Tr = Traits<T, kFilter, kStride>;
-  const TilePlan plan = plan_tile(Gather(kPass, problem), patch_shape<Tr>());
-  return tile_launch<Tr>(plan, Tr::kFilterBytes);
-}
-
-template <Pass kPass, typename T, int kFilter, int kStride>
-void NhwcKernel<kPass, T, kFilter, kStride>::launch(const ConvProblem& problem, const Tensors& tensors,
-                                                    cudaStream_t stream) {
-  using Tr = Traits<T, kFilter, kStride>;
-  const Gather gather(kPass, problem);
-  const TilePlan plan = plan_tile(gather, patch_shape<Tr>());
-  convbound::launch("depthwise_nhwc", depthwise_nhwc<Tr>, tile_launch<Tr>(plan, Tr::kFilterBytes), stream,
-                    tile_params<Tr>(gather, plan, kPass == Pass::kFprop ? tensors.x : tensors.y, tensors,
-                                    kPass == Pass::kFprop ? tensors.y : tensors.x));
-}
-
-#define CONVBOUND_NHWC(T)                            \
-  template struct NhwcKernel<Pass::kFprop, T, 3, 1>; \
-  template struct NhwcKernel<Pass::kFprop, T, 3, 2>; \
-  template struct NhwcKernel<Pass::kFprop, T, 5, 1>; \
-  template struct NhwcKernel<Pass::kFprop, T, 5, 2>; \
-  template struct NhwcKernel<Pass::kFprop, T, 7, 1>; \
-  template struct NhwcKernel<Pass::kDgrad, T, 3, 1>; \
-  template struct NhwcKernel<Pass::kDgrad, T, 5, 1>; \
-  template struct NhwcKernel<Pass::kDgrad, T, 7, 1>;
-CONVBOUND_NHWC(__half)
-CONVBOUND_NHWC(__nv_bfloat16)
-CONVBOUND_NHWC(float)
-#undef CONVBOUND_NHWC
-
 }  // namespace convbound::depthwise
+
+namespace convbound {
+
+Rows depthwise_nhwc_rows() {
+  return rows_of_fast_types([](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    using namespace depthwise;
+    rows.insert(rows.end(), {nhwc_row<T, 3, 1>(Pass::kFprop), nhwc_row<T, 3, 2>(Pass::kFprop),
+                             nhwc_row<T, 5, 1>(Pass::kFprop), nhwc_row<T, 5, 2>(Pass::kFprop),
+                             nhwc_row<T, 7, 1>(Pass::kFprop), nhwc_row<T, 3, 1>(Pass::kDgrad),
+                             nhwc_row<T, 5, 1>(Pass::kDgrad), nhwc_row<T, 7, 1>(Pass::kDgrad)});
+  });
+}
+
+}  // namespace convbound

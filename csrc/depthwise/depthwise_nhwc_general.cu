@@ -14,7 +14,6 @@
 
 #include "csrc/common/run_copy.h"
 #include "csrc/common/vector.h"
-#include "csrc/depthwise/depthwise_nhwc.h"
 #include "csrc/depthwise/depthwise_nhwc_tile.h"
 
 namespace convbound::depthwise {
@@ -30,10 +29,10 @@ struct GeneralTraits : PatchTraits<Element, 2, 1, 7> {
   static constexpr int64_t kTileBytes = 40 * 1024;
   static constexpr int kRounds = 4;
   static constexpr int kBlocks = 6;
-  __device__ static int skipped_columns(const TileParams<Element>& p, int column) {
+  __device__ static int skipped_columns(const NhwcTileParams<Element>& p, int column) {
     return divide(column, p.by_column_group).quotient;
   }
-  __device__ static int row_groups(const TileParams<Element>& p, int row) {
+  __device__ static int row_groups(const NhwcTileParams<Element>& p, int row) {
     return divide(row, p.by_row_group).quotient;
   }
   // Large filters need large halos: what an RTX 4090 has, above the 64 KB of sm_75.
@@ -44,7 +43,7 @@ struct GeneralTraits : PatchTraits<Element, 2, 1, 7> {
 
 template <typename T>
 struct GeneralParams {
-  TileParams<T> tile;
+  NhwcTileParams<T> tile;
   int group_rows;  // rows of the filter in shared memory at a time
   bool single;     // one group and one channel gathered: tile and filter serve all patches
   bool unit;       // stride and dilation 1 along the row
@@ -54,10 +53,10 @@ struct GeneralParams {
 // run of memory at any alignment, of which a thread takes 16 bytes; two are a sector and the next ones another
 // channel's, so that words of shared memory that a warp stores are neighbours.
 template <typename Tr, typename T>
-__device__ __forceinline__ void load_filter(const GeneralParams<T>& g, int channel, int nth, int first, int rows,
+__device__ __forceinline__ void load_filter_group(const GeneralParams<T>& g, int channel, int nth, int first, int rows,
                                             float* to) {
   constexpr int kSize = sizeof(T), kVector = kVectorElements<T>, kSector = 2 * kVector;
-  const TileParams<T>& p = g.tile;
+  const NhwcTileParams<T>& p = g.tile;
   const int taps = p.filter_h * p.filter_w, count = rows * p.filter_w, before = first * p.filter_w;
   const T* const end = p.filter + static_cast<int64_t>(p.channels) * p.gathered * taps;
   const int vectors = 2 * (count / kSector + 2) * Tr::kChannels;
@@ -122,7 +121,7 @@ __device__ __forceinline__ void add_taps(const unsigned char* row, const float* 
 template <typename Tr, typename T>
 __device__ __forceinline__ void add_row(const GeneralParams<T>& g, const unsigned char* row, const float* filter,
                                         float2 (&sum)[1][Tr::kColumns]) {
-  const TileParams<T>& p = g.tile;
+  const NhwcTileParams<T>& p = g.tile;
   if (g.unit) {
     const int eights = p.filter_w / 8, four = p.filter_w / 4 % 2, ones = p.filter_w % 4;
 #pragma unroll 1
@@ -154,10 +153,10 @@ __device__ __forceinline__ void add_row(const GeneralParams<T>& g, const unsigne
 template <typename Tr>
 __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
     depthwise_nhwc_general(const __grid_constant__ GeneralParams<typename Tr::T> g) {
-  const TileParams<typename Tr::T>& p = g.tile;
+  const NhwcTileParams<typename Tr::T>& p = g.tile;
   auto* tile = dynamic_shared<unsigned char>();
   auto* filter = reinterpret_cast<float*>(tile + p.filter_offset);
-  const TilePlace place = tile_place<Tr>(p);
+  const NhwcTilePlace place = tile_place<Tr>(p);
   const int lane = static_cast<int>(threadIdx.x) % Tr::kLanes;
   copy_bias<Tr>(p, place.channel, tile + p.bias_offset);
   for (int first = 0; first < p.slots; first += Tr::kSlots) {
@@ -172,7 +171,7 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
         if (first == 0 || !g.single) {
           __syncthreads();  // nobody reads what is overwritten
           if (group == 0) copy_tile<Tr>(p, place, tile, nth);
-          load_filter<Tr>(g, place.channel, nth, group, rows, filter);
+          load_filter_group<Tr>(g, place.channel, nth, group, rows, filter);
           ptx::cp_async_wait_all();
           __syncthreads();
         }
@@ -194,65 +193,70 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
 
 // How a launch goes through the filter.
 template <typename Tr>
-struct FilterPlan {
-  int64_t group_rows, bytes;
+struct FilterGroups {
+  int64_t rows, bytes;
   bool single;
 
-  explicit FilterPlan(const Gather& g) {
-    const int64_t row_bytes = g.filter[1] * Tr::kFilterStride * 4;
-    group_rows = std::clamp<int64_t>(Tr::kFilterBytes / row_bytes, 1, g.filter[0]);
-    bytes = group_rows * row_bytes;
-    single = group_rows == g.filter[0] && g.gathered == 1;
+  explicit FilterGroups(const ConvView& g) {
+    const int64_t row_bytes = int64_t{g.w.filter} * Tr::kFilterStride * 4;
+    rows = std::clamp<int64_t>(Tr::kFilterBytes / row_bytes, 1, g.h.filter);
+    bytes = rows * row_bytes;
+    single = rows == g.h.filter && g.inputs == 1;
   }
 };
 
-template <typename Tr>
-TilePlan plan(const Gather& gather) {
-  PatchShape shape = patch_shape<Tr>();
-  const FilterPlan<Tr> filter(gather);
-  if (!filter.single) shape.rounds = 1;
-  if (filter.group_rows < gather.filter[0]) shape.tile_bytes = Tr::kLargeTileBytes;
-  return plan_tile(gather, shape);
+template <typename T>
+LaunchPlan plan_nhwc_general(const KernelRow& row, const ConvProblem& problem, const Device&) {
+  using Tr = GeneralTraits<T>;
+  const std::string reason = nhwc_refuse(row.pass, problem);
+  if (!reason.empty()) return refuse(reason);
+  const ConvView view = as_fprop(row.pass, problem);
+  const FilterGroups<Tr> groups(view);
+  if (groups.bytes > Tr::kMostFilterBytes) {
+    return refuse("a row of the filter has " + std::to_string(groups.bytes) + " bytes, at most " +
+                  std::to_string(Tr::kMostFilterBytes));
+  }
+  PatchShape patches = patch_shape<Tr>();
+  if (!groups.single) patches.rounds = 1;
+  if (groups.rows < view.h.filter) patches.tile_bytes = Tr::kLargeTileBytes;
+  const NhwcTilePlan tile = plan_tile(view, patches);
+  if (tile.tile_bytes > Tr::kLargeTileBytes) {
+    return refuse("one patch needs " + std::to_string(tile.tile_bytes) + " bytes of input, at most " +
+                  std::to_string(Tr::kLargeTileBytes));
+  }
+  LaunchPlan plan;
+  plan.shape = tile_launch<Tr>(tile, groups.bytes);
+  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, view, tile, groups](const Tensors& t,
+                                                                                           cudaStream_t stream) {
+    const GeneralParams<T> params{.tile = tile_params<Tr>(view, tile, pass, t),
+                                  .group_rows = static_cast<int>(groups.rows),
+                                  .single = groups.single,
+                                  .unit = view.w.stride == 1 && view.w.dilation == 1};
+    launch(name, depthwise_nhwc_general<Tr>, shape, stream, params);
+  };
+  return plan;
 }
 
 }  // namespace
 
-template <Pass kPass, typename T>
-bool NhwcGeneralKernel<kPass, T>::supports(const ConvProblem& problem) {
-  using Tr = GeneralTraits<T>;
-  if (!is_gather(kPass, problem)) return false;
-  const Gather gather(kPass, problem);
-  return FilterPlan<Tr>(gather).bytes <= Tr::kMostFilterBytes && plan<Tr>(gather).tile_bytes <= Tr::kLargeTileBytes;
-}
-
-template <Pass kPass, typename T>
-LaunchShape NhwcGeneralKernel<kPass, T>::shape(const ConvProblem& problem) {
-  using Tr = GeneralTraits<T>;
-  const Gather gather(kPass, problem);
-  return tile_launch<Tr>(plan<Tr>(gather), FilterPlan<Tr>(gather).bytes);
-}
-
-template <Pass kPass, typename T>
-void NhwcGeneralKernel<kPass, T>::launch(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
-  using Tr = GeneralTraits<T>;
-  const Gather gather(kPass, problem);
-  const TilePlan tile = plan<Tr>(gather);
-  const FilterPlan<Tr> filter(gather);
-  const GeneralParams<T> params{.tile = tile_params<Tr>(gather, tile, kPass == Pass::kFprop ? tensors.x : tensors.y,
-                                                        tensors, kPass == Pass::kFprop ? tensors.y : tensors.x),
-                                .group_rows = static_cast<int>(filter.group_rows),
-                                .single = filter.single,
-                                .unit = gather.stride[1] == 1 && gather.dilation[1] == 1};
-  convbound::launch("depthwise_nhwc_general", depthwise_nhwc_general<Tr>, tile_launch<Tr>(tile, filter.bytes), stream,
-                    params);
-}
-
-#define CONVBOUND_NHWC(T)                             \
-  template struct NhwcGeneralKernel<Pass::kFprop, T>; \
-  template struct NhwcGeneralKernel<Pass::kDgrad, T>;
-CONVBOUND_NHWC(__half)
-CONVBOUND_NHWC(__nv_bfloat16)
-CONVBOUND_NHWC(float)
-#undef CONVBOUND_NHWC
-
 }  // namespace convbound::depthwise
+
+namespace convbound {
+
+Rows depthwise_nhwc_general_rows() {
+  return rows_of_fast_types([](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    using namespace depthwise;
+    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
+      rows.push_back({.name = pass == Pass::kFprop ? "depthwise_fprop_nhwc_general" : "depthwise_dgrad_nhwc_general",
+                      .family = Family::kDepthwise,
+                      .pass = pass,
+                      .dtype = kDTypeOf<T>,
+                      .layout = Layout::kChannelsLast,
+                      .tile = patch_text<GeneralTraits<T>>(),
+                      .plan = plan_nhwc_general<T>});
+    }
+  });
+}
+
+}  // namespace convbound

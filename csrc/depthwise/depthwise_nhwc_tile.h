@@ -10,7 +10,7 @@
 // A position of the tile is the slice at one (h, w): kVectors x 16 bytes, 32 or 64, whole sectors. The lanes of a warp
 // work on 128 / (16 kVectors) patches at once (a half-warp where a pair has 8 bytes), and these read the 32 banks
 // without conflict if neighbouring patches lie an odd number of positions apart. So one position is left free after
-// each patch width that is even, and some after each row of patches and each image (TilePlan).
+// each patch width that is even, and some after each row of patches and each image (NhwcTilePlan).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -48,7 +48,7 @@ struct PatchTraits {
 };
 
 template <typename T>
-struct TileParams {
+struct NhwcTileParams {
   const T* source;
   const T* filter;
   const T* bias;
@@ -62,7 +62,7 @@ struct TileParams {
   int gathered;
   bool flip;  // the gradient of the input is a convolution with the filter turned around
   bool vector_source, vector_filter, vector_bias, vector_result;  // 16-byte accesses are aligned
-  int pitch, row_skew, image_positions, patch_distance;           // in positions, see TilePlan
+  int pitch, row_skew, image_positions, patch_distance;           // in positions, see NhwcTilePlan
   int slots, positions;                                           // patches, and positions of input, of the block
   int patches_h, patches_w, images_per_block;
   int staging_offset, bias_offset, filter_offset;  // bytes of shared memory
@@ -71,7 +71,7 @@ struct TileParams {
 };
 
 // Which part of the result a block owns.
-struct TilePlace {
+struct NhwcTilePlace {
   int channel;  // the first
   int p, q;     // the first output
   int64_t image;
@@ -79,7 +79,7 @@ struct TilePlace {
 };
 
 template <typename Traits, typename T>
-__device__ __forceinline__ TilePlace tile_place(const TileParams<T>& p) {
+__device__ __forceinline__ NhwcTilePlace tile_place(const NhwcTileParams<T>& p) {
   const QuotientRemainder slice = divide(static_cast<int>(blockIdx.x), p.slices);
   const QuotientRemainder tile_w = divide(slice.quotient, p.tiles_w);
   const QuotientRemainder tile_h = divide(tile_w.quotient, p.tiles_h);
@@ -96,9 +96,9 @@ struct TilePosition {
   int64_t source;  // elements from the first image of the block
 };
 
-// Traits::skipped_columns and row_groups say after how many columns and rows TilePlan leaves positions free.
+// Traits::skipped_columns and row_groups say after how many columns and rows NhwcTilePlan leaves positions free.
 template <typename Traits, typename T>
-__device__ __forceinline__ TilePosition tile_position(const TileParams<T>& p, const TilePlace& place, int at) {
+__device__ __forceinline__ TilePosition tile_position(const NhwcTileParams<T>& p, const NhwcTilePlace& place, int at) {
   const QuotientRemainder column = divide(at, p.by_columns);
   QuotientRemainder row = {0, column.quotient};
   const int row_stride = p.source_channels * p.width;
@@ -120,7 +120,7 @@ __device__ __forceinline__ TilePosition tile_position(const TileParams<T>& p, co
 
 // Starts the copy of the tile; it has arrived after cp_async_wait_all and a barrier. `nth` of the gathered channels.
 template <typename Traits, typename T>
-__device__ __forceinline__ void copy_tile(const TileParams<T>& p, const TilePlace& place, unsigned char* tile,
+__device__ __forceinline__ void copy_tile(const NhwcTileParams<T>& p, const NhwcTilePlace& place, unsigned char* tile,
                                           int nth) {
   constexpr int kVectors = Traits::kVectors, kPerVector = Traits::kPerVector, kAtOnce = kTileThreads / kVectors;
   const int vector = static_cast<int>(threadIdx.x) % kVectors, first = static_cast<int>(threadIdx.x) / kVectors;
@@ -150,7 +150,7 @@ __device__ __forceinline__ void copy_tile(const TileParams<T>& p, const TilePlac
 
 // Starts the copy of a run of elements, zeros after the first `there` of them, as the tile's.
 template <typename T>
-__device__ __forceinline__ void copy_run(const T* from, int there, int vectors, bool aligned, unsigned char* to) {
+__device__ __forceinline__ void copy_padded_run(const T* from, int there, int vectors, bool aligned, unsigned char* to) {
   constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
   for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kTileThreads) {
     const int left = min(max(there - i * kPerVector, 0), kPerVector);
@@ -167,14 +167,14 @@ __device__ __forceinline__ void copy_run(const T* from, int there, int vectors, 
 
 // Starts the copy of the slice's bias.
 template <typename Traits, typename T>
-__device__ __forceinline__ void copy_bias(const TileParams<T>& p, int channel, unsigned char* to) {
+__device__ __forceinline__ void copy_bias(const NhwcTileParams<T>& p, int channel, unsigned char* to) {
   if (p.bias == nullptr) return;
-  copy_run(p.bias + channel, p.channels - channel, Traits::kVectors, p.vector_bias, to);
+  copy_padded_run(p.bias + channel, p.channels - channel, Traits::kVectors, p.vector_bias, to);
 }
 
 // The bias of a lane's two channels.
 template <typename Traits, typename T>
-__device__ __forceinline__ float2 bias_pair(const TileParams<T>& p, const unsigned char* bias, int lane) {
+__device__ __forceinline__ float2 bias_pair(const NhwcTileParams<T>& p, const unsigned char* bias, int lane) {
   if (p.bias == nullptr) return {0.0f, 0.0f};
   return widen_pair(reinterpret_cast<const PairOf<T>*>(bias)[lane]);
 }
@@ -186,7 +186,7 @@ struct PatchPlace {
 };
 
 template <typename Traits, typename T>
-__device__ __forceinline__ PatchPlace patch_place(const TileParams<T>& p, int slot, int patch_distance) {
+__device__ __forceinline__ PatchPlace patch_place(const NhwcTileParams<T>& p, int slot, int patch_distance) {
   const QuotientRemainder row = divide(slot, p.by_patches_w);
   const QuotientRemainder z = divide(row.quotient, p.by_patches_h);
   const int row_distance = Traits::kRows * p.stride_h * p.pitch + p.row_skew;
@@ -196,7 +196,7 @@ __device__ __forceinline__ PatchPlace patch_place(const TileParams<T>& p, int sl
 
 // Rounds the outputs of a patch and stores them. All lanes of the warp must come; `active` where they have a patch.
 template <typename Traits, typename T>
-__device__ __forceinline__ void store_patch(const TileParams<T>& p, const TilePlace& place, const PatchPlace& patch,
+__device__ __forceinline__ void store_patch(const NhwcTileParams<T>& p, const NhwcTilePlace& place, const PatchPlace& patch,
                                             bool active, unsigned char* staging,
                                             const float2 (&sum)[Traits::kRows][Traits::kColumns]) {
   constexpr int kVectors = Traits::kVectors, kPerVector = Traits::kPerVector, kColumns = Traits::kColumns;
@@ -245,7 +245,13 @@ __device__ __forceinline__ void store_patch(const TileParams<T>& p, const TilePl
   __syncwarp();
 }
 
-// Host side: an instance's launch.
+// Host side: an instance's text and launch.
+
+template <typename Traits>
+std::string patch_text() {
+  return std::to_string(kTileThreads) + " threads, patches of " + std::to_string(Traits::kRows) + "x" +
+         std::to_string(Traits::kColumns) + " outputs x 2 channels";
+}
 
 template <typename Traits>
 PatchShape patch_shape() {
@@ -255,7 +261,7 @@ PatchShape patch_shape() {
 
 // Shared memory: the tile, the staging of outputs, the bias, the filter.
 template <typename Traits>
-LaunchShape tile_launch(const TilePlan& plan, int64_t filter_bytes) {
+LaunchShape tile_launch(const NhwcTilePlan& plan, int64_t filter_bytes) {
   LaunchShape shape;
   shape.grid_x = plan.blocks;
   shape.block_x = kTileThreads;
@@ -264,40 +270,42 @@ LaunchShape tile_launch(const TilePlan& plan, int64_t filter_bytes) {
 }
 
 template <typename Traits>
-TileParams<typename Traits::T> tile_params(const Gather& g, const TilePlan& plan, const void* source,
-                                           const Tensors& tensors, void* result) {
+NhwcTileParams<typename Traits::T> tile_params(const ConvView& g, const NhwcTilePlan& plan, Pass pass,
+                                               const Tensors& tensors) {
   using T = typename Traits::T;
   const auto vectors = [](const void* tensor, int64_t elements) {
     return reinterpret_cast<uintptr_t>(tensor) % 16 == 0 && elements * static_cast<int64_t>(sizeof(T)) % 16 == 0;
   };
   const auto size = [](int64_t value) { return static_cast<int>(value); };
+  const void* const source = input_of(pass, tensors);
+  void* const result = output_of(pass, tensors);
   const int64_t images = plan.images;
   return {.source = static_cast<const T*>(source),
           .filter = static_cast<const T*>(tensors.w),
           .bias = static_cast<const T*>(tensors.bias),
           .result = static_cast<T*>(result),
           .images = g.images,
-          .channels = size(g.channels),
-          .source_channels = size(g.source_channels),
-          .height = size(g.source[0]),
-          .width = size(g.source[1]),
-          .result_height = size(g.result[0]),
-          .result_width = size(g.result[1]),
-          .filter_h = size(g.filter[0]),
-          .filter_w = size(g.filter[1]),
-          .stride_h = size(g.stride[0]),
-          .stride_w = size(g.stride[1]),
-          .padding_h = size(g.padding[0]),
-          .padding_w = size(g.padding[1]),
-          .dilation_h = size(g.dilation[0]),
-          .dilation_w = size(g.dilation[1]),
-          .per_source = IndexDivisor(g.per_source),
-          .gathered = size(g.gathered),
+          .channels = g.out_channels(),
+          .source_channels = g.in_channels(),
+          .height = g.h.input,
+          .width = g.w.input,
+          .result_height = g.h.output,
+          .result_width = g.w.output,
+          .filter_h = g.h.filter,
+          .filter_w = g.w.filter,
+          .stride_h = g.h.stride,
+          .stride_w = g.w.stride,
+          .padding_h = g.h.padding,
+          .padding_w = g.w.padding,
+          .dilation_h = g.h.dilation,
+          .dilation_w = g.w.dilation,
+          .per_source = IndexDivisor(g.outputs),
+          .gathered = g.inputs,
           .flip = g.flip,
-          .vector_source = vectors(source, g.source_channels) && g.source_channels == g.channels,
+          .vector_source = vectors(source, g.in_channels()) && g.in_channels() == g.out_channels(),
           .vector_filter = vectors(tensors.w, 0),
           .vector_bias = vectors(tensors.bias, 0),
-          .vector_result = vectors(result, g.channels),
+          .vector_result = vectors(result, g.out_channels()),
           .pitch = size(plan.pitch),
           .row_skew = size(plan.row_skew),
           .image_positions = size(plan.image_positions),

@@ -1,15 +1,8 @@
-// Depthwise wgrad in __nv_bfloat16. See depthwise_wgrad.h.
-#include "csrc/depthwise/depthwise_wgrad_rows.h"
+// Depthwise wgrad in __nv_bfloat16: depthwise_wgrad.h has the kernel.
+#include "csrc/depthwise/depthwise_wgrad.h"
 
-namespace convbound::depthwise {
+namespace convbound {
 
-CONVBOUND_INSTANTIATE_WGRAD(__nv_bfloat16, Layout::kChannelsFirst, 3)
-CONVBOUND_INSTANTIATE_WGRAD(__nv_bfloat16, Layout::kChannelsFirst, 5)
-CONVBOUND_INSTANTIATE_WGRAD(__nv_bfloat16, Layout::kChannelsFirst, 7)
-CONVBOUND_INSTANTIATE_WGRAD(__nv_bfloat16, Layout::kChannelsFirst, 0)
-CONVBOUND_INSTANTIATE_WGRAD(__nv_bfloat16, Layout::kChannelsLast, 3)
-CONVBOUND_INSTANTIATE_WGRAD(__nv_bfloat16, Layout::kChannelsLast, 5)
-CONVBOUND_INSTANTIATE_WGRAD(__nv_bfloat16, Layout::kChannelsLast, 7)
-CONVBOUND_INSTANTIATE_WGRAD(__nv_bfloat16, Layout::kChannelsLast, 0)
+Rows depthwise_wgrad_bfloat16_rows() { return depthwise::wgrad_rows<__nv_bfloat16>(); }
 
-}  // namespace convbound::depthwise
+}  // namespace convbound

@@ -13,7 +13,7 @@ namespace convbound::depthwise {
 
 // A tensor as bytes, so that the 16-byte granule around its first or last element is not read outside of it.
 template <typename T>
-struct Source {
+struct WgradTensor {
   const T* data;
   int64_t elements;
 
@@ -29,7 +29,7 @@ struct Source {
 // cover whole sectors, to the end of its last granule of 16: what lies there in the tensor goes up to 31 bytes before
 // `to`.
 template <typename T>
-__device__ __forceinline__ void copy_run(unsigned char* to, const Source<T>& source, int64_t begin, int count, int lane,
+__device__ __forceinline__ void copy_sectors(unsigned char* to, const WgradTensor<T>& source, int64_t begin, int count, int lane,
                                          int lanes) {
   constexpr int kSize = sizeof(T);
   if (count < 1) return;
@@ -58,7 +58,7 @@ __device__ __forceinline__ void copy_run(unsigned char* to, const Source<T>& sou
 
 // The same, element by element, to any address.
 template <typename T>
-__device__ __forceinline__ void copy_elements(unsigned char* to, const Source<T>& source, int64_t begin, int count,
+__device__ __forceinline__ void copy_elements(unsigned char* to, const WgradTensor<T>& source, int64_t begin, int count,
                                               int lane, int lanes) {
   for (int i = lane; i < count; i += lanes) reinterpret_cast<T*>(to)[i] = source.data[begin + i];
 }

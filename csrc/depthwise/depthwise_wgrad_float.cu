@@ -1,15 +1,8 @@
-// Depthwise wgrad in float. See depthwise_wgrad.h.
-#include "csrc/depthwise/depthwise_wgrad_rows.h"
+// Depthwise wgrad in float: depthwise_wgrad.h has the kernel.
+#include "csrc/depthwise/depthwise_wgrad.h"
 
-namespace convbound::depthwise {
+namespace convbound {
 
-CONVBOUND_INSTANTIATE_WGRAD(float, Layout::kChannelsFirst, 3)
-CONVBOUND_INSTANTIATE_WGRAD(float, Layout::kChannelsFirst, 5)
-CONVBOUND_INSTANTIATE_WGRAD(float, Layout::kChannelsFirst, 7)
-CONVBOUND_INSTANTIATE_WGRAD(float, Layout::kChannelsFirst, 0)
-CONVBOUND_INSTANTIATE_WGRAD(float, Layout::kChannelsLast, 3)
-CONVBOUND_INSTANTIATE_WGRAD(float, Layout::kChannelsLast, 5)
-CONVBOUND_INSTANTIATE_WGRAD(float, Layout::kChannelsLast, 7)
-CONVBOUND_INSTANTIATE_WGRAD(float, Layout::kChannelsLast, 0)
+Rows depthwise_wgrad_float_rows() { return depthwise::wgrad_rows<float>(); }
 
-}  // namespace convbound::depthwise
+}  // namespace convbound

@@ -1,15 +1,8 @@
-// Depthwise wgrad in __half. See depthwise_wgrad.h.
-#include "csrc/depthwise/depthwise_wgrad_rows.h"
+// Depthwise wgrad in __half: depthwise_wgrad.h has the kernel.
+#include "csrc/depthwise/depthwise_wgrad.h"
 
-namespace convbound::depthwise {
+namespace convbound {
 
-CONVBOUND_INSTANTIATE_WGRAD(__half, Layout::kChannelsFirst, 3)
-CONVBOUND_INSTANTIATE_WGRAD(__half, Layout::kChannelsFirst, 5)
-CONVBOUND_INSTANTIATE_WGRAD(__half, Layout::kChannelsFirst, 7)
-CONVBOUND_INSTANTIATE_WGRAD(__half, Layout::kChannelsFirst, 0)
-CONVBOUND_INSTANTIATE_WGRAD(__half, Layout::kChannelsLast, 3)
-CONVBOUND_INSTANTIATE_WGRAD(__half, Layout::kChannelsLast, 5)
-CONVBOUND_INSTANTIATE_WGRAD(__half, Layout::kChannelsLast, 7)
-CONVBOUND_INSTANTIATE_WGRAD(__half, Layout::kChannelsLast, 0)
+Rows depthwise_wgrad_half_rows() { return depthwise::wgrad_rows<__half>(); }
 
-}  // namespace convbound::depthwise
+}  // namespace convbound

@@ -14,28 +14,29 @@ __device__ __forceinline__ float load(const unsigned char* at) {
 }
 
 // The sums of a thread, and the rows of dy that they still need.
-template <typename T, Layout kLayout, typename Tile>
+template <typename Traits>
 struct WgradSums {
-  using Block = WgradBlock<T, kLayout, Tile>;
-  static constexpr int kDepth = Block::kDepth, kColumns = Block::kColumns, kSpan = Block::Traits::kSpan;
+  using Block = WgradBlock<Traits>;
+  using T = typename Traits::Element;
+  static constexpr int kDepth = Block::kDepth, kColumns = Block::kColumns, kSpan = Traits::kSpan;
   static constexpr int kColumnBytes = Block::kColumnBytes;
 
-  float taps[Tile::kRows][Tile::kCols] = {};
+  float taps[Traits::kRows][Traits::kCols] = {};
   float bias = 0;
   float window[kDepth][kColumns] = {};
   unsigned inside = 0;  // a bit for each column of x and, above them, of dy: whether the tensor has it
 
   __device__ __forceinline__ float value(int i) const {
-    return i == Tile::kRows * Tile::kCols ? bias : taps[i / Tile::kCols][i % Tile::kCols];
+    return i == Traits::kRows * Traits::kCols ? bias : taps[i / Traits::kCols][i % Traits::kCols];
   }
 
   // The first column of x that the thread meets.
-  __device__ __forceinline__ static int x_column(const Block& block, const Place& place, const Unit& unit) {
+  __device__ __forceinline__ static int x_column(const Block& block, const WgradPlace& place, const WgradUnit& unit) {
     return (unit.column + place.column) * block.stride_w() + place.tap_column * block.dilation_w() -
-           block.plan.padding_w;
+           block.plan.w.padding;
   }
 
-  __device__ __forceinline__ void start(const Block& block, const Place& place, const Unit& unit) {
+  __device__ __forceinline__ void start(const Block& block, const WgradPlace& place, const WgradUnit& unit) {
 #pragma unroll
     for (int d = 0; d < kDepth; d++) {
 #pragma unroll
@@ -44,12 +45,12 @@ struct WgradSums {
     inside = 0;
 #pragma unroll
     for (int c = 0; c < kColumns; c++)
-      inside |= (unit.column + place.column + c < block.plan.q ? 1u : 0u) << (kSpan + c);
+      inside |= (unit.column + place.column + c < block.plan.w.output ? 1u : 0u) << (kSpan + c);
     const int column = x_column(block, place, unit);
 #pragma unroll
     for (int i = 0; i < kSpan; i++) {
       const auto at = static_cast<unsigned>(column + i * block.dilation_w());
-      inside |= (at < static_cast<unsigned>(block.plan.w) ? 1u : 0u) << i;
+      inside |= (at < static_cast<unsigned>(block.plan.w.input) ? 1u : 0u) << i;
     }
   }
 
@@ -61,21 +62,21 @@ struct WgradSums {
     for (int i = 0; i < kSpan; i++) x[i] = (inside >> i & 1u) != 0 ? load<T>(at + i * step) : 0.0f;
 #pragma unroll
     for (int m = 0; m < kDepth; m++) {
-      if (first + m * Tile::kStride >= Tile::kRows) continue;
+      if (first + m * Traits::kStride >= Traits::kRows) continue;
 #pragma unroll
       for (int c = 0; c < kColumns; c++) {
         const float dy = window[(newest + kDepth - m) % kDepth][c];
 #pragma unroll
-        for (int s = 0; s < Tile::kCols; s++) {
-          float& sum = taps[first + m * Tile::kStride][s];
-          sum = fmaf(dy, x[c * Tile::kStride + s], sum);
+        for (int s = 0; s < Traits::kCols; s++) {
+          float& sum = taps[first + m * Traits::kStride][s];
+          sum = fmaf(dy, x[c * Traits::kStride + s], sum);
         }
       }
     }
   }
 
   // The rows of one stage.
-  __device__ __forceinline__ void walk(const Block& block, const Place& place, const Unit& unit, int chunk,
+  __device__ __forceinline__ void walk(const Block& block, const WgradPlace& place, const WgradUnit& unit, int chunk,
                                        const unsigned char* x_slot, const unsigned char* dy_slot) {
     const WgradPlan& plan = block.plan;
     const auto range = block.range(unit, chunk);
@@ -100,9 +101,9 @@ struct WgradSums {
         if (q >= range.dy_end) continue;
         const float dy = load<T>(dy_slot + q * kColumnBytes);
         bias += dy;
-        const int at = q * block.stride_w() + place.tap_column * block.dilation_w() - plan.padding_w;
+        const int at = q * block.stride_w() + place.tap_column * block.dilation_w() - plan.w.padding;
 #pragma unroll
-        for (int s = 0; s < Tile::kCols; s++) {
+        for (int s = 0; s < Traits::kCols; s++) {
           const int x = at + s * block.dilation_w();
           if (x < range.x_first || x >= range.x_end) continue;
           taps[0][s] = fmaf(dy, load<T>(x_slot + x * kColumnBytes), taps[0][s]);
@@ -113,9 +114,9 @@ struct WgradSums {
       if (Block::kChannelsLast) {
         x_slot += place.channel * static_cast<int>(sizeof(T)), dy_slot += place.channel * static_cast<int>(sizeof(T));
       } else {
-        x_slot += place.channel * plan.h * plan.x_pitch, dy_slot += place.channel * plan.p * plan.dy_pitch;
+        x_slot += place.channel * plan.h.input * plan.x_pitch, dy_slot += place.channel * plan.h.output * plan.dy_pitch;
       }
-      const int x_row = first * block.stride_h() + place.tap_row * block.dilation_h() - plan.padding_h;
+      const int x_row = first * block.stride_h() + place.tap_row * block.dilation_h() - plan.h.padding;
       x_slot += (column - (lines ? 0 : block.x_column(unit))) * kColumnBytes + (x_row - range.x_first) * plan.x_pitch;
       dy_slot += place.column * kColumnBytes;
       for (int i = 0; i < steps; i += kDepth) {
@@ -130,17 +131,17 @@ struct WgradSums {
           }
           if constexpr (Block::kSliding) {
 #pragma unroll
-            for (int e = 0; e < Tile::kStride; e++) {
-              const int line = (i + t) * Tile::kStride + e;
-              const bool there = static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h) && row < last;
+            for (int e = 0; e < Traits::kStride; e++) {
+              const int line = (i + t) * Traits::kStride + e;
+              const bool there = static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h.input) && row < last;
               if (there) multiply(x_slot + line * plan.x_pitch, kColumnBytes, e, t);
             }
           } else {
 #pragma unroll
-            for (int r = 0; r < Tile::kRows; r++) {
-              const int line = i * plan.stride_h + r * plan.dilation_h;
-              const bool there = static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h);
-              if (there) multiply(x_slot + line * plan.x_pitch, plan.dilation_w * kColumnBytes, r, t);
+            for (int r = 0; r < Traits::kRows; r++) {
+              const int line = i * plan.h.stride + r * plan.h.dilation;
+              const bool there = static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h.input);
+              if (there) multiply(x_slot + line * plan.x_pitch, plan.w.dilation * kColumnBytes, r, t);
             }
           }
         }
@@ -149,9 +150,9 @@ struct WgradSums {
   }
 
   // Adds up the block's threads and writes the sums of its channels, in the order of the results' memory.
-  __device__ __forceinline__ void reduce(const Block& block, const Place& place) const {
-    constexpr int kValues = Block::Traits::kValues, kBatch = Block::Traits::kBatch;
-    constexpr int kResults = Block::Traits::kResults;
+  __device__ __forceinline__ void reduce(const Block& block, const WgradPlace& place) const {
+    constexpr int kValues = Traits::kValues, kBatch = Traits::kBatch;
+    constexpr int kResults = Traits::kResults;
     const WgradPlan& plan = block.plan;
     float* const shared = dynamic_shared<float>();
     const int threads = plan.threads, tile_threads = 32 * plan.tile_warps;
@@ -181,15 +182,15 @@ struct WgradSums {
       }
     }
     __syncthreads();
-    const int taps = plan.r * plan.s, channels = min(plan.block_channels, plan.channels - block.channel);
+    const int taps = plan.h.filter * plan.w.filter, channels = min(plan.block_channels, plan.channels - block.channel);
     const int outputs = channels * taps;
     for (int i = thread; i < outputs; i += threads) {
-      const int channel = i / taps, r = (i - channel * taps) / plan.s, s = i - channel * taps - r * plan.s;
-      const int at = r / Tile::kRows * plan.tile_columns + s / Tile::kCols;
+      const int channel = i / taps, r = (i - channel * taps) / plan.w.filter, s = i - channel * taps - r * plan.w.filter;
+      const int at = r / Traits::kRows * plan.tile_columns + s / Traits::kCols;
       if (at < block.tile || at > block.last_tile) continue;
       block.params.sums.write(block.split, static_cast<int64_t>(block.channel) * taps + i,
                               results[((at - block.tile) * plan.block_channels + channel) * kResults +
-                                      r % Tile::kRows * Tile::kCols + s % Tile::kCols]);
+                                      r % Traits::kRows * Traits::kCols + s % Traits::kCols]);
     }
     if (block.tile > 0) return;
     for (int i = thread; i < channels; i += threads) {

@@ -1,4 +1,4 @@
-// dilated_fprop and dilated_dgrad, NHWC, depthwise; see dilated.h for the correlation that both are.
+// dilated_fprop and dilated_dgrad, NHWC, depthwise, stride 1: the equation of dilated_nchw.cu.
 //
 // A thread owns 16 bytes of channels (8 halves) and makes outputs k and k + 1 of one class, rows f + k * dilation, so
 // that a filter value read from shared memory serves two. Every tap is a 16-byte load of input: the first use of an
@@ -19,8 +19,9 @@
 #include <algorithm>
 
 #include "csrc/common/channel_slices.h"
+#include "csrc/common/integers.h"
 #include "csrc/common/shared.h"
-#include "csrc/dilated/dilated.h"
+#include "csrc/dilated/dilated_problem.h"
 
 namespace convbound::dilated {
 
@@ -28,10 +29,9 @@ namespace {
 
 constexpr int kThreads = 320;
 constexpr int64_t kCacheBytes = 28 * 1024;
-constexpr int64_t kMostBytes = 96 * 1024;
 constexpr int kRows = 2;  // outputs of one thread at a time, below each other in their class
 
-struct Tile {
+struct DilatedNhwcTile {
   int row_classes, column_classes;  // of the whole output
   int classes;                      // of rows, in a tile
   int rows, columns;                // of each class, in a tile
@@ -40,11 +40,94 @@ struct Tile {
   int64_t tiles() const { return int64_t{class_tiles} * column_classes * row_tiles * column_tiles; }
 };
 
-struct Params {
-  Correlation c;
+template <typename T>
+struct DilatedNhwcParams {
+  ConvView view;
   ChannelSlices slices;
-  Tile tile;
+  DilatedNhwcTile tile;
+  const T* in = nullptr;
+  const T* filter = nullptr;
+  const T* bias = nullptr;  // or none
+  T* out = nullptr;
 };
+
+// What a block works on: the first of each.
+struct DilatedNhwcBlock {
+  int channel, row_class, k, column_class, j;
+  int64_t image;
+};
+
+template <int kElements, typename T>
+__device__ __forceinline__ DilatedNhwcBlock find_block(const DilatedNhwcParams<T>& params) {
+  const DilatedNhwcTile& tile = params.tile;
+  const ChannelSlices& slices = params.slices;
+  DilatedNhwcBlock block;
+  int rest = static_cast<int>(blockIdx.x);
+  block.channel = rest % slices.slices * slices.lanes * kElements;
+  rest /= slices.slices;
+  block.j = rest % tile.column_tiles * tile.columns;
+  rest /= tile.column_tiles;
+  block.column_class = rest % tile.column_classes;
+  rest /= tile.column_classes;
+  block.k = rest % tile.row_tiles * tile.rows;
+  rest /= tile.row_tiles;
+  block.row_class = rest % tile.class_tiles * tile.classes;
+  block.image = rest / tile.class_tiles;
+  return block;
+}
+
+// One thread's channels.
+template <typename T>
+struct DilatedNhwcLane {
+  const T* in;
+  T* out;
+  const float* filter;  // in shared memory
+  int lane;
+};
+
+// kRows outputs (y, x) of one class; `rows` of them exist in the tile.
+template <int kElements, int kFilter, typename T>
+__device__ __forceinline__ void make_outputs(const DilatedNhwcParams<T>& params, const DilatedNhwcLane<T>& at,
+                                             int first_y, int x, int rows) {
+  const ConvView& v = params.view;
+  const ChannelSlices& slices = params.slices;
+  const AxisView &h = v.h, &w = v.w;
+  const int taps = h.filter * w.filter, in_channels = v.in_channels();
+  float sum[kRows][kElements];
+#pragma unroll
+  for (int b = 0; b < kRows; b++) read_slot<kElements>(slices, at.filter, slices.taps, at.lane, sum[b]);
+  const auto add_tap = [&](int input, int r, int s) {
+    const int at_y = first_y + r * h.dilation - h.padding, at_x = x + s * w.dilation - w.padding;
+    if (at_x < 0 || at_x >= w.input) return;
+    float tap[kElements];
+    read_slot<kElements>(slices, at.filter, input * taps + r * w.filter + s, at.lane, tap);
+#pragma unroll
+    for (int b = 0; b < kRows; b++) {
+      const int y = at_y + b * h.dilation;
+      if (y < 0 || y >= h.input) continue;
+      float value[kElements];
+      load_widened(at.in + (static_cast<int64_t>(y) * w.input + at_x) * in_channels + input, value);
+      add_product(value, tap, sum[b]);
+    }
+  };
+  if constexpr (kFilter == 3) {
+#pragma unroll
+    for (int t = 0; t < 9; t++) add_tap(0, t / 3, t % 3);
+  } else {
+    for (int input = 0; input < v.inputs; input++) {
+      for (int r = 0; r < h.filter; r++) {
+#pragma unroll 4
+        for (int s = 0; s < w.filter; s++) add_tap(input, r, s);
+      }
+    }
+  }
+#pragma unroll
+  for (int b = 0; b < kRows; b++) {
+    const int y = first_y + b * h.dilation;
+    if (y >= h.output || b >= rows) continue;
+    store_narrowed(at.out + (static_cast<int64_t>(y) * w.output + x) * slices.channels, sum[b]);
+  }
+}
 
 // Elements of a class of an axis with this many positions.
 __device__ __forceinline__ int class_size(int positions, int first, int step) {
@@ -52,189 +135,145 @@ __device__ __forceinline__ int class_size(int positions, int first, int step) {
 }
 
 template <typename T, int kElements, int kFilter>
-__global__ void __launch_bounds__(kThreads, 2) nhwc_kernel(const __grid_constant__ Params params) {
-  const Correlation& c = params.c;
-  const Tile& tile = params.tile;
+__global__ void __launch_bounds__(kThreads, 2) nhwc_kernel(const __grid_constant__ DilatedNhwcParams<T> params) {
+  const ConvView& v = params.view;
+  const DilatedNhwcTile& tile = params.tile;
   const ChannelSlices& slices = params.slices;
-  const Axis &h = c.h, &w = c.w;
+  const AxisView &h = v.h, &w = v.w;
   const int thread = static_cast<int>(threadIdx.x);
-  int rest = static_cast<int>(blockIdx.x);
-  const int slice = rest % slices.slices;
-  rest /= slices.slices;
-  const int first_j = rest % tile.column_tiles * tile.columns;
-  rest /= tile.column_tiles;
-  const int column_class = rest % tile.column_classes;
-  rest /= tile.column_classes;
-  const int first_k = rest % tile.row_tiles * tile.rows;
-  rest /= tile.row_tiles;
-  const int first_class = rest % tile.class_tiles * tile.classes;
-  const int64_t n = rest / tile.class_tiles;
-
-  const int first_channel = slice * slices.lanes * kElements;
+  const DilatedNhwcBlock block = find_block<kElements>(params);
   float* const filter = dynamic_shared<float>();
-  const int taps = h.filter * w.filter;
-  load_filter<T, kElements, kThreads>(slices, first_channel, static_cast<const T*>(c.filter),
-                                      static_cast<const T*>(c.bias), filter, thread, c.turned ? taps : 0);
+  load_filter<T, kElements, kThreads>(slices, block.channel, params.filter, params.bias, filter, thread,
+                                      v.flip ? h.filter * w.filter : 0);
   __syncthreads();
 
   const int positions = kThreads / slices.lanes, lane = thread % slices.lanes, position = thread / slices.lanes;
-  const int channel = first_channel + lane * kElements;
+  const int channel = block.channel + lane * kElements;
   const int step_w = tile.column_classes > 1 ? w.dilation : 1;
-  const int classes = min(tile.classes, tile.row_classes - first_class);
-  const int columns = min(tile.columns, class_size(w.output, column_class, step_w) - first_j);
+  const int classes = min(tile.classes, tile.row_classes - block.row_class);
+  const int columns = min(tile.columns, class_size(w.output, block.column_class, step_w) - block.j);
   const int pairs = (tile.rows + kRows - 1) / kRows;
   const int items = position < positions && channel < slices.channels ? classes * pairs * max(columns, 0) : 0;
-  const int in_channels = slices.channels / c.outputs * c.inputs;
-  const T* const in =
-      static_cast<const T*>(c.in) + n * h.input * w.input * in_channels + channel / c.outputs * c.inputs;
-  T* const out = static_cast<T*>(c.out) + n * h.output * w.output * slices.channels + channel;
+  const DilatedNhwcLane<T> at{
+      params.in + block.image * h.input * w.input * v.in_channels() + channel / v.outputs * v.inputs,
+      params.out + block.image * h.output * w.output * slices.channels + channel, filter, lane};
 #pragma unroll 1
   for (int item = position; item < items; item += positions) {
-    const int x = column_class + (first_j + item % columns) * step_w, index = item / columns;
-    const int first_y = first_class + index / pairs + (first_k + index % pairs * kRows) * h.dilation;
-    float sum[kRows][kElements];
-#pragma unroll
-    for (int b = 0; b < kRows; b++) read_slot<kElements>(slices, filter, slices.taps, lane, sum[b]);
-    const auto add_tap = [&](int input, int r, int s) {
-      const int at_y = first_y + r * h.dilation - h.padding, at_x = x + s * w.dilation - w.padding;
-      if (at_x < 0 || at_x >= w.input) return;
-      float tap[kElements];
-      read_slot<kElements>(slices, filter, input * taps + r * w.filter + s, lane, tap);
-#pragma unroll
-      for (int b = 0; b < kRows; b++) {
-        const int y = at_y + b * h.dilation;
-        if (y < 0 || y >= h.input) continue;
-        float value[kElements];
-        load_widened(in + (static_cast<int64_t>(y) * w.input + at_x) * in_channels + input, value);
-        add_product(value, tap, sum[b]);
-      }
-    };
-    if constexpr (kFilter == 3) {
-#pragma unroll
-      for (int t = 0; t < 9; t++) add_tap(0, t / 3, t % 3);
-    } else {
-      for (int input = 0; input < c.inputs; input++) {
-        for (int r = 0; r < h.filter; r++) {
-          for (int s = 0; s < w.filter; s++) add_tap(input, r, s);
-        }
-      }
-    }
-#pragma unroll
-    for (int b = 0; b < kRows; b++) {
-      const int y = first_y + b * h.dilation;
-      if (y >= h.output || index % pairs * kRows + b >= tile.rows) continue;
-      store_narrowed(out + (static_cast<int64_t>(y) * w.output + x) * slices.channels, sum[b]);
-    }
+    const int x = block.column_class + (block.j + item % columns) * step_w, index = item / columns;
+    const int row = index % pairs * kRows;
+    const int y = block.row_class + index / pairs + (block.k + row) * h.dilation;
+    make_outputs<kElements, kFilter>(params, at, y, x, tile.rows - row);
   }
 }
 
-int class_count(int positions, int step) { return (positions + step - 1) / step; }
-
 // Whole classes of rows if they fit with a slice of this many bytes.
-bool whole_classes(Tile& tile, const Correlation& c, int64_t slice_bytes) {
-  const int64_t class_bytes = int64_t{class_count(c.h.input, c.h.dilation)} * c.w.input * slice_bytes;
-  tile.row_classes = std::min(c.h.dilation, c.h.output);
+bool whole_classes(DilatedNhwcTile& tile, const ConvView& v, int64_t slice_bytes) {
+  const int64_t class_bytes = int64_t{divide_up(v.h.input, v.h.dilation)} * v.w.input * slice_bytes;
+  tile.row_classes = std::min(v.h.dilation, v.h.output);
   tile.column_classes = 1;
   tile.classes = static_cast<int>(std::clamp<int64_t>(kCacheBytes / class_bytes, 1, tile.row_classes));
-  tile.class_tiles = class_count(tile.row_classes, tile.classes);
-  tile.classes = class_count(tile.row_classes, tile.class_tiles);
-  tile.rows = class_count(c.h.output, c.h.dilation);
+  tile.class_tiles = divide_up(tile.row_classes, tile.classes);
+  tile.classes = divide_up(tile.row_classes, tile.class_tiles);
+  tile.rows = divide_up(v.h.output, v.h.dilation);
   tile.row_tiles = 1;
-  tile.columns = c.w.output;
+  tile.columns = v.w.output;
   tile.column_tiles = 1;
   return class_bytes <= kCacheBytes;
 }
 
 // One class of rows and columns, or a part of it.
-void part_of_class(Tile& tile, const Correlation& c, int64_t slice_bytes) {
+void part_of_class(DilatedNhwcTile& tile, const ConvView& v, int64_t slice_bytes) {
   tile.classes = 1;
   tile.class_tiles = tile.row_classes;
-  tile.column_classes = std::min(c.w.dilation, c.w.output);
+  tile.column_classes = std::min(v.w.dilation, v.w.output);
   const auto cut = [](int size, int64_t most, int& part, int& parts) {
-    parts = static_cast<int>((size + most - 1) / most);
-    part = class_count(size, parts);
+    parts = static_cast<int>(divide_up(size, most));
+    part = divide_up(size, parts);
   };
-  const int rows = class_count(c.h.output, c.h.dilation), columns = class_count(c.w.output, c.w.dilation);
   const int64_t cells = kCacheBytes / slice_bytes;
   int64_t square = 1;
   for (int64_t side = 1; side < cells; side++) {
     if (side * side <= cells) square = side;
   }
-  const int64_t most_rows = std::max<int64_t>(square - (c.h.filter - 1), 2);
-  cut(rows, rows <= most_rows ? rows : most_rows, tile.rows, tile.row_tiles);
-  const int64_t most_columns = cells / (tile.rows + c.h.filter - 1) - (c.w.filter - 1);
-  cut(columns, std::max<int64_t>(most_columns, 4), tile.columns, tile.column_tiles);
+  cut(divide_up(v.h.output, v.h.dilation), std::max<int64_t>(square - (v.h.filter - 1), 2), tile.rows, tile.row_tiles);
+  const int64_t most_columns = cells / (tile.rows + v.h.filter - 1) - (v.w.filter - 1);
+  cut(divide_up(v.w.output, v.w.dilation), std::max<int64_t>(most_columns, 4), tile.columns, tile.column_tiles);
 }
 
+// A launch with kElements channels to a thread.
 template <typename T>
-Params make_params(Pass pass, const ConvProblem& p, const Tensors& t, int vector) {
-  Params params{};
-  params.c = make_correlation(pass, p, t);
-  const Correlation& c = params.c;
-  constexpr int64_t kFilterTarget = 8 * 1024;
-  const int64_t channels = int64_t{c.channels} * c.outputs, taps = int64_t{c.inputs} * c.h.filter * c.w.filter;
-  for (const int bytes : {128, 64, 32}) {
-    params.slices = make_slices(channels, taps, vector, sizeof(T), bytes);
-    const int64_t slice_bytes = int64_t{params.slices.lanes} * vector * static_cast<int64_t>(sizeof(T));
-    const bool fits = whole_classes(params.tile, c, slice_bytes);
-    if (fits && filter_bytes(params.slices, vector) <= kFilterTarget) break;
-    if (bytes == 32 && !fits) part_of_class(params.tile, c, slice_bytes);
-  }
-  return params;
-}
-
-template <typename T>
-LaunchShape shape_of(const Params& params, const ConvProblem& p, int vector) {
+struct DilatedNhwcLaunch {
+  void (*kernel)(DilatedNhwcParams<T>);
+  DilatedNhwcParams<T> params;
   LaunchShape shape;
-  shape.grid_x = p.n * params.tile.tiles() * params.slices.slices;
+};
+
+template <typename T, int kElements>
+DilatedNhwcLaunch<T> plan_launch(const ConvView& v) {
+  constexpr int64_t kFilterTarget = 8 * 1024;
+  DilatedNhwcParams<T> params{v, {}, {}};
+  for (const int bytes : {128, 64, 32}) {
+    const int64_t taps = int64_t{v.inputs} * v.h.filter * v.w.filter;
+    params.slices = make_slices(v.out_channels(), taps, kElements, sizeof(T), bytes);
+    const int64_t slice_bytes = int64_t{params.slices.lanes} * kElements * static_cast<int64_t>(sizeof(T));
+    const bool fits = whole_classes(params.tile, v, slice_bytes);
+    if (fits && filter_bytes(params.slices, kElements) <= kFilterTarget) break;
+    if (bytes == 32 && !fits) part_of_class(params.tile, v, slice_bytes);
+  }
+  LaunchShape shape;
+  shape.grid_x = v.images * params.tile.tiles() * params.slices.slices;
   shape.block_x = kThreads;
-  shape.shared_bytes = static_cast<size_t>(filter_bytes(params.slices, vector));
-  return shape;
+  shape.shared_bytes = static_cast<size_t>(filter_bytes(params.slices, kElements));
+  const bool small = v.h.filter == 3 && v.w.filter == 3 && v.inputs == 1 && v.outputs == 1;
+  return {small ? nhwc_kernel<T, kElements, 3> : nhwc_kernel<T, kElements, 0>, params, shape};
 }
 
 template <typename T>
-int widest(const ConvProblem& p) {
-  return p.k == p.c && p.c % kVectorElements<T> == 0 ? kVectorElements<T> : 1;
+LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& p, const Device&) {
+  if (std::string reason = problem_refused(p); !reason.empty()) return refuse(std::move(reason));
+  const ConvView v = as_fprop(row.pass, p);
+  constexpr int kVector = kVectorElements<T>;
+  const DilatedNhwcLaunch<T> single = plan_launch<T, 1>(v);
+  const DilatedNhwcLaunch<T> wide = p.k == p.c && p.c % kVector == 0 ? plan_launch<T, kVector>(v) : single;
+  LaunchPlan plan;
+  const size_t most_bytes = std::max(single.shape.shared_bytes, wide.shape.shared_bytes);
+  plan.refusal = shared_memory_refused(static_cast<int64_t>(most_bytes));
+  plan.shape = wide.shape;
+  plan.launch = [name = row.name, pass = row.pass, single, wide](const Tensors& t, cudaStream_t stream) {
+    const DilatedNhwcLaunch<T>& chosen = at_boundary(t.x) && at_boundary(t.y) ? wide : single;
+    DilatedNhwcParams<T> params = chosen.params;
+    params.in = static_cast<const T*>(input_of(pass, t));
+    params.filter = static_cast<const T*>(t.w);
+    params.bias = static_cast<const T*>(t.bias);
+    params.out = static_cast<T*>(output_of(pass, t));
+    launch(name, chosen.kernel, chosen.shape, stream, params);
+  };
+  return plan;
 }
 
 }  // namespace
 
-bool supports_nhwc(const ConvProblem& p) {
-  if (!dilated_depthwise(p)) return false;
-  for (const int vector : {1, 8}) {
-    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
-      const Params params = make_params<__half>(pass, p, {}, vector);
-      if (filter_bytes(params.slices, vector) > kMostBytes) return false;
-    }
-  }
-  return true;
-}
-
-template <Pass kPass, typename T>
-LaunchShape nhwc_shape(const ConvProblem& p) {
-  return shape_of<T>(make_params<T>(kPass, p, {}, widest<T>(p)), p, widest<T>(p));
-}
-
-template <Pass kPass, typename T>
-void nhwc(const ConvProblem& p, const Tensors& t, cudaStream_t stream) {
-  const bool small = p.filter[1] == 3 && p.filter[2] == 3 && p.k == p.c;
-  const bool aligned = (reinterpret_cast<uintptr_t>(t.x) | reinterpret_cast<uintptr_t>(t.y)) % 16 == 0;
-  const int vector = aligned ? widest<T>(p) : 1;
-  const Params params = make_params<T>(kPass, p, t, vector);
-  constexpr int kWide = kVectorElements<T>;
-  const auto kernel = vector == 1 ? (small ? nhwc_kernel<T, 1, 3> : nhwc_kernel<T, 1, 0>)
-                                  : (small ? nhwc_kernel<T, kWide, 3> : nhwc_kernel<T, kWide, 0>);
-  launch("dilated_nhwc", kernel, shape_of<T>(params, p, vector), stream, params);
-}
-
-#define CONVBOUND_DILATED(pass, T)                              \
-  template LaunchShape nhwc_shape<pass, T>(const ConvProblem&); \
-  template void nhwc<pass, T>(const ConvProblem&, const Tensors&, cudaStream_t);
-CONVBOUND_DILATED(Pass::kFprop, __half)
-CONVBOUND_DILATED(Pass::kFprop, __nv_bfloat16)
-CONVBOUND_DILATED(Pass::kFprop, float)
-CONVBOUND_DILATED(Pass::kDgrad, __half)
-CONVBOUND_DILATED(Pass::kDgrad, __nv_bfloat16)
-CONVBOUND_DILATED(Pass::kDgrad, float)
-
 }  // namespace convbound::dilated
+
+namespace convbound {
+
+Rows dilated_nhwc_rows() {
+  return rows_of_fast_types([&](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    const auto add = [&](const char* name, Pass pass) {
+      rows.push_back({.name = name,
+                      .family = Family::kDilated,
+                      .pass = pass,
+                      .dtype = kDTypeOf<T>,
+                      .layout = Layout::kChannelsLast,
+                      .stride = 1,
+                      .tile = std::to_string(dilated::kThreads) +
+                              " threads, 32 to 128 bytes of channels, whole classes modulo the dilation",
+                      .plan = dilated::plan_nhwc<T>});
+    };
+    add("dilated_fprop_nhwc", Pass::kFprop);
+    add("dilated_dgrad_nhwc", Pass::kDgrad);
+  });
+}
+
+}  // namespace convbound

@@ -22,10 +22,11 @@
 #include <cstring>
 #include <type_traits>
 
+#include "csrc/common/divisor.h"
 #include "csrc/common/pair.h"
 #include "csrc/common/ptx.h"
 #include "csrc/common/shared.h"
-#include "csrc/dilated/dilated.h"
+#include "csrc/dilated/dilated_problem.h"
 #include "csrc/dilated/dilated_wgrad_nhwc_plan.h"
 
 namespace convbound::dilated {
@@ -37,8 +38,8 @@ constexpr int kElements = 4;  // channels of a thread
 constexpr int kTaps = kTile * kTile, kValues = kTaps + 1;
 
 template <typename T>
-struct Params {
-  WgradPlan plan;
+struct DilatedWgradParams {
+  DilatedWgradPlan plan;
   const T *x, *dy;
   PartialSums<T> sums;
   bool x_vectors, dy_vectors;  // copied by 16 bytes
@@ -46,15 +47,15 @@ struct Params {
 };
 
 template <typename T>
-struct Block {
+struct DilatedWgradBlock {
   static constexpr int kSize = sizeof(T), kSlice = kSliceBytes / kSize;
   static constexpr int kLanes = kSlice / kElements;  // threads side by side at a position
 
-  const Params<T>& params;
-  const WgradPlan& plan;
+  const DilatedWgradParams<T>& params;
+  const DilatedWgradPlan& plan;
   int channel, tile, split;  // the first of each
 
-  __device__ __forceinline__ explicit Block(const Params<T>& p) : params(p), plan(p.plan) {
+  __device__ __forceinline__ explicit DilatedWgradBlock(const DilatedWgradParams<T>& p) : params(p), plan(p.plan) {
     int index = static_cast<int>(blockIdx.x);
     channel = index % plan.slices * kSlice;
     index /= plan.slices;
@@ -62,16 +63,16 @@ struct Block {
     split = index / plan.tile_groups;
   }
 
-  struct Unit {
+  struct ClassUnit {
     int image, first_class, first_row;  // first_row: of each class
     // Row number i of class number c, as a row of dy.
-    __device__ __forceinline__ int row(const WgradPlan& plan, int c, int i) const {
-      return first_class + c + (first_row + i) * plan.dilation_h;
+    __device__ __forceinline__ int row(const DilatedWgradPlan& plan, int c, int i) const {
+      return first_class + c + (first_row + i) * plan.h.dilation;
     }
   };
 
-  __device__ __forceinline__ Unit unit(int index) const {
-    Unit unit;
+  __device__ __forceinline__ ClassUnit unit(int index) const {
+    ClassUnit unit;
     unit.first_row = index % plan.chunks * plan.rows;
     index /= plan.chunks;
     unit.first_class = index % plan.class_groups * plan.classes;
@@ -80,9 +81,10 @@ struct Block {
   }
 
   // Copies `rows` rows of each class that lie in the tensor.
-  __device__ __forceinline__ void copy_rows(unsigned char* to, const T* from, bool vectors, const Unit& unit, int rows,
-                                            const IndexDivisor& by_rows, const IndexDivisor& by_columns, int above,
-                                            int height, int64_t row_stride, int64_t column_stride, bool divided) const {
+  __device__ __forceinline__ void copy_rows(unsigned char* to, const T* from, bool vectors, const ClassUnit& unit,
+                                            int rows, const IndexDivisor& by_rows, const IndexDivisor& by_columns,
+                                            int above, int height, int64_t row_stride, int64_t column_stride,
+                                            bool divided) const {
     const int parts = vectors ? kSliceBytes / 16 : kSlice, elements = vectors ? 16 / kSize : 1;
     const int count = plan.classes * rows * by_columns.size * parts;
     for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
@@ -104,17 +106,17 @@ struct Block {
     }
   }
 
-  __device__ __forceinline__ void copy(unsigned char* stage, const Unit& unit) const {
-    copy_rows(stage, params.x + unit.image * plan.x_image, params.x_vectors, unit, plan.x_rows, params.by_x_rows,
-              params.by_w, plan.padding_h, plan.h, plan.x_row, plan.x_column, plan.multiplier > 1);
-    copy_rows(stage + plan.x_bytes, params.dy + unit.image * plan.dy_image, params.dy_vectors, unit, plan.rows,
-              params.by_rows, params.by_q, 0, plan.p, plan.dy_row, plan.dy_column, false);
+  __device__ __forceinline__ void copy(unsigned char* stage, const ClassUnit& unit) const {
+    copy_rows(stage, params.x + unit.image * plan.x.image, params.x_vectors, unit, plan.x_rows, params.by_x_rows,
+              params.by_w, plan.h.padding, plan.h.input, plan.x.row, plan.x.column, plan.outputs > 1);
+    copy_rows(stage + plan.x_bytes, params.dy + unit.image * plan.dy.image, params.dy_vectors, unit, plan.rows,
+              params.by_rows, params.by_q, 0, plan.h.output, plan.dy.row, plan.dy.column, false);
     ptx::cp_async_commit();
   }
 };
 
 template <typename T>
-__device__ __forceinline__ void load(const unsigned char* at, float (&to)[kElements]) {
+__device__ __forceinline__ void load_channels(const unsigned char* at, float (&to)[kElements]) {
   using Word = std::conditional_t<sizeof(T) == 2, uint2, uint4>;
   const Word word = *reinterpret_cast<const Word*>(at);
   PairOf<T> pairs[2];
@@ -128,8 +130,8 @@ __device__ __forceinline__ void load(const unsigned char* at, float (&to)[kEleme
 
 // The sums of one thread: a tile of taps from (r, s) on, and the bias.
 template <typename T>
-struct Sums {
-  using Block = dilated::Block<T>;
+struct DilatedWgradSums {
+  using Block = DilatedWgradBlock<T>;
   static constexpr int kPositions = 32 / Block::kLanes;  // of a warp
 
   float value[kValues][kElements] = {};
@@ -139,8 +141,8 @@ struct Sums {
   int lane;                        // number of its channels among those of the slice
   bool active;
 
-  __device__ __forceinline__ explicit Sums(const Block& block) {
-    const WgradPlan& plan = block.plan;
+  __device__ __forceinline__ explicit DilatedWgradSums(const Block& block) {
+    const DilatedWgradPlan& plan = block.plan;
     const int warp = static_cast<int>(threadIdx.x) / 32, in_warp = static_cast<int>(threadIdx.x) % 32;
     const int groups = kWgradWarps / plan.block_tiles, group = warp / plan.block_tiles;
     const int tile = block.tile + warp - group * plan.block_tiles;
@@ -148,40 +150,40 @@ struct Sums {
     constexpr int kFar = 1 << 28;
 #pragma unroll
     for (int i = 0; i < kTile; i++) {
-      down[i] = r + i < plan.r ? i * plan.dilation_h : kFar;
-      across[i] = s + i < plan.s ? i * plan.dilation_w : kFar;
+      down[i] = r + i < plan.h.filter ? i * plan.h.dilation : kFar;
+      across[i] = s + i < plan.w.filter ? i * plan.w.dilation : kFar;
     }
     lane = in_warp % Block::kLanes;
     position = group * kPositions + in_warp / Block::kLanes, positions = groups * kPositions;
     active = group < groups && tile < plan.tiles && block.channel + lane * kElements < plan.channels;
   }
 
-  __device__ __forceinline__ void add(const Block& block, const typename Block::Unit& unit, const unsigned char* stage,
-                                      const unsigned char* zeros) {
-    const WgradPlan& plan = block.plan;
+  __device__ __forceinline__ void add(const Block& block, const typename Block::ClassUnit& unit,
+                                      const unsigned char* stage, const unsigned char* zeros) {
+    const DilatedWgradPlan& plan = block.plan;
     const int channel_bytes = lane * kElements * Block::kSize;
-    const int line_bytes = plan.w * kSliceBytes, column_bytes = plan.dilation_w * kSliceBytes;
-    const int count = active ? plan.classes * plan.rows * plan.q : 0;
+    const int line_bytes = plan.w.input * kSliceBytes, column_bytes = plan.w.dilation * kSliceBytes;
+    const int count = active ? plan.classes * plan.rows * plan.w.output : 0;
     for (int i = position; i < count; i += positions) {
       const auto [line, q] = divide(i, block.params.by_q);
       const auto [c, row_of_class] = divide(line, block.params.by_rows);
       const int p = unit.row(plan, c, row_of_class);
-      if (unit.first_class + c >= plan.all_classes || p >= plan.p) continue;
+      if (unit.first_class + c >= plan.all_classes || p >= plan.h.output) continue;
       float dy[kElements];
-      load<T>(stage + plan.x_bytes + i * kSliceBytes + channel_bytes, dy);
+      load_channels<T>(stage + plan.x_bytes + i * kSliceBytes + channel_bytes, dy);
 #pragma unroll
       for (int e = 0; e < kElements; e++) value[kTaps][e] += dy[e];
-      const int h = p + r * plan.dilation_h - plan.padding_h, w = q + s * plan.dilation_w - plan.padding_w;
-      const int at = ((c * plan.x_rows + row_of_class + r) * plan.w + w) * kSliceBytes + channel_bytes;
+      const int h = p + r * plan.h.dilation - plan.h.padding, w = q + s * plan.w.dilation - plan.w.padding;
+      const int at = ((c * plan.x_rows + row_of_class + r) * plan.w.input + w) * kSliceBytes + channel_bytes;
 #pragma unroll
       for (int d = 0; d < kTile; d++) {
         // Whole warps agree about rows, but for the ends of lines; columns in the padding read zeros.
-        if (static_cast<unsigned>(h + down[d]) >= static_cast<unsigned>(plan.h)) continue;
+        if (static_cast<unsigned>(h + down[d]) >= static_cast<unsigned>(plan.h.input)) continue;
 #pragma unroll
         for (int a = 0; a < kTile; a++) {
-          const bool there = static_cast<unsigned>(w + across[a]) < static_cast<unsigned>(plan.w);
+          const bool there = static_cast<unsigned>(w + across[a]) < static_cast<unsigned>(plan.w.input);
           float x[kElements];
-          load<T>(there ? stage + at + d * line_bytes + a * column_bytes : zeros + channel_bytes, x);
+          load_channels<T>(there ? stage + at + d * line_bytes + a * column_bytes : zeros + channel_bytes, x);
 #pragma unroll
           for (int e = 0; e < kElements; e++) {
             value[kTile * d + a][e] = fmaf(dy[e], x[e], value[kTile * d + a][e]);
@@ -193,7 +195,7 @@ struct Sums {
 
   // Adds up the positions of the block, in a fixed order, and writes the sums of its channels.
   __device__ __forceinline__ void write(const Block& block) const {
-    const WgradPlan& plan = block.plan;
+    const DilatedWgradPlan& plan = block.plan;
     float* const shared = dynamic_shared<float>();  // [warp][channel][value]
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
     __syncthreads();  // the last stage is read
@@ -218,9 +220,10 @@ struct Sums {
       }
       return sum;
     };
-    const int taps = plan.r * plan.s, outputs = channels * taps;
+    const int taps = plan.h.filter * plan.w.filter, outputs = channels * taps;
     for (int i = thread; i < outputs; i += kThreads) {
-      const int channel = i / taps, tap = i - channel * taps, down = tap / plan.s, across = tap - down * plan.s;
+      const int channel = i / taps, tap = i - channel * taps, down = tap / plan.w.filter,
+                across = tap - down * plan.w.filter;
       const int tile = down / kTile * plan.tile_columns + across / kTile - block.tile;
       if (tile < 0 || tile >= plan.block_tiles) continue;
       block.params.sums.write(block.split, static_cast<int64_t>(block.channel) * taps + i,
@@ -233,14 +236,14 @@ struct Sums {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 2) wgrad_nhwc_kernel(const __grid_constant__ Params<T> params) {
-  const Block<T> block(params);
-  const WgradPlan& plan = params.plan;
+__global__ void __launch_bounds__(kThreads, 2) wgrad_nhwc_kernel(const __grid_constant__ DilatedWgradParams<T> params) {
+  const DilatedWgradBlock<T> block(params);
+  const DilatedWgradPlan& plan = params.plan;
   unsigned char* const shared = dynamic_shared<unsigned char>();
   unsigned char* const zeros = shared + kWgradStages * plan.stage_bytes;
   if (threadIdx.x < kSliceBytes) zeros[threadIdx.x] = 0;
   const int first = block.split * plan.block_units, end = min(first + plan.block_units, plan.units);
-  Sums<T> sums(block);
+  DilatedWgradSums<T> sums(block);
   block.copy(shared, block.unit(first));
   for (int i = first; i < end; i++) {
     unsigned char* const stage = shared + (i - first) % kWgradStages * plan.stage_bytes;
@@ -252,63 +255,66 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_nhwc_kernel(const __grid_co
   sums.write(block);
 }
 
-}  // namespace
-
 template <typename T>
-bool supports_wgrad_nhwc(const ConvProblem& p) {
-  if (!dilated_depthwise(p)) return false;
-  const WgradPlan plan = plan_wgrad(p, sizeof(T));
-  return plan.shared_bytes > 0 && wgrad_nhwc_shape<T>(p).grid_x < (int64_t{1} << 31);
-}
-
-template <typename T>
-LaunchShape wgrad_nhwc_shape(const ConvProblem& p) {
-  const WgradPlan plan = plan_wgrad(p, sizeof(T));
-  LaunchShape shape;
-  shape.grid_x = int64_t{plan.slices} * plan.tile_groups * plan.splits;
-  shape.block_x = kThreads;
-  shape.shared_bytes = plan.shared_bytes;
-  return shape;
-}
-
-template <typename T>
-size_t wgrad_nhwc_workspace(const ConvProblem& p) {
-  const WgradPlan plan = plan_wgrad(p, sizeof(T));
-  return plan.splits > 1 ? static_cast<size_t>(plan.splits * plan.outputs) * sizeof(float) : 0;
-}
-
-template <typename T>
-void wgrad_nhwc(const ConvProblem& p, const Tensors& t, cudaStream_t stream) {
-  const WgradPlan plan = plan_wgrad(p, sizeof(T));
-  const auto vectors = [&](const void* tensor) {
-    return reinterpret_cast<uintptr_t>(tensor) % 16 == 0 && p.k * static_cast<int64_t>(sizeof(T)) % 16 == 0;
-  };
+void launch_wgrad(const char* name, const DilatedWgradPlan& plan, const LaunchShape& shape, const Tensors& t,
+                  cudaStream_t stream) {
+  const bool whole_vectors = plan.channels * static_cast<int64_t>(sizeof(T)) % 16 == 0;
   const PartialSums<T> sums{
       static_cast<T*>(t.w), static_cast<T*>(t.bias), plan.splits > 1 ? static_cast<float*>(t.workspace) : nullptr,
-      plan.outputs,         plan.channels,           plan.splits};
-  const Params<T> params{plan,
-                         static_cast<const T*>(t.x),
-                         static_cast<const T*>(t.y),
-                         sums,
-                         vectors(t.x) && plan.multiplier == 1,
-                         vectors(t.y),
-                         IndexDivisor(plan.w),
-                         IndexDivisor(plan.q),
-                         IndexDivisor(plan.rows),
-                         IndexDivisor(plan.x_rows),
-                         IndexDivisor(plan.multiplier)};
-  launch("dilated_wgrad_nhwc", wgrad_nhwc_kernel<T>, wgrad_nhwc_shape<T>(p), stream, params);
-  add_partial_sums("dilated_wgrad_nhwc_add", sums, stream);
+      plan.results,         plan.channels,           plan.splits};
+  const DilatedWgradParams<T> params{plan,
+                                     static_cast<const T*>(t.x),
+                                     static_cast<const T*>(t.y),
+                                     sums,
+                                     whole_vectors && at_boundary(t.x) && plan.outputs == 1,
+                                     whole_vectors && at_boundary(t.y),
+                                     IndexDivisor(plan.w.input),
+                                     IndexDivisor(plan.w.output),
+                                     IndexDivisor(plan.rows),
+                                     IndexDivisor(plan.x_rows),
+                                     IndexDivisor(plan.outputs)};
+  launch(name, wgrad_nhwc_kernel<T>, shape, stream, params);
+  add_partial_sums(std::string(name) + "_add", sums, stream);
 }
 
-#define CONVBOUND_DILATED(T)                                    \
-  template bool supports_wgrad_nhwc<T>(const ConvProblem&);     \
-  template LaunchShape wgrad_nhwc_shape<T>(const ConvProblem&); \
-  template size_t wgrad_nhwc_workspace<T>(const ConvProblem&);  \
-  template void wgrad_nhwc<T>(const ConvProblem&, const Tensors&, cudaStream_t);
-CONVBOUND_DILATED(__half)
-CONVBOUND_DILATED(__nv_bfloat16)
-CONVBOUND_DILATED(float)
-#undef CONVBOUND_DILATED
+template <typename T>
+LaunchPlan plan_wgrad_nhwc(const KernelRow& row, const ConvProblem& p, const Device&) {
+  if (std::string reason = problem_refused(p); !reason.empty()) return refuse(std::move(reason));
+  DilatedWgradPlan wgrad;
+  std::string reason = plan_wgrad(wgrad_view(p, Layout::kChannelsLast), sizeof(T), wgrad);
+  if (!reason.empty()) return refuse(std::move(reason));
+  LaunchPlan plan;
+  plan.shape.grid_x = int64_t{wgrad.slices} * wgrad.tile_groups * wgrad.splits;
+  plan.shape.block_x = kThreads;
+  plan.shape.shared_bytes = wgrad.shared_bytes;
+  plan.workspace_bytes = wgrad.splits > 1 ? static_cast<size_t>(wgrad.splits * wgrad.results) * sizeof(float) : 0;
+  plan.launch = [name = row.name, shape = plan.shape, wgrad](const Tensors& tensors, cudaStream_t stream) {
+    launch_wgrad<T>(name, wgrad, shape, tensors, stream);
+  };
+  return plan;
+}
+
+}  // namespace
 
 }  // namespace convbound::dilated
+
+namespace convbound {
+
+Rows dilated_wgrad_nhwc_rows() {
+  return rows_of_fast_types([&](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    using namespace dilated;
+    const std::string taps = std::to_string(kTile) + "x" + std::to_string(kTile);
+    rows.push_back({.name = "dilated_wgrad_nhwc",
+                    .family = Family::kDilated,
+                    .pass = Pass::kWgrad,
+                    .dtype = kDTypeOf<T>,
+                    .layout = Layout::kChannelsLast,
+                    .stride = 1,
+                    .tile = std::to_string(kWgradWarps) + " warps, " + std::to_string(kSliceBytes) +
+                            " bytes of channels, whole classes modulo the dilation, " + taps + " taps a thread",
+                    .plan = plan_wgrad_nhwc<T>});
+  });
+}
+
+}  // namespace convbound

@@ -109,12 +109,8 @@ std::vector<LaunchTrace> run(const Call& call, const Options& options) {
       if (watched) session.add_tensor("workspace", workspace, bytes, Role::kWorkspace);
       return workspace;
     };
-    if (call.row == nullptr) {
-      device::run(call.pass, call.problem, call.dtype, call.layout, call.tensors, allocate, device::describe(0),
-                  nullptr);
-    } else {
-      device::launch(*call.row, call.problem, call.tensors, allocate, nullptr);
-    }
+    device::run(call.row, call.pass, call.problem, call.dtype, call.layout, call.tensors, allocate, device::describe(0),
+                nullptr);
     session.finish();
     return session.traces();
   } catch (const std::invalid_argument& error) {  // of an option

@@ -7,27 +7,127 @@
 // threads compute consecutive elements of the output, so stores are coalesced and loads nearly so.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
+#include "csrc/common/divisor.h"
+#include "csrc/common/integers.h"
 #include "csrc/common/kernel.h"
+#include "csrc/common/numeric.h"
+#include "csrc/common/view.h"
 
 namespace convbound::naive {
 
-constexpr const char* kTile = "256 threads, one output each";
+// 256 threads, and 4 blocks of them a multiprocessor: with a target named, ptxas keeps 64 registers and spills nothing;
+// left to itself it spills two of them to fit a fifth block or sixth.
+constexpr int kThreads = 256;
+constexpr int kBlocks = 4;
 
-bool supports(const ConvProblem&);
+// Element strides of a dense tensor [outer][channels][depth][height][width] in the layout. Offsets into tensors have 64
+// bits, sizes 32: a 64-bit division is a function call on a GPU, and each one inside a loop would cost spills.
+struct DenseStrides {
+  int64_t outer, channel, d, h, w;
+};
 
-LaunchShape fprop_shape(const ConvProblem&);
-LaunchShape dgrad_shape(const ConvProblem&);
-LaunchShape wgrad_shape(const ConvProblem&);
+template <Layout kLayout>
+__device__ __forceinline__ DenseStrides dense_strides(int channels, int depth, int height, int width) {
+  const int64_t plane = static_cast<int64_t>(height) * width, volume = plane * depth;
+  if (kLayout == Layout::kChannelsLast) {
+    return {volume * channels, 1, plane * channels, static_cast<int64_t>(width) * channels, channels};
+  }
+  return {volume * channels, volume, plane, width, 1};
+}
 
-template <typename T, Layout kLayout>
-void fprop(const ConvProblem&, const Tensors&, cudaStream_t);
-template <typename T, Layout kLayout>
-void dgrad(const ConvProblem&, const Tensors&, cudaStream_t);
-template <typename T, Layout kLayout>
-void wgrad(const ConvProblem&, const Tensors&, cudaStream_t);
+// The sizes of such a tensor, to divide by.
+struct DenseSizes {
+  Divisor channels, depth, height, width;
+};
+
+// Coordinates of element `index` of such a tensor, counted in memory order.
+struct Element {
+  int64_t outer;
+  int channel, d, h, w;
+};
+
+template <Layout kLayout>
+__device__ __forceinline__ Element element_at(int64_t index, const DenseSizes& sizes) {
+  Element e;
+  if (kLayout == Layout::kChannelsLast) e.channel = take(index, sizes.channels);
+  e.w = take(index, sizes.width);
+  e.h = take(index, sizes.height);
+  e.d = take(index, sizes.depth);
+  if (kLayout == Layout::kChannelsFirst) e.channel = take(index, sizes.channels);
+  e.outer = index;
+  return e;
+}
+
+template <typename T>
+struct NaiveParams {
+  ConvView view;
+  int c, k;            // channels of x and of y
+  DenseSizes written;  // of the tensor that the pass writes, one thread an element
+  T* x = nullptr;
+  T* filter = nullptr;
+  T* y = nullptr;
+  T* bias = nullptr;
+
+  NaiveParams at(const Tensors& t) const {
+    NaiveParams params = *this;
+    params.x = static_cast<T*>(t.x);
+    params.filter = static_cast<T*>(t.w);
+    params.y = static_cast<T*>(t.y);
+    params.bias = static_cast<T*>(t.bias);
+    return params;
+  }
+};
+
+// For a pass that writes a tensor of so many channels, of this size.
+template <typename T>
+NaiveParams<T> make_params(const ConvProblem& p, int64_t channels, const int64_t (&size)[3]) {
+  return {view_of(p),
+          static_cast<int>(p.c),
+          static_cast<int>(p.k),
+          {Divisor(channels), Divisor(size[0]), Divisor(size[1]), Divisor(size[2])}};
+}
+
+inline std::string too_large(const ConvProblem& p) {
+  return size_beyond(p, (1 << 30) - 1);  // leaves room for a sum of two coordinates
+}
+
+inline LaunchShape one_thread_each(int64_t outputs) {
+  LaunchShape shape;
+  shape.grid_x = divide_up(outputs, kThreads);
+  shape.block_x = kThreads;
+  return shape;
+}
+
+// A pass that is one launch.
+template <typename T>
+LaunchPlan plan_one_launch(const KernelRow& row, void (*kernel)(NaiveParams<T>), const NaiveParams<T>& params,
+                           int64_t outputs) {
+  LaunchPlan plan;
+  plan.shape = one_thread_each(outputs);
+  plan.launch = [name = row.name, shape = plan.shape, kernel, params](const Tensors& tensors, cudaStream_t stream) {
+    launch(name, kernel, shape, stream, params.at(tensors));
+  };
+  return plan;
+}
+
+// The rows of a pass: plan_of.template operator()<T, kLayout>() is the plan of one.
+template <typename PlanOf>
+Rows rows_of_pass(const char* name, Pass pass, const PlanOf& plan_of) {
+  return rows_of_types<__half, __nv_bfloat16, float, double>([&](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    const auto add = [&](Layout layout, auto plan) {
+      rows.push_back({.name = name,
+                      .family = Family::kAny,
+                      .pass = pass,
+                      .dtype = kDTypeOf<T>,
+                      .layout = layout,
+                      .naive = true,
+                      .tile = std::to_string(kThreads) + " threads, one output each",
+                      .plan = plan});
+    };
+    add(Layout::kChannelsFirst, plan_of.template operator()<T, Layout::kChannelsFirst>());
+    add(Layout::kChannelsLast, plan_of.template operator()<T, Layout::kChannelsLast>());
+  });
+}
 
 }  // namespace convbound::naive

@@ -3,82 +3,87 @@
 //
 // One thread per filter element, so x and dy are read once per tap, and a depthwise 3x3 has only 9 threads per channel.
 // fp32 sums over n,o,p,q grow long; each image is summed apart, which keeps the rounding error near that of one image.
-#include "csrc/naive/naive_device.h"
+#include "csrc/naive/naive.h"
 
 namespace convbound::naive {
 
 namespace {
 
 template <typename T, Layout kLayout>
-__global__ void __launch_bounds__(kThreads, kBlocks) wgrad_kernel(const __grid_constant__ Params<T> params) {
-  const Params<T>& p = params;
+__global__ void __launch_bounds__(kThreads, kBlocks) wgrad_kernel(const __grid_constant__ NaiveParams<T> params) {
+  const ConvView& v = params.view;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const Strides xs = dense_strides<kLayout>(p.c, p.d.input, p.h.input, p.w.input);
-  const Strides ws = dense_strides<kLayout>(p.c_per_group, p.d.filter, p.h.filter, p.w.filter);
-  const Strides ys = dense_strides<kLayout>(p.k, p.d.output, p.h.output, p.w.output);
-  if (index >= p.k * ws.outer) return;
-  const Element e = element_at<kLayout>(index, p.written);
+  const DenseStrides xs = dense_strides<kLayout>(params.c, v.d.input, v.h.input, v.w.input);
+  const DenseStrides ws = dense_strides<kLayout>(v.inputs, v.d.filter, v.h.filter, v.w.filter);
+  const DenseStrides ys = dense_strides<kLayout>(params.k, v.d.output, v.h.output, v.w.output);
+  if (index >= params.k * ws.outer) return;
+  const Element e = element_at<kLayout>(index, params.written);
   const int k = static_cast<int>(e.outer);
-  const T* x = p.x + (k / p.k_per_group * p.c_per_group + e.channel) * xs.channel;
-  const T* dy = p.y + k * ys.channel;
+  const T* x = params.x + (k / v.outputs * v.inputs + e.channel) * xs.channel;
+  const T* dy = params.y + k * ys.channel;
 
   typename Accumulator<T>::Type total = 0;
-  for (int64_t n = 0; n < p.n; n++, x += xs.outer, dy += ys.outer) {
+  for (int64_t n = 0; n < v.images; n++, x += xs.outer, dy += ys.outer) {
     typename Accumulator<T>::Type sum = 0;
-    for (int o = 0; o < p.d.output; o++) {
-      const int d = o * p.d.stride + e.d * p.d.dilation - p.d.padding;
-      if (d < 0 || d >= p.d.input) continue;
-      for (int op = 0; op < p.h.output; op++) {
-        const int h = op * p.h.stride + e.h * p.h.dilation - p.h.padding;
-        if (h < 0 || h >= p.h.input) continue;
-        for (int q = 0; q < p.w.output; q++) {
-          const int iw = q * p.w.stride + e.w * p.w.dilation - p.w.padding;
-          if (iw < 0 || iw >= p.w.input) continue;
+    for (int o = 0; o < v.d.output; o++) {
+      const int d = o * v.d.stride + e.d * v.d.dilation - v.d.padding;
+      if (d < 0 || d >= v.d.input) continue;
+      for (int op = 0; op < v.h.output; op++) {
+        const int h = op * v.h.stride + e.h * v.h.dilation - v.h.padding;
+        if (h < 0 || h >= v.h.input) continue;
+        for (int q = 0; q < v.w.output; q++) {
+          const int iw = q * v.w.stride + e.w * v.w.dilation - v.w.padding;
+          if (iw < 0 || iw >= v.w.input) continue;
           sum = fma(widen(dy[o * ys.d + op * ys.h + q * ys.w]), widen(x[d * xs.d + h * xs.h + iw * xs.w]), sum);
         }
       }
     }
     total += sum;
   }
-  p.filter[index] = narrow<T>(total);
+  params.filter[index] = narrow<T>(total);
 }
 
 template <typename T, Layout kLayout>
-__global__ void __launch_bounds__(kThreads, kBlocks) bias_grad_kernel(const __grid_constant__ Params<T> params) {
-  const Params<T>& p = params;
+__global__ void __launch_bounds__(kThreads, kBlocks) bias_grad_kernel(const __grid_constant__ NaiveParams<T> params) {
+  const ConvView& v = params.view;
   const int k = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
-  if (k >= p.k) return;
-  const Strides ys = dense_strides<kLayout>(p.k, p.d.output, p.h.output, p.w.output);
-  const int64_t positions = ys.outer / p.k;
+  if (k >= params.k) return;
+  const DenseStrides ys = dense_strides<kLayout>(params.k, v.d.output, v.h.output, v.w.output);
+  const int64_t positions = ys.outer / params.k;
   typename Accumulator<T>::Type total = 0;
-  for (int64_t n = 0; n < p.n; n++) {
+  for (int64_t n = 0; n < v.images; n++) {
     // The spatial positions of one channel lie a constant stride apart in both layouts.
-    const T* plane = p.y + n * ys.outer + k * ys.channel;
+    const T* plane = params.y + n * ys.outer + k * ys.channel;
     typename Accumulator<T>::Type sum = 0;
     for (int64_t i = 0; i < positions; i++) sum += widen(plane[i * ys.w]);
     total += sum;
   }
-  p.bias[k] = narrow<T>(total);
+  params.bias[k] = narrow<T>(total);
+}
+
+template <typename T, Layout kLayout>
+LaunchPlan plan_wgrad(const KernelRow& row, const ConvProblem& p, const Device&) {
+  if (std::string reason = too_large(p); !reason.empty()) return refuse(std::move(reason));
+  const auto params = make_params<T>(p, p.c_per_group(), p.filter);
+  LaunchPlan plan = plan_one_launch(row, wgrad_kernel<T, kLayout>, params, p.k * p.c_per_group() * p.filter_size());
+  plan.launch = [name = row.name, params, filter = plan.launch](const Tensors& tensors, cudaStream_t stream) {
+    filter(tensors, stream);
+    if (tensors.bias == nullptr) return;
+    const std::string bias = std::string(name) + "_bias";
+    launch(bias.c_str(), bias_grad_kernel<T, kLayout>, one_thread_each(params.k), stream, params.at(tensors));
+  };
+  return plan;
 }
 
 }  // namespace
 
-LaunchShape wgrad_shape(const ConvProblem& problem) {
-  return one_thread_each(problem.k * problem.c_per_group() * problem.filter_size());
-}
-
-template <typename T, Layout kLayout>
-void wgrad(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
-  const Params<T> params = make_params<T>(problem, tensors, problem.c_per_group(), problem.filter);
-  launch("naive_wgrad", wgrad_kernel<T, kLayout>, wgrad_shape(problem), stream, params);
-  if (params.bias != nullptr) {
-    launch("naive_bias_grad", bias_grad_kernel<T, kLayout>, one_thread_each(problem.k), stream, params);
-  }
-}
-
-#define CONVBOUND_NAIVE(dtype, T, layout) \
-  template void wgrad<T, layout>(const ConvProblem&, const Tensors&, cudaStream_t);
-#include "csrc/naive/instances.inc"
-#undef CONVBOUND_NAIVE
-
 }  // namespace convbound::naive
+
+namespace convbound {
+
+Rows naive_wgrad_rows() {
+  return naive::rows_of_pass("naive_wgrad", Pass::kWgrad,
+                             [&]<typename T, Layout kLayout>() { return naive::plan_wgrad<T, kLayout>; });
+}
+
+}  // namespace convbound

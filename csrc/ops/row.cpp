@@ -2,7 +2,6 @@
 // Compiled once for each backend that has CUDA kernels, as passes.cpp is.
 #include <torch/csrc/stable/library.h>
 
-#include <algorithm>
 #include <optional>
 
 #include "csrc/dispatch/device.h"
@@ -39,8 +38,6 @@ void run_row_op(int64_t index, Tensor x, Tensor w, Tensor y, std::optional<Tenso
                         bias->size(0) == length && bias->is_contiguous(),
                     "bias needs ", length, " elements in a row, with dtype and device of x");
   }
-  STD_TORCH_CHECK(device::serves(row, problem, device::describe(std::max(device, 0))), row.name, " does not serve ",
-                  to_string(problem), " here");
   Workspace workspace(x);
   run_row(row, problem, device, {x.data_ptr(), w.data_ptr(), y.data_ptr(), bias ? bias->data_ptr() : nullptr},
           std::ref(workspace));

@@ -6,8 +6,8 @@
 
 namespace convbound::ops {
 
-// Launches the row, which has to serve the problem on that device. The tensors are dense in the row's layout, and what
-// the pass writes is allocated; a workspace comes from `allocate`. Throws std::runtime_error.
+// Launches the row. The tensors are dense in its layout, and what the pass writes is allocated; a workspace comes from
+// `allocate`. Throws std::runtime_error, also where the row does not serve the problem on that device.
 void run_row(const KernelRow& row, const ConvProblem& problem, int device, const Tensors& tensors,
              const Allocate& allocate);
 

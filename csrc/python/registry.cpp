@@ -13,7 +13,7 @@ namespace {
 namespace py = pybind11;
 
 py::dict describe(const KernelRow& row) {
-  constexpr const char* kFamilies[] = {"depthwise", "grouped", "dilated", "transposed", "naive"};
+  constexpr const char* kFamilies[] = {"depthwise", "grouped", "dilated", "transposed", "any"};
   py::dict text;
   text["index"] = &row - device::rows().data();
   text["name"] = row.name;
@@ -24,17 +24,18 @@ py::dict describe(const KernelRow& row) {
   text["filter"] = row.filter;
   text["stride"] = row.stride;
   text["min_arch"] = row.min_arch;
+  text["naive"] = row.naive;
+  text["tensor_cores"] = row.tensor_cores;
   text["tile"] = row.tile;
   return text;
 }
 
-py::dict describe(const KernelRow& row, const ConvProblem& problem) {
-  const LaunchShape shape = row.shape(problem);
+py::dict describe(const KernelRow& row, const LaunchPlan& plan) {
   py::dict text = describe(row);
-  text["grid"] = std::tuple(shape.grid_x, shape.grid_y, shape.grid_z);
-  text["block"] = std::tuple(shape.block_x, shape.block_y, shape.block_z);
-  text["shared_bytes"] = shape.shared_bytes;
-  text["workspace_bytes"] = row.workspace(problem);
+  text["grid"] = std::tuple(plan.shape.grid_x, plan.shape.grid_y, plan.shape.grid_z);
+  text["block"] = std::tuple(plan.shape.block_x, plan.shape.block_y, plan.shape.block_z);
+  text["shared_bytes"] = plan.shape.shared_bytes;
+  text["workspace_bytes"] = plan.workspace_bytes;
   return text;
 }
 
@@ -57,21 +58,27 @@ void bind_registry(py::module_& m) {
   m.def(
       "device_select",
       [](Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int arch, size_t shared) -> py::object {
-        const KernelRow* row = device::select(pass, problem, dtype, layout, {arch, shared});
-        return row == nullptr ? py::object(py::none()) : describe(*row, problem);
+        const device::Choice choice = device::select(pass, problem, dtype, layout, {arch, shared});
+        if (choice.row == nullptr) return py::none();
+        py::dict text = describe(*choice.row, choice.plan);
+        py::list refused;
+        for (const auto& [row, reason] : choice.refused) refused.append(std::tuple(row->name, reason));
+        text["refused"] = refused;
+        return text;
       },
       py::arg("pass_"), py::arg("problem"), py::arg("dtype"), py::arg("layout"), py::arg("arch"),
-      py::arg("shared_per_block"), "The row that would serve the problem on such a device and its launch, or None.");
+      py::arg("shared_per_block"),
+      "The row that would serve the problem on such a device, its launch, and the rows above it with the reasons why "
+      "they do not; or None.");
   m.def(
-      "device_serves",
-      [](size_t row, const ConvProblem& problem, int arch, size_t shared) {
-        return device::serves(row_at(row), problem, {arch, shared});
+      "device_plan",
+      [](size_t row, const ConvProblem& problem, int arch, size_t shared) -> py::object {
+        const LaunchPlan plan = device::plan(row_at(row), problem, {arch, shared});
+        return plan.refusal.empty() ? py::object(describe(row_at(row), plan)) : py::str(plan.refusal);
       },
       py::arg("row"), py::arg("problem"), py::arg("arch"), py::arg("shared_per_block"),
-      "Whether the row with this index could compute the problem on such a device.");
-  m.def(
-      "device_launch", [](size_t row, const ConvProblem& problem) { return describe(row_at(row), problem); },
-      py::arg("row"), py::arg("problem"), "The row with this index and its launch for a problem that it serves.");
+      "The launch of the row with this index for the problem on such a device, or the reason why it does not serve "
+      "it.");
 }
 
 }  // namespace convbound::python

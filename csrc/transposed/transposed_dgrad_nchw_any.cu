@@ -1,6 +1,7 @@
 // transposed_dgrad, NCHW, depthwise with a channel multiplier, any stride, filter and dilation:
 // dx[n,c,h,w] = bias[c] + sum over m,r,s of dy[n,c*M+m,p,q] * w[c*M+m,r,s] with h + padding = p * stride + r * dilation
-// (and w alike). See transposed_nchw.h for blocks and tiles, phases.h for the taps of a phase.
+// (and w alike). See transposed_nchw_tile.h for tiles, transposed_blocks.h for
+// blocks and the taps of a phase.
 //
 // Each thread makes one block of stride x stride elements at a time, element by element, each with the taps of its
 // phase: every tap of the filter once, none looked for. dy and the filter come from shared memory at every use, so a
@@ -8,43 +9,42 @@
 // are cut along the row.
 //
 // Lanes store elements `stride` apart, which is `stride` wavefronts a store in fp32.
-#include "csrc/transposed/phases.h"
-#include "csrc/transposed/transposed_nchw.h"
+#include "csrc/transposed/transposed_nchw_tile.h"
 
 namespace convbound::transposed {
 
 namespace {
 
 template <typename T>
-struct AnyParams : Params<T> {
+struct AnyParams : TransposedNchwParams<T> {
   Phases rows, columns;
 };
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 8) dgrad_nchw_any_kernel(const __grid_constant__ AnyParams<T> params) {
-  run_tile<T>(params, [&](const Range& range, int planes, T* dx_stage, const Staged<T>& dy_stage,
+  run_tile<T>(params, [&](const TilePart& part, int planes, T* dx_stage, const StagedDy<T>& dy_stage,
                           const StagedFilters<T>& filters) {
-    const Tile& tile = params.tile;
-    const Axis &h = tile.h, &w = tile.w;
+    const AxisView &h = params.view.h, &w = params.view.w;
     const Phases &rows = params.rows, &columns = params.columns;
-    const int width = range.j_end - range.j, height = range.i_end - range.i, items = planes * height * width;
+    const int width = part.w.block_end - part.w.block, height = part.h.block_end - part.h.block,
+              items = planes * height * width;
     const int taps = h.filter * w.filter;
     for (int item = static_cast<int>(threadIdx.x); item < items; item += kThreads) {
-      const int j = range.j + item % width, rest = item / width;
-      const int i = range.i + rest % height, plane = rest / height;
+      const int j = part.w.block + item % width, rest = item / width;
+      const int i = part.h.block + rest % height, plane = rest / height;
       const T* const taps_of_plane = filters.taps(params, plane);
       for (int fh = 0; fh < h.stride; fh++) {
         const int at_h = i * h.stride + fh - h.padding, row_taps = rows.count[fh];
         for (int fw = 0; fw < w.stride; fw++) {
           const int at_w = j * w.stride + fw - w.padding, column_taps = columns.count[fw];
-          if (at_h < range.h || at_h >= range.h_end || at_w < range.w || at_w >= range.w_end) continue;
+          if (at_h < part.h.in || at_h >= part.h.in_end || at_w < part.w.in || at_w >= part.w.in_end) continue;
           float sum = filters.biases[plane];
-          for (int m = 0; m < tile.multiplier; m++) {
-            const T* const dy = dy_stage(plane * tile.multiplier + m) - range.q;
+          for (int m = 0; m < params.view.outputs; m++) {
+            const T* const dy = dy_stage(plane * params.view.outputs + m) - part.w.out;
             for (int t = 0; t < row_taps; t++) {
               const int p = i + rows.offset[fh] - t * rows.move;
               if (p < 0 || p >= h.output) continue;
-              const T* const row = dy + (p - range.p) * w.output;
+              const T* const row = dy + (p - part.h.out) * w.output;
               const T* const filter_row =
                   taps_of_plane + m * taps + (rows.first[fh] + t * rows.step) * w.filter + columns.first[fw];
               for (int u = 0; u < column_taps; u++) {
@@ -53,28 +53,39 @@ __global__ void __launch_bounds__(kThreads, 8) dgrad_nchw_any_kernel(const __gri
               }
             }
           }
-          dx_stage[(plane * h.input + at_h - range.h) * w.input + at_w - range.w] = narrow<T>(sum);
+          dx_stage[(plane * h.input + at_h - part.h.in) * w.input + at_w - part.w.in] = narrow<T>(sum);
         }
       }
     }
   });
 }
 
+template <typename T>
+LaunchPlan plan_any(const KernelRow& row, const ConvProblem& p, const Device&) {
+  std::string reason = first_of({problem_refused(p), stride_refused(p)});
+  if (!reason.empty()) return refuse(std::move(reason));
+  const ConvView v = view_of(p);
+  const AnyParams<T> params{make_params<T>(v), make_phases(v.h), make_phases(v.w)};
+  return plan_launch<T>(row, dgrad_nchw_any_kernel<T>, params);
+}
+
 }  // namespace
 
-bool supports_nchw_any(const ConvProblem& p) {
-  return strided_depthwise_dgrad(p) && p.stride[1] <= kMostStride && p.stride[2] <= kMostStride &&
-         nchw_shape<float>(p).shared_bytes <= kMostBytes;
-}
-
-template <typename T>
-void dgrad_nchw_any(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
-  const AnyParams<T> params{make_params<T>(problem, tensors), make_phases(problem, 1), make_phases(problem, 2)};
-  launch("transposed_dgrad_nchw_any", dgrad_nchw_any_kernel<T>, nchw_shape<T>(problem), stream, params);
-}
-
-template void dgrad_nchw_any<__half>(const ConvProblem&, const Tensors&, cudaStream_t);
-template void dgrad_nchw_any<__nv_bfloat16>(const ConvProblem&, const Tensors&, cudaStream_t);
-template void dgrad_nchw_any<float>(const ConvProblem&, const Tensors&, cudaStream_t);
-
 }  // namespace convbound::transposed
+
+namespace convbound {
+
+Rows transposed_dgrad_nchw_any_rows() {
+  return rows_of_fast_types([&](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    rows.push_back({.name = "transposed_dgrad_nchw_any",
+                    .family = Family::kTransposed,
+                    .pass = Pass::kDgrad,
+                    .dtype = kDTypeOf<T>,
+                    .layout = Layout::kChannelsFirst,
+                    .tile = transposed::tile_text() + " of whole planes, rows or a part of one",
+                    .plan = transposed::plan_any<T>});
+  });
+}
+
+}  // namespace convbound

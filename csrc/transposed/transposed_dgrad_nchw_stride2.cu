@@ -1,5 +1,5 @@
 // transposed_dgrad, NCHW, depthwise, stride 2: dx[n,c,h,w] = bias[c] + sum over r,s of dy[n,c,p,q] * w[c,r,s] with
-// h + padding = 2p + r (and w alike). See transposed_nchw.h for blocks and tiles.
+// h + padding = 2p + r (and w alike). See transposed_nchw_tile.h for tiles, transposed_blocks.h for blocks.
 //
 // Each thread walks down dy, in a group of two or four columns of dx. A row p of dy adds to the rows 2p ... 2p + R - 1
 // of dx + padding; the first two of them are complete then and stored, and the sums of the others move up by two. So
@@ -17,7 +17,7 @@
 #include <type_traits>
 
 #include "csrc/common/pair.h"
-#include "csrc/transposed/transposed_nchw.h"
+#include "csrc/transposed/transposed_nchw_tile.h"
 
 namespace convbound::transposed {
 
@@ -36,6 +36,9 @@ struct Columns {
     return of_pair + kPairs - 1 - column / 2;
   }
 };
+
+// Rows of dy above that of a block that its rows of dx meet too.
+constexpr int rows_above(int filter) { return (filter + 1) / 2 - 1; }
 
 // A row of the group by stores of kVector elements. Of the group's columns those from `first` to `end` are the tile's.
 template <int kVector, typename T, int kGroup>
@@ -60,142 +63,194 @@ __device__ __forceinline__ void store_group(T* to, const float (&values)[kGroup]
   }
 }
 
+// Where a thread walks down dy, in a group of columns of dx.
+template <typename T, int kWindow>
+struct ColumnGroup {
+  const T* dy;    // the last column of the window, in the first row that the walk meets
+  T* dx;          // the group in the first two rows of dx
+  int row, rows;  // number of the first of these in the tile, and of all that it has
+  // The first columns of the tile and of the group. Subtracted at each store: their difference would need a register.
+  int tile_first, column;
+  int end;               // of the group's columns that the tile has
+  bool inside[kWindow];  // columns of dy that exist
+};
+
+// Moves the sums of rows 2p + r of dx up by two, for the first two are stored, and adds a row of dy.
+template <typename C, typename T, int kFilter, int kGroup>
+__device__ __forceinline__ void add_row(const T* dy, const bool (&inside)[C::kWindow],
+                                        const float (&tap)[kFilter][kFilter], float bias,
+                                        float (&sum)[kFilter][kGroup]) {
+  constexpr int kSums = kFilter * kGroup;
+  float window[C::kWindow];
+#pragma unroll
+  for (int u = 0; u < C::kWindow; u++) window[u] = inside[u] ? widen(dy[-u]) : 0.0f;
+#pragma unroll
+  for (int i = 0; i < kSums; i++) {
+    const int r = i / kGroup, x = i % kGroup;
+    float added = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
+#pragma unroll
+    for (int s = 0; s < kFilter; s++) {
+      if (C::takes(x, s)) added = fmaf(window[C::element(x, s)], tap[r][s], added);
+    }
+    sum[r][x] = added;
+  }
+}
+
+// The same for a row in the padding.
+template <int kFilter, int kGroup>
+__device__ __forceinline__ void pass_row(float bias, float (&sum)[kFilter][kGroup]) {
+  constexpr int kSums = kFilter * kGroup;
+#pragma unroll
+  for (int i = 0; i < kSums; i++) {
+    const int r = i / kGroup, x = i % kGroup;
+    sum[r][x] = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
+  }
+}
+
+// Rows p of dy from `first` to `end`, after those above that meet the same rows of dx.
+template <int kVector, typename C, typename T, int kFilter, int kGroup = C::kPairs * 2>
+__device__ __forceinline__ void walk_down(const ConvView& v, const ColumnGroup<T, C::kWindow>& group, int first,
+                                          int end, const float (&tap)[kFilter][kFilter], float bias) {
+  constexpr int kAbove = rows_above(kFilter), kSums = kFilter * kGroup;
+  const int dy_rows = v.h.output;
+  const T* dy = group.dy;
+  T* dx = group.dx;
+  int row = group.row;
+  float sum[kFilter][kGroup];
+#pragma unroll
+  for (int i = 0; i < kSums; i++) sum[i / kGroup][i % kGroup] = bias;
+  const auto store = [&] {
+    const bool upper = static_cast<unsigned>(row) < static_cast<unsigned>(group.rows);
+    const bool lower = static_cast<unsigned>(row + 1) < static_cast<unsigned>(group.rows);
+    if (upper) store_group<kVector>(dx, sum[0], group.tile_first - group.column, group.end);
+    if (lower) store_group<kVector>(dx + v.w.input, sum[1], group.tile_first - group.column, group.end);
+    dx += 2 * v.w.input;
+    row += 2;
+  };
+#pragma unroll
+  for (int above = 0; above < kAbove; above++) {
+    const int p = first - kAbove + above;
+    if (p >= 0 && p < dy_rows) {
+      add_row<C>(dy, group.inside, tap, bias, sum);
+    } else {
+      pass_row(bias, sum);
+    }
+    dy += v.w.output;
+  }
+  const int inner_end = min(end, dy_rows);
+#pragma unroll 1
+  for (int p = first; p < inner_end; p++) {
+    add_row<C>(dy, group.inside, tap, bias, sum);
+    dy += v.w.output;
+    store();
+  }
+#pragma unroll 1
+  for (int p = max(first, inner_end); p < end; p++) {
+    pass_row(bias, sum);
+    store();
+  }
+}
+
+// Teams of threads take the planes, the threads of a team its items: groups of columns and segments of their rows.
+template <int kFilter, bool kOdd, typename T>
+__device__ __forceinline__ void compute_planes(const TransposedNchwParams<T>& params, const TilePart& part, int planes,
+                                               T* dx_stage, const StagedDy<T>& dy_stage,
+                                               const StagedFilters<T>& filters) {
+  constexpr int kGroup = column_group(kFilter), kTaps = kFilter * kFilter, kAbove = rows_above(kFilter);
+  using C = Columns<kFilter, kGroup, kOdd>;
+  const TransposedNchwTile& tile = params.tile;
+  const AxisView &h = params.view.h, &w = params.view.w;
+  const int items = tile.segments * tile.columns;
+  const QuotientRemainder team = divide(static_cast<int>(threadIdx.x), params.team);
+  const int plane_end = team.quotient < tile.teams ? planes : 0;
+  // Where a tile is a part of a row, its first group may begin one column before it.
+  const int first_column = part.w.in / 2 * 2, dx_offset = elements_after_boundary(dx_stage);
+  const bool even = w.input % 2 == 0 && tile.w.tiles == 1 && dx_offset % 2 == 0;
+  const bool fourfold = even && kGroup == 4 && sizeof(T) == 2 && w.input % 4 == 0 && dx_offset % 4 == 0;
+#pragma unroll 1
+  for (int plane = team.quotient; plane < plane_end; plane += tile.teams) {
+    float tap[kFilter][kFilter];
+    const T* const taps = filters.taps(params, plane);
+#pragma unroll
+    for (int t = 0; t < kTaps; t++) tap[t / kFilter][t % kFilter] = widen(taps[t]);
+    const float bias = filters.biases[plane];
+#pragma unroll 1
+    for (int item = team.remainder; item < items; item += tile.team) {
+      const QuotientRemainder place = divide(item, params.columns);
+      const int first = part.h.block + place.quotient * tile.steps, end = min(first + tile.steps, part.h.block_end);
+      const int column = first_column + place.remainder * kGroup, columns = part.w.in_end - column;
+      if (columns <= 0) continue;
+
+      ColumnGroup<T, C::kWindow> group;
+      const int q = column / 2 + (w.padding + 1) / 2 + C::kPairs - 1;
+#pragma unroll
+      for (int u = 0; u < C::kWindow; u++) group.inside[u] = q - u >= part.w.out && q - u < part.w.out_end;
+      group.row = 2 * first - h.padding - part.h.in;
+      group.rows = part.h.in_end - part.h.in;
+      group.dy = dy_stage(plane) + (first - kAbove - part.h.out) * w.output + q - part.w.out;
+      group.dx = dx_stage + (plane * h.input + group.row) * w.input + column - part.w.in;
+      group.tile_first = part.w.in;
+      group.column = column;
+      group.end = columns;
+      if (fourfold) {
+        walk_down<4, C>(params.view, group, first, end, tap, bias);
+      } else if (even) {
+        walk_down<2, C>(params.view, group, first, end, tap, bias);
+      } else {
+        walk_down<1, C>(params.view, group, first, end, tap, bias);
+      }
+    }
+  }
+}
+
 template <typename T, int kFilter, bool kOdd>
 __global__ void __launch_bounds__(kThreads, kFilter < 5    ? 8
                                             : kFilter == 5 ? 6
                                                            : 4)
-    dgrad_nchw_stride2_kernel(const __grid_constant__ Params<T> params) {
-  constexpr int kGroup = column_group(kFilter), kAbove = (kFilter + 1) / 2 - 1;
-  constexpr int kTaps = kFilter * kFilter, kSums = kFilter * kGroup;
-  using C = Columns<kFilter, kGroup, kOdd>;
-  run_tile(params, [&](const Range& range, int planes, T* dx_stage, const Staged<T>& dy_stage,
+    dgrad_nchw_stride2_kernel(const __grid_constant__ TransposedNchwParams<T> params) {
+  run_tile(params, [&](const TilePart& part, int planes, T* dx_stage, const StagedDy<T>& dy_stage,
                        const StagedFilters<T>& filters) {
-    const Tile& tile = params.tile;
-    const Axis &h = tile.h, &w = tile.w;
-    const int items = tile.segments * tile.columns;
-    const QuotientRemainder team = divide(static_cast<int>(threadIdx.x), params.team);
-    const int plane_end = team.quotient < tile.teams ? planes : 0;
-    // Where a tile is a part of a row, its first group may begin one column before it.
-    const int first_column = range.w / 2 * 2, height = range.h_end - range.h,
-              dx_offset = elements_after_boundary(dx_stage);
-    const bool even = w.input % 2 == 0 && tile.w.tiles == 1 && dx_offset % 2 == 0;
-    const bool fourfold = even && kGroup == 4 && sizeof(T) == 2 && w.input % 4 == 0 && dx_offset % 4 == 0;
-#pragma unroll 1
-    for (int plane = team.quotient; plane < plane_end; plane += tile.teams) {
-      float tap[kFilter][kFilter];
-      const T* const taps = filters.taps(params, plane);
-#pragma unroll
-      for (int t = 0; t < kTaps; t++) tap[t / kFilter][t % kFilter] = widen(taps[t]);
-      const float bias = filters.biases[plane];
-#pragma unroll 1
-      for (int item = team.remainder; item < items; item += tile.team) {
-        const QuotientRemainder part = divide(item, params.columns);
-        const int first = range.i + part.quotient * tile.steps, end = min(first + tile.steps, range.i_end);
-        const int column = first_column + part.remainder * kGroup, columns = range.w_end - column;
-        if (columns <= 0) continue;
-
-        const int q = column / 2 + (w.padding + 1) / 2 + C::kPairs - 1;
-        bool inside[C::kWindow];
-#pragma unroll
-        for (int u = 0; u < C::kWindow; u++) inside[u] = q - u >= range.q && q - u < range.q_end;
-        const T* dy = dy_stage(plane) + (first - kAbove - range.p) * w.output + q - range.q;
-        T* dx = dx_stage + (plane * h.input + 2 * first - h.padding - range.h) * w.input + column - range.w;
-
-        const auto walk = [&](auto vector) {
-          constexpr int kVector = decltype(vector)::value;
-          float sum[kFilter][kGroup];  // of rows 2p + r
-#pragma unroll
-          for (int i = 0; i < kSums; i++) sum[i / kGroup][i % kGroup] = bias;
-          const auto add_row = [&] {
-            float window[C::kWindow];
-#pragma unroll
-            for (int u = 0; u < C::kWindow; u++) window[u] = inside[u] ? widen(dy[-u]) : 0.0f;
-#pragma unroll
-            for (int i = 0; i < kSums; i++) {
-              const int r = i / kGroup, x = i % kGroup;
-              float added = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
-#pragma unroll
-              for (int s = 0; s < kFilter; s++) {
-                if (C::takes(x, s)) added = fmaf(window[C::element(x, s)], tap[r][s], added);
-              }
-              sum[r][x] = added;
-            }
-            dy += w.output;
-          };
-          const auto pass_row = [&] {
-#pragma unroll
-            for (int i = 0; i < kSums; i++) {
-              const int r = i / kGroup, x = i % kGroup;
-              sum[r][x] = r + 2 < kFilter ? sum[(r + 2) % kFilter][x] : bias;
-            }
-            dy += w.output;
-          };
-          int at = 2 * first - h.padding - range.h;
-          const auto store = [&] {
-            const bool upper = static_cast<unsigned>(at) < static_cast<unsigned>(height);
-            const bool lower = static_cast<unsigned>(at + 1) < static_cast<unsigned>(height);
-            if (upper) store_group<kVector>(dx, sum[0], range.w - column, columns);
-            if (lower) store_group<kVector>(dx + w.input, sum[1], range.w - column, columns);
-            dx += 2 * w.input;
-            at += 2;
-          };
-#pragma unroll
-          for (int row = 0; row < kAbove; row++) {
-            const int p = first - kAbove + row;
-            if (p >= 0 && p < h.output) {
-              add_row();
-            } else {
-              pass_row();
-            }
-          }
-          const int inner_end = min(end, h.output);
-#pragma unroll 1
-          for (int p = first; p < inner_end; p++) {
-            add_row();
-            store();
-          }
-#pragma unroll 1
-          for (int p = max(first, inner_end); p < end; p++) {
-            pass_row();
-            store();
-          }
-        };
-        if (fourfold) {
-          walk(std::integral_constant < int, kGroup == 4 && sizeof(T) == 2 ? 4 : 2 > {});
-        } else if (even) {
-          walk(std::integral_constant<int, 2>{});
-        } else {
-          walk(std::integral_constant<int, 1>{});
-        }
-      }
-    }
+    compute_planes<kFilter, kOdd>(params, part, planes, dx_stage, dy_stage, filters);
   });
+}
+
+template <typename T, int kFilter>
+LaunchPlan plan_stride2(const KernelRow& row, const ConvProblem& p, const Device&) {
+  std::string reason = first_of({problem_refused(p), multiplier_or_dilation_refused(p)});
+  if (!reason.empty()) return refuse(std::move(reason));
+  const bool odd = p.padding[2] % 2 != 0;
+  return plan_launch<T>(
+      row, odd ? dgrad_nchw_stride2_kernel<T, kFilter, true> : dgrad_nchw_stride2_kernel<T, kFilter, false>,
+      make_params<T>(view_of(p)));
+}
+
+template <typename T, int kFilter>
+KernelRow stride2_row() {
+  return {.name = "transposed_dgrad_nchw_stride2",
+          .family = Family::kTransposed,
+          .pass = Pass::kDgrad,
+          .dtype = kDTypeOf<T>,
+          .layout = Layout::kChannelsFirst,
+          .filter = kFilter,
+          .stride = 2,
+          .tile = tile_text() + " of whole planes or rows",
+          .plan = plan_stride2<T, kFilter>};
 }
 
 }  // namespace
 
-bool supports_stride2(const ConvProblem& p) {
-  return strided_depthwise_dgrad(p) && p.k == p.c && p.dilation[1] == 1 && p.dilation[2] == 1 &&
-         nchw_shape<float>(p).shared_bytes <= kMostBytes;
-}
-
-template <typename T, int kFilter>
-void dgrad_nchw_stride2(const ConvProblem& problem, const Tensors& tensors, cudaStream_t stream) {
-  const bool odd = problem.padding[2] % 2 != 0;
-  launch("transposed_dgrad_nchw_stride2",
-         odd ? dgrad_nchw_stride2_kernel<T, kFilter, true> : dgrad_nchw_stride2_kernel<T, kFilter, false>,
-         nchw_shape<T>(problem), stream, make_params<T>(problem, tensors));
-}
-
-#define CONVBOUND_STRIDE2(T, filter) \
-  template void dgrad_nchw_stride2<T, filter>(const ConvProblem&, const Tensors&, cudaStream_t);
-#define CONVBOUND_STRIDE2_FILTERS(T) \
-  CONVBOUND_STRIDE2(T, 3)            \
-  CONVBOUND_STRIDE2(T, 4)            \
-  CONVBOUND_STRIDE2(T, 5)            \
-  CONVBOUND_STRIDE2(T, 7)
-CONVBOUND_STRIDE2_FILTERS(__half)
-CONVBOUND_STRIDE2_FILTERS(__nv_bfloat16)
-CONVBOUND_STRIDE2_FILTERS(float)
-
 }  // namespace convbound::transposed
+
+namespace convbound {
+
+Rows transposed_dgrad_nchw_stride2_rows() {
+  return rows_of_fast_types([&](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    using namespace transposed;
+    for (const KernelRow& row : {stride2_row<T, 3>(), stride2_row<T, 4>(), stride2_row<T, 5>(), stride2_row<T, 7>()}) {
+      rows.push_back(row);
+    }
+  });
+}
+
+}  // namespace convbound

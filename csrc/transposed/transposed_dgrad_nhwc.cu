@@ -1,7 +1,7 @@
 // transposed_dgrad, NHWC, depthwise: dx[n,h,w,c] = bias[c] + sum over m,r,s of dy[n,p,q,c*M+m] * w[c*M+m,r,s] with
 // h + padding = p * stride + r * dilation (and w alike).
 //
-// dx is cut into blocks of stride x stride positions as in transposed_nchw.h. A thread owns 16 bytes of channels (8
+// dx is cut into blocks of stride x stride positions (transposed_blocks.h). A thread owns 16 bytes of channels (8
 // halves) and takes one block after the other: every tap of the filter once, 16-byte loads of dy, 16-byte stores of dx.
 // Neighbouring threads have neighbouring channels, so every access covers whole sectors. Several blocks need one
 // element of dy: it comes from L2 once for each thread block and from L1 after that, for the 8 x 16 blocks of a tile
@@ -19,10 +19,8 @@
 #include <type_traits>
 
 #include "csrc/common/channel_slices.h"
-#include "csrc/common/divisor.h"
 #include "csrc/common/shared.h"
-#include "csrc/transposed/phases.h"
-#include "csrc/transposed/transposed_nchw.h"
+#include "csrc/transposed/transposed_blocks.h"
 
 namespace convbound::transposed {
 
@@ -32,20 +30,20 @@ constexpr int kNhwcThreads = 256;
 constexpr int kTileHeight = 8, kTileBlocks = 128;
 
 template <typename T>
-struct NhwcParams {
-  const T* dy;
-  const T* filter;
-  const T* bias;
-  T* dx;
-  ChannelSlices slices;
-  int multiplier;
-  Axis h, w;
+struct TransposedNhwcParams {
+  ConvView view;
+  DxBlocks h, w;
   Phases rows, columns;
+  ChannelSlices slices;
+  const T* dy = nullptr;
+  const T* filter = nullptr;
+  const T* bias = nullptr;  // or none
+  T* dx = nullptr;
 };
 
 // What one thread works on: its vector of channels in one image.
 template <typename T>
-struct Channels {
+struct TransposedNhwcLane {
   const T* dy;
   T* dx;
   const float* filter;
@@ -57,13 +55,14 @@ struct Channels {
 template <typename T, int kElements>
 struct Blocks3x3 {
   static constexpr int kRows = 1;  // blocks at a time, below each other
-  const NhwcParams<T>& params;
-  Channels<T> at;
+  const TransposedNhwcParams<T>& params;
+  TransposedNhwcLane<T> at;
 
-  __device__ __forceinline__ Blocks3x3(const NhwcParams<T>& params, const Channels<T>& at) : params(params), at(at) {}
+  __device__ __forceinline__ Blocks3x3(const TransposedNhwcParams<T>& params, const TransposedNhwcLane<T>& at)
+      : params(params), at(at) {}
 
   __device__ __forceinline__ void make(int i, int, int j) const {
-    const Axis &h = params.h, &w = params.w;
+    const AxisView &h = params.view.h, &w = params.view.w;
     const int channels = params.slices.channels;
     float window[2][2][kElements] = {};
 #pragma unroll
@@ -104,13 +103,14 @@ struct Blocks3x3 {
 template <typename T, int kElements>
 struct BlocksAny {
   static constexpr int kRows = 2;
-  const NhwcParams<T>& params;
-  Channels<T> at;
+  const TransposedNhwcParams<T>& params;
+  TransposedNhwcLane<T> at;
 
-  __device__ __forceinline__ BlocksAny(const NhwcParams<T>& params, const Channels<T>& at) : params(params), at(at) {}
+  __device__ __forceinline__ BlocksAny(const TransposedNhwcParams<T>& params, const TransposedNhwcLane<T>& at)
+      : params(params), at(at) {}
 
   __device__ __forceinline__ void make(int i, int i_end, int j) const {
-    const Axis &h = params.h, &w = params.w;
+    const AxisView &h = params.view.h, &w = params.view.w;
     const Phases &rows = params.rows, &columns = params.columns;
     const int channels = params.slices.channels, taps = h.filter * w.filter;
     for (int fh = 0; fh < h.stride; fh++) {
@@ -122,11 +122,12 @@ struct BlocksAny {
 #pragma unroll
         for (int b = 0; b < kRows; b++)
           read_slot<kElements>(params.slices, at.filter, params.slices.taps, at.lane, sum[b]);
-        for (int m = 0; m < params.multiplier; m++) {
+        for (int m = 0; m < params.view.outputs; m++) {
           for (int t = 0; t < row_taps; t++) {
             const int p = i + rows.offset[fh] - t * rows.move;
             const int first = m * taps + (rows.first[fh] + t * rows.step) * w.filter + columns.first[fw];
-            const T* const row = at.dy + static_cast<int64_t>(p) * w.output * channels * params.multiplier + m;
+            const T* const row = at.dy + static_cast<int64_t>(p) * w.output * channels * params.view.outputs + m;
+#pragma unroll 4
             for (int u = 0; u < column_taps; u++) {
               const int q = j + columns.offset[fw] - u * columns.move;
               if (q < 0 || q >= w.output) continue;
@@ -136,7 +137,7 @@ struct BlocksAny {
               for (int b = 0; b < kRows; b++) {
                 if (p + b < 0 || p + b >= h.output) continue;
                 float value[kElements];
-                load_widened(row + static_cast<int64_t>(b * w.output + q) * channels * params.multiplier, value);
+                load_widened(row + static_cast<int64_t>(b * w.output + q) * channels * params.view.outputs, value);
                 add_product(value, tap, sum[b]);
               }
             }
@@ -154,12 +155,14 @@ struct BlocksAny {
 };
 
 template <typename T, int kElements, int kFilter>
-__global__ void __launch_bounds__(kNhwcThreads, 3) dgrad_nhwc_kernel(const __grid_constant__ NhwcParams<T> params) {
+__global__ void __launch_bounds__(kNhwcThreads, 3)
+    dgrad_nhwc_kernel(const __grid_constant__ TransposedNhwcParams<T> params) {
   const ChannelSlices& slices = params.slices;
-  const Axis &h = params.h, &w = params.w;
+  const AxisView &h = params.view.h, &w = params.view.w;
+  const DxBlocks &rows = params.h, &columns = params.w;
   const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
-  const int slice = block % slices.slices, tile = block / slices.slices % (h.tiles * w.tiles);
-  const int64_t n = block / slices.slices / (h.tiles * w.tiles);
+  const int slice = block % slices.slices, tile = block / slices.slices % (rows.tiles * columns.tiles);
+  const int64_t n = block / slices.slices / (rows.tiles * columns.tiles);
   const int first_channel = slice * slices.lanes * kElements;
   float* const filter = dynamic_shared<float>();
   load_filter<T, kElements, kNhwcThreads>(slices, first_channel, params.filter, params.bias, filter, thread, 0);
@@ -167,14 +170,15 @@ __global__ void __launch_bounds__(kNhwcThreads, 3) dgrad_nhwc_kernel(const __gri
 
   const int positions = kNhwcThreads / slices.lanes, lane = thread % slices.lanes, position = thread / slices.lanes;
   const int channel = first_channel + lane * kElements;
-  const int first_i = h.first_block + tile / w.tiles * h.tile, first_j = w.first_block + tile % w.tiles * w.tile;
-  const int height = min(h.tile, h.first_block + h.blocks - first_i);
-  const int width = min(w.tile, w.first_block + w.blocks - first_j);
+  const int first_i = rows.first + tile / columns.tiles * rows.tile,
+            first_j = columns.first + tile % columns.tiles * columns.tile;
+  const int height = min(rows.tile, rows.first + rows.count - first_i);
+  const int width = min(columns.tile, columns.first + columns.count - first_j);
   using Blocks = std::conditional_t<kFilter == 3, Blocks3x3<T, kElements>, BlocksAny<T, kElements>>;
   const bool working = position < positions && channel < slices.channels;
   const int items = working ? (height + Blocks::kRows - 1) / Blocks::kRows * width : 0;
-  const T* const dy = params.dy + n * h.output * w.output * slices.channels * params.multiplier +
-                      static_cast<int64_t>(channel) * params.multiplier;
+  const T* const dy = params.dy + n * h.output * w.output * slices.channels * params.view.outputs +
+                      static_cast<int64_t>(channel) * params.view.outputs;
   const Blocks blocks(params, {dy, params.dx + n * h.input * w.input * slices.channels + channel, filter, lane});
 #pragma unroll 1
   for (int item = position; item < items; item += positions) {
@@ -182,87 +186,84 @@ __global__ void __launch_bounds__(kNhwcThreads, 3) dgrad_nhwc_kernel(const __gri
   }
 }
 
+// A launch with kElements channels to a thread.
 template <typename T>
-constexpr int kElementsOf = kVectorElements<T>;
-
-Axis cut_axis(const ConvProblem& p, int axis, int64_t most) {
-  Axis found = make_axis(p, axis);
-  found.tiles = static_cast<int>((found.blocks + most - 1) / most);
-  found.tile = (found.blocks + found.tiles - 1) / found.tiles;
-  return found;
-}
-
-template <typename T>
-NhwcParams<T> make_nhwc_params(const ConvProblem& p, const Tensors& t, int vector) {
-  NhwcParams<T> params{};
-  params.dy = static_cast<const T*>(t.y);
-  params.filter = static_cast<const T*>(t.w);
-  params.bias = static_cast<const T*>(t.bias);
-  params.dx = static_cast<T*>(t.x);
-  constexpr int64_t kFilterTarget = 24 * 1024;
-  const int64_t taps = p.k_per_group() * p.filter_size();
-  for (const int bytes : {128, 64, 32}) {
-    params.slices = make_slices(p.c, taps, vector, sizeof(T), bytes);
-    if (filter_bytes(params.slices, vector) <= kFilterTarget) break;
-  }
-  params.multiplier = static_cast<int>(p.k_per_group());
-  params.h = cut_axis(p, 1, kTileHeight);
-  params.w = cut_axis(p, 2, kTileBlocks / params.h.tile);
-  params.rows = make_phases(p, 1);
-  params.columns = make_phases(p, 2);
-  return params;
-}
-
-template <typename T>
-LaunchShape nhwc_shape(const ConvProblem& p, int vector) {
-  const NhwcParams<T> params = make_nhwc_params<T>(p, {}, vector);
+struct TransposedNhwcLaunch {
+  void (*kernel)(TransposedNhwcParams<T>);
+  TransposedNhwcParams<T> params;
   LaunchShape shape;
-  shape.grid_x = p.n * params.h.tiles * params.w.tiles * params.slices.slices;
+};
+
+template <typename T, int kElements, int kFilter>
+TransposedNhwcLaunch<T> plan_launch(const ConvView& v) {
+  constexpr int64_t kFilterTarget = 24 * 1024;
+  const DxBlocks rows = make_blocks(v.h, kTileHeight);
+  TransposedNhwcParams<T> params{v, rows, make_blocks(v.w, kTileBlocks / rows.tile), make_phases(v.h), make_phases(v.w),
+                                 {}};
+  const int64_t taps = int64_t{v.outputs} * v.h.filter * v.w.filter;
+  for (const int bytes : {128, 64, 32}) {
+    params.slices = make_slices(v.groups, taps, kElements, sizeof(T), bytes);
+    if (filter_bytes(params.slices, kElements) <= kFilterTarget) break;
+  }
+  LaunchShape shape;
+  shape.grid_x = v.images * rows.tiles * params.w.tiles * params.slices.slices;
   shape.block_x = kNhwcThreads;
-  shape.shared_bytes = static_cast<size_t>(filter_bytes(params.slices, vector));
-  return shape;
+  shape.shared_bytes = static_cast<size_t>(filter_bytes(params.slices, kElements));
+  return {dgrad_nhwc_kernel<T, kElements, kFilter>, params, shape};
 }
 
-template <typename T>
-bool vectors(const ConvProblem& p) {
-  return p.k == p.c && p.c % kElementsOf<T> == 0;
+template <typename T, int kFilter>
+LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& p, const Device&) {
+  std::string reason =
+      first_of({problem_refused(p), kFilter == 3 ? multiplier_or_dilation_refused(p) : stride_refused(p)});
+  if (!reason.empty()) return refuse(std::move(reason));
+  const ConvView v = view_of(p);
+  constexpr int kVector = kVectorElements<T>;
+  const TransposedNhwcLaunch<T> single = plan_launch<T, 1, kFilter>(v);
+  const TransposedNhwcLaunch<T> wide = p.k == p.c && p.c % kVector == 0 ? plan_launch<T, kVector, kFilter>(v) : single;
+  LaunchPlan plan;
+  const size_t most_bytes = std::max(single.shape.shared_bytes, wide.shape.shared_bytes);
+  plan.refusal = shared_memory_refused(static_cast<int64_t>(most_bytes));
+  plan.shape = wide.shape;
+  plan.launch = [name = row.name, single, wide](const Tensors& t, cudaStream_t stream) {
+    const TransposedNhwcLaunch<T>& chosen = at_boundary(t.x) && at_boundary(t.y) ? wide : single;
+    TransposedNhwcParams<T> params = chosen.params;
+    params.dy = static_cast<const T*>(t.y);
+    params.filter = static_cast<const T*>(t.w);
+    params.bias = static_cast<const T*>(t.bias);
+    params.dx = static_cast<T*>(t.x);
+    launch(name, chosen.kernel, chosen.shape, stream, params);
+  };
+  return plan;
+}
+
+// kFilter 3 is 3x3 at stride 2, one filter for each channel; 0 is everything up to stride 16.
+template <typename T, int kFilter>
+KernelRow nhwc_row() {
+  return {.name = "transposed_dgrad_nhwc",
+          .family = Family::kTransposed,
+          .pass = Pass::kDgrad,
+          .dtype = kDTypeOf<T>,
+          .layout = Layout::kChannelsLast,
+          .filter = kFilter,
+          .stride = kFilter == 3 ? 2 : 0,
+          .tile = std::to_string(kNhwcThreads) + " threads, " + std::to_string(kTileBlocks) +
+                  " blocks of stride x stride, 128 bytes of channels",
+          .plan = plan_nhwc<T, kFilter>};
 }
 
 }  // namespace
 
-template <int kFilter>
-bool supports_nhwc(const ConvProblem& p) {
-  if (!strided_depthwise_dgrad(p) || p.stride[1] > kMostStride || p.stride[2] > kMostStride) return false;
-  if (kFilter == 3 && (p.k != p.c || p.dilation[1] > 1 || p.dilation[2] > 1)) return false;
-  return nhwc_shape<__half>(p, 1).shared_bytes <= kMostBytes && nhwc_shape<__half>(p, 8).shared_bytes <= kMostBytes;
-}
-
-template <typename T>
-LaunchShape nhwc_shape(const ConvProblem& p) {
-  return nhwc_shape<T>(p, vectors<T>(p) ? kElementsOf<T> : 1);
-}
-
-template <typename T, int kFilter>
-void dgrad_nhwc(const ConvProblem& p, const Tensors& t, cudaStream_t stream) {
-  const auto run = [&](auto vector, auto kernel) {
-    launch("transposed_dgrad_nhwc", kernel, nhwc_shape<T>(p, vector), stream, make_nhwc_params<T>(p, t, vector));
-  };
-  const bool aligned = (reinterpret_cast<uintptr_t>(t.x) | reinterpret_cast<uintptr_t>(t.y)) % 16 == 0;
-  if (aligned && vectors<T>(p)) {
-    run(kElementsOf<T>, dgrad_nhwc_kernel<T, kElementsOf<T>, kFilter>);
-  } else {
-    run(1, dgrad_nhwc_kernel<T, 1, kFilter>);
-  }
-}
-
-template bool supports_nhwc<0>(const ConvProblem&);
-template bool supports_nhwc<3>(const ConvProblem&);
-#define CONVBOUND_NHWC(T)                                                           \
-  template LaunchShape nhwc_shape<T>(const ConvProblem&);                           \
-  template void dgrad_nhwc<T, 0>(const ConvProblem&, const Tensors&, cudaStream_t); \
-  template void dgrad_nhwc<T, 3>(const ConvProblem&, const Tensors&, cudaStream_t);
-CONVBOUND_NHWC(__half)
-CONVBOUND_NHWC(__nv_bfloat16)
-CONVBOUND_NHWC(float)
-
 }  // namespace convbound::transposed
+
+namespace convbound {
+
+Rows transposed_dgrad_nhwc_rows() {
+  return rows_of_fast_types([&](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    rows.push_back(transposed::nhwc_row<T, 3>());
+    rows.push_back(transposed::nhwc_row<T, 0>());
+  });
+}
+
+}  // namespace convbound

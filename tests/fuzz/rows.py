@@ -247,7 +247,7 @@ def _simt_rows() -> Iterator[Row]:
             )
 
         dtype, layout = device.dtype_of(registered), registered["layout"].name
-        naive = registered["family"] == "naive"
+        naive = registered["naive"]
         yield Row(
             "simt",
             _label(registered["name"], dtype, layout),

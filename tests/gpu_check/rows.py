@@ -44,8 +44,8 @@ def signs(problem: ConvProblem) -> tuple[Sign, ...]:
 def served(row: dict[str, Any], target: Target) -> list[ConvProblem]:
     """The problems that the row computes there."""
     limits = (target.arch, target.shared_per_block)
-    serves = registry.introspect.device_serves
-    return [p for p in walk(row["name"]) if serves(row["index"], registry.native(p), *limits)]
+    plan = registry.introspect.device_plan
+    return [p for p in walk(row["name"]) if not isinstance(plan(row["index"], registry.native(p), *limits), str)]
 
 
 def row_checks(target: Target) -> Iterator[Check]:

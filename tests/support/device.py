@@ -40,7 +40,15 @@ def native(problem: ConvProblem) -> Any:
 
 def serves(row: dict[str, Any], problem: ConvProblem, profile: str = "sm_90") -> bool:
     """Whether the row computes this problem on a device of the profile."""
-    return bool(introspect.device_serves(row["index"], native(problem), *introspect.simt_profile(profile)))
+    return not isinstance(plan(row, problem, profile), str)
+
+
+def plan(row: dict[str, Any], problem: ConvProblem, profile: str = "sm_90") -> dict[str, Any] | str:
+    """The row's launch for the problem on a device of the profile, or why it does not serve it."""
+    found: dict[str, Any] | str = introspect.device_plan(
+        row["index"], native(problem), *introspect.simt_profile(profile)
+    )
+    return found
 
 
 def select(problem: ConvProblem, row: dict[str, Any], profile: str) -> dict[str, Any] | None:

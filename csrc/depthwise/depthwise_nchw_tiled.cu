@@ -1,5 +1,5 @@
 // depthwise_fprop_nchw_tiled and depthwise_dgrad_nchw_tiled: any filter, and for fprop any stride
-// (depthwise_nchw_problem.h has the equation). Made for large filters, 9x9 to 31x31 and oblong ones.
+// (depthwise_nchw.h has the equation). Made for large filters, 9x9 to 31x31 and oblong ones.
 //
 // Floor: input and output once, and 2 * R * S FLOP per output: from 9x9 on FMA issue is the limit on every GPU.
 //
@@ -15,8 +15,6 @@
 //
 // Tile: 128 threads, 32 sums each: 96 registers allow 20 warps. A vector per lane reads shared memory without conflicts
 // within a row; `skew` moves threads of other rows to other banks.
-#pragma once
-
 #include "csrc/common/divisor.h"
 #include "csrc/common/numeric.h"
 #include "csrc/common/run_copy.h"
@@ -25,9 +23,11 @@
 
 namespace convbound::depthwise {
 
+namespace {
+
 template <typename T, bool kUnitStride>
 struct TiledTraits {
-  static constexpr int kVector = kVectorBytes / sizeof(T);
+  static constexpr int kVector = kVectorElements<T>;
   static constexpr int kColumns = kUnitStride ? kVector : 1;
   static constexpr int kRows = kTiledRows;
   static constexpr int kBlocks = 4;  // 16 warps on a multiprocessor, up to 128 registers
@@ -42,54 +42,37 @@ struct TiledParams {
   const T* bias;
   T* out;
   int64_t planes;
-  PlaneProblem problem;
+  ConvView view;
   TiledPlan plan;
   Divisor tiles_h, tiles_w, filters, multiplier;
 };
-
-// 16 bytes of shared or global memory as they are loaded.
-template <typename T>
-union Vector {
-  uint4 word;
-  T element[kVectorBytes / sizeof(T)];
-  __device__ __forceinline__ Vector() : word{} {}
-};
-
-template <typename T>
-__device__ __forceinline__ void widen_vector(float* to, const T* from) {
-  constexpr int kElements = kVectorBytes / sizeof(T);
-  Vector<T> vector;
-  vector.word = *reinterpret_cast<const uint4*>(from);
-#pragma unroll
-  for (int i = 0; i < kElements; i++) to[i] = widen(vector.element[i]);
-}
 
 // Loads the rows of the input that the tile needs, amid zeros that are there already.
 template <typename T>
 __device__ __forceinline__ void load_tile(T* xs, const TiledParams<T>& params, int64_t first, int planes, int h_base,
                                           int w_base) {
-  constexpr int kVector = kVectorBytes / sizeof(T);
-  const PlaneProblem& p = params.problem;
+  constexpr int kVector = kVectorElements<T>;
+  const ConvView& p = params.view;
   const TiledPlan& plan = params.plan;
-  const int w_first = max(w_base, 0), width = min(w_base + plan.pitch, p.in_w) - w_first;
+  const int w_first = max(w_base, 0), width = min(w_base + plan.pitch, p.w.input) - w_first;
   const int lanes = 1 << plan.chunk_log2, chunk0 = static_cast<int>(threadIdx.x) & (lanes - 1);
   const int rows_at_once = static_cast<int>(blockDim.x) >> plan.chunk_log2, all_rows = planes * plan.in_rows;
   for (int at = static_cast<int>(threadIdx.x) >> plan.chunk_log2; at < all_rows; at += rows_at_once) {
     const int plane = at / plan.in_rows, row = at - plane * plan.in_rows, h = h_base + row;
-    if (h < 0 || h >= p.in_h || width <= 0) continue;
+    if (h < 0 || h >= p.h.input || width <= 0) continue;
     int64_t in_plane = first + plane;
     take(in_plane, params.multiplier);
-    const T* const global = params.in + in_plane * p.in_h * p.in_w + h * p.in_w + w_first;
+    const T* const global = params.in + in_plane * p.h.input * p.w.input + h * p.w.input + w_first;
     T* const shared =
         xs + plane * plan.plane_elements + row * plan.pitch + row / kTiledRows * plan.skew + w_first - w_base;
     // A vector may reach into the neighbouring rows; what it loads of them is not stored.
-    const int in_row = h * p.in_w + w_first, plane_size = p.in_h * p.in_w;
+    const int in_row = h * p.w.input + w_first, plane_size = p.h.input * p.w.input;
     const int before = elements_after_boundary(global), chunks = (before + width + kVector - 1) / kVector;
     for (int chunk = chunk0; chunk < chunks; chunk += lanes) {
       const int e = chunk * kVector - before;
-      Vector<T> vector;
+      Vector<T> vector{};
       const bool whole = in_row + e >= 0 && in_row + e + kVector < plane_size + 1;
-      if (whole) vector.word = *reinterpret_cast<const uint4*>(global + e);
+      if (whole) vector = load_vector(global + e);
 #pragma unroll
       for (int i = 0; i < kVector; i++) {
         const bool inside = e + i >= 0 && e + i < width;
@@ -102,15 +85,15 @@ __device__ __forceinline__ void load_tile(T* xs, const TiledParams<T>& params, i
 // The filters of the block's planes as floats, turned round for dgrad; rows end with zeros that are there already.
 template <typename T>
 __device__ __forceinline__ void load_filter_rows(float* ws, const TiledParams<T>& params, int64_t first, int planes) {
-  const PlaneProblem& p = params.problem;
-  const int taps = p.filter_h * p.filter_w, threads = static_cast<int>(blockDim.x);
+  const ConvView& p = params.view;
+  const int taps = p.h.filter * p.w.filter, threads = static_cast<int>(blockDim.x);
   for (int plane = 0; plane < planes; plane++) {
     int64_t image = first + plane;
     const T* const filter = params.filter + static_cast<int64_t>(take(image, params.filters)) * taps;
     float* const rows = ws + plane * params.plan.filter_stride;
     for (int i = static_cast<int>(threadIdx.x); i < taps; i += threads) {
-      const int tap = p.flip ? taps - 1 - i : i, r = tap / p.filter_w;
-      rows[r * params.plan.filter_pitch + tap - r * p.filter_w] = widen(filter[i]);
+      const int tap = p.flip ? taps - 1 - i : i, r = tap / p.w.filter;
+      rows[r * params.plan.filter_pitch + tap - r * p.w.filter] = widen(filter[i]);
     }
   }
 }
@@ -137,35 +120,35 @@ __device__ __forceinline__ void multiply_row(float (&sum)[kVector], const float*
 }
 
 template <typename T>
-__device__ __forceinline__ void unit_stride_sums(float (&sum)[kTiledRows][kVectorBytes / sizeof(T)], const T* x,
+__device__ __forceinline__ void unit_stride_sums(float (&sum)[kTiledRows][kVectorElements<T>], const T* x,
                                                  const float* w, const TiledParams<T>& params) {
-  constexpr int kVector = kVectorBytes / sizeof(T);
-  const PlaneProblem& p = params.problem;
+  constexpr int kVector = kVectorElements<T>;
+  const ConvView& p = params.view;
   const TiledPlan& plan = params.plan;
-  const int whole = p.filter_w / kVector * kVector, rows = kTiledRows - 1 + p.filter_h;
+  const int whole = p.w.filter / kVector * kVector, rows = kTiledRows - 1 + p.h.filter;
 #pragma unroll 1
   for (int h = 0; h < rows; h++) {
     const T* row = x + h * plan.pitch + h / kTiledRows * plan.skew;
     float v[2 * kVector];
-    widen_vector(v, row);
+    widen(load_vector(row), v);
 #pragma unroll 1
     for (int s = 0; s < whole; s += kVector) {
-      widen_vector(v + kVector, row + s + kVector);
+      widen(load_vector(row + s + kVector), v + kVector);
 #pragma unroll
       for (int i = 0; i < kTiledRows; i++) {
         const int r = h - i;
-        if (r >= 0 && r < p.filter_h) multiply_row<true>(sum[i], w + r * plan.filter_pitch + s, v, kVector);
+        if (r >= 0 && r < p.h.filter) multiply_row<true>(sum[i], w + r * plan.filter_pitch + s, v, kVector);
       }
 #pragma unroll
       for (int i = 0; i < kVector; i++) v[i] = v[i + kVector];
     }
-    if (whole < p.filter_w) {
-      widen_vector(v + kVector, row + whole + kVector);
+    if (whole < p.w.filter) {
+      widen(load_vector(row + whole + kVector), v + kVector);
 #pragma unroll
       for (int i = 0; i < kTiledRows; i++) {
         const int r = h - i;
-        if (r >= 0 && r < p.filter_h) {
-          multiply_row<false>(sum[i], w + r * plan.filter_pitch + whole, v, p.filter_w - whole);
+        if (r >= 0 && r < p.h.filter) {
+          multiply_row<false>(sum[i], w + r * plan.filter_pitch + whole, v, p.w.filter - whole);
         }
       }
     }
@@ -175,16 +158,16 @@ __device__ __forceinline__ void unit_stride_sums(float (&sum)[kTiledRows][kVecto
 template <typename T>
 __device__ __forceinline__ void strided_sums(float (&sum)[kTiledRows][1], const T* x, const float* w,
                                              const TiledParams<T>& params) {
-  const PlaneProblem& p = params.problem;
+  const ConvView& p = params.view;
   const int pitch = params.plan.pitch;
 #pragma unroll 1
-  for (int r = 0; r < p.filter_h; r++) {
+  for (int r = 0; r < p.h.filter; r++) {
 #pragma unroll 1
-    for (int s = 0; s < p.filter_w; s++) {
+    for (int s = 0; s < p.w.filter; s++) {
       const float tap = w[r * params.plan.filter_pitch + s];
 #pragma unroll
       for (int i = 0; i < kTiledRows; i++) {
-        sum[i][0] = fmaf(tap, widen(x[(i * p.stride_h + r) * pitch + s]), sum[i][0]);
+        sum[i][0] = fmaf(tap, widen(x[(i * p.h.stride + r) * pitch + s]), sum[i][0]);
       }
     }
   }
@@ -193,13 +176,10 @@ __device__ __forceinline__ void strided_sums(float (&sum)[kTiledRows][1], const 
 // Writes a row of a thread's outputs, `count` of them, to shared or global memory.
 template <typename T, int kColumns>
 __device__ __forceinline__ void store_row(T* to, const float (&sum)[kColumns], int count) {
-  constexpr int kVector = kVectorBytes / sizeof(T);
+  constexpr int kVector = kVectorElements<T>;
   if constexpr (kColumns == kVector) {
     if (count >= kVector && elements_after_boundary(to) == 0) {
-      Vector<T> vector;
-#pragma unroll
-      for (int c = 0; c < kVector; c++) vector.element[c] = narrow<T>(sum[c]);
-      *reinterpret_cast<uint4*>(to) = vector.word;
+      store_narrowed(to, sum);
       return;
     }
   }
@@ -211,10 +191,10 @@ __device__ __forceinline__ void store_row(T* to, const float (&sum)[kColumns], i
 
 template <typename T, bool kUnitStride>
 __global__ void __launch_bounds__(kTiledThreads, TiledTraits<T, kUnitStride>::kBlocks)
-    tiled_kernel(const __grid_constant__ TiledParams<T> params) {
+    depthwise_nchw_tiled(const __grid_constant__ TiledParams<T> params) {
   using Traits = TiledTraits<T, kUnitStride>;
   constexpr int kColumns = Traits::kColumns;
-  const PlaneProblem& p = params.problem;
+  const ConvView& p = params.view;
   const TiledPlan& plan = params.plan;
 
   int64_t group = blockIdx.x;
@@ -222,7 +202,7 @@ __global__ void __launch_bounds__(kTiledThreads, TiledTraits<T, kUnitStride>::kB
   const int64_t first = group * plan.planes;
   const int planes = static_cast<int>(params.planes - first < plan.planes ? params.planes - first : plan.planes);
   const int first_p = tile_h * plan.rows * kTiledRows, first_q = tile_w * plan.columns * kColumns;
-  const int rows = min(plan.rows * kTiledRows, p.out_h - first_p);
+  const int rows = min(plan.rows * kTiledRows, p.h.output - first_p);
 
   unsigned char* const memory = dynamic_shared<unsigned char>();
   T* const xs = reinterpret_cast<T*>(memory);
@@ -233,17 +213,17 @@ __global__ void __launch_bounds__(kTiledThreads, TiledTraits<T, kUnitStride>::kB
   }
   __syncthreads();
   load_filter_rows(ws, params, first, planes);
-  load_tile(xs, params, first, planes, first_p * p.stride_h - p.pad_h, first_q * p.stride_w - p.pad_w);
+  load_tile(xs, params, first, planes, first_p * p.h.stride - p.h.padding, first_q * p.w.stride - p.w.padding);
   __syncthreads();
 
   // Where all of a plane's width is in the tile, outputs follow each other and leave through shared memory as one run.
   const bool linear = plan.tiles_w == 1;
-  T* const out = params.out + (first * p.out_h + first_p) * p.out_w;
+  T* const out = params.out + (first * p.h.output + first_p) * p.w.output;
   T* const ys = reinterpret_cast<T*>(memory + plan.x_bytes + plan.w_bytes) + elements_after_boundary(out);
   const int column = static_cast<int>(threadIdx.x) & ((1 << plan.slot_log2) - 1);
   const int unit = static_cast<int>(threadIdx.x) >> plan.slot_log2, plane = unit / plan.rows;
   const int row_group = unit - plane * plan.rows, row0 = row_group * kTiledRows, q = first_q + column * kColumns;
-  if (column < plan.columns && plane < planes && row0 < rows && q < p.out_w) {
+  if (column < plan.columns && plane < planes && row0 < rows && q < p.w.output) {
     float bias = 0;
     if (params.bias != nullptr) {
       int64_t image = first + plane;
@@ -256,23 +236,93 @@ __global__ void __launch_bounds__(kTiledThreads, TiledTraits<T, kUnitStride>::kB
       for (int c = 0; c < kColumns; c++) sum[i][c] = bias;
     }
     const float* const w = ws + plane * plan.filter_stride;
-    const T* const x = xs + plane * plan.plane_elements + row0 * p.stride_h * plan.pitch + row_group * plan.skew +
-                       column * kColumns * p.stride_w;
+    const T* const x = xs + plane * plan.plane_elements + row0 * p.h.stride * plan.pitch + row_group * plan.skew +
+                       column * kColumns * p.w.stride;
     if constexpr (kUnitStride) {
       unit_stride_sums(sum, x, w, params);
     } else {
       strided_sums(sum, x, w, params);
     }
-    T* const y = linear ? ys + (plane * rows + row0) * p.out_w + q : out + row0 * p.out_w + q;
+    T* const y = linear ? ys + (plane * rows + row0) * p.w.output + q : out + row0 * p.w.output + q;
 #pragma unroll
     for (int i = 0; i < kTiledRows; i++) {
-      if (row0 + i < rows) store_row<T>(y + i * p.out_w, sum[i], p.out_w - q);
+      if (row0 + i < rows) store_row<T>(y + i * p.w.output, sum[i], p.w.output - q);
     }
   }
   if (linear) {
     __syncthreads();
-    store_run(out, ys, planes * rows * p.out_w, threads);
+    store_run(out, ys, planes * rows * p.w.output, threads);
   }
 }
 
+template <typename T, bool kUnitStride>
+TiledParams<T> tiled_params(const ConvView& view) {
+  const TiledPlan plan = plan_tiled(view, TiledTraits<T, kUnitStride>::shape());
+  return {nullptr,
+          nullptr,
+          nullptr,
+          nullptr,
+          planes_of(view),
+          view,
+          plan,
+          Divisor(plan.tiles_h),
+          Divisor(plan.tiles_w),
+          Divisor(view.out_channels()),
+          Divisor(view.outputs)};
+}
+
+template <typename T, bool kUnitStride>
+LaunchPlan plan_tiled_launch(const KernelRow& row, const ConvView& view) {
+  LaunchPlan plan;
+  const TiledParams<T> params = tiled_params<T, kUnitStride>(view);
+  plan.shape = tiled_shape(view, params.plan);
+  if (plan.shape.shared_bytes >= kMostTiledBytes) return refuse("filter and stride too large for a tile in shared memory");
+  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, params](const Tensors& t, cudaStream_t stream) {
+    TiledParams<T> with_tensors = params;
+    with_tensors.in = static_cast<const T*>(input_of(pass, t));
+    with_tensors.filter = static_cast<const T*>(t.w);
+    with_tensors.bias = static_cast<const T*>(t.bias);
+    with_tensors.out = static_cast<T*>(output_of(pass, t));
+    launch(name, depthwise_nchw_tiled<T, kUnitStride>, shape, stream, with_tensors);
+  };
+  return plan;
+}
+
+template <typename T>
+LaunchPlan plan_tiled_row(const KernelRow& row, const ConvProblem& problem, const Device&) {
+  constexpr int64_t kMostTaps = 4096, kMostStride = 64;
+  const std::string reason = planes_refuse(row.pass, problem);
+  if (!reason.empty()) return refuse(reason);
+  if (problem.filter_size() > kMostTaps) return refuse(std::to_string(problem.filter_size()) + " taps, at most 4096");
+  if (problem.stride[1] > kMostStride || problem.stride[2] > kMostStride) return refuse("a stride beyond 64");
+  const ConvView view = as_fprop(row.pass, problem);
+  return view.h.stride == 1 && view.w.stride == 1 ? plan_tiled_launch<T, true>(row, view)
+                                                  : plan_tiled_launch<T, false>(row, view);
+}
+
+}  // namespace
+
 }  // namespace convbound::depthwise
+
+namespace convbound {
+
+Rows depthwise_nchw_tiled_rows() {
+  return rows_of_fast_types([](Rows& rows, auto type) {
+    using T = typename decltype(type)::type;
+    using namespace depthwise;
+    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
+      const bool forward = pass == Pass::kFprop;
+      rows.push_back({.name = forward ? "depthwise_fprop_nchw_tiled" : "depthwise_dgrad_nchw_tiled",
+                      .family = Family::kDepthwise,
+                      .pass = pass,
+                      .dtype = kDTypeOf<T>,
+                      .layout = Layout::kChannelsFirst,
+                      .stride = forward ? 0 : 1,
+                      .tile = std::to_string(kTiledThreads) + " threads: " + std::to_string(kTiledRows) + " rows of " +
+                              std::to_string(TiledTraits<T, true>::kColumns) + " columns each at stride 1, of one at others",
+                      .plan = plan_tiled_row<T>});
+    }
+  });
+}
+
+}  // namespace convbound

@@ -1,4 +1,4 @@
-// What kernels ask of a problem's axes: positions that fit their integers, and two dimensions. Host code.
+// What the CPU kernels ask of a problem's axes: positions that fit their integers, and two dimensions. Host code.
 #pragma once
 
 #include "csrc/conv_problem.h"
