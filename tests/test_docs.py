@@ -1,0 +1,90 @@
+"""The documents are true to the tree: files that they name, pictures and tables that scripts make, links."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from convbound import _library
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
+# Ends of file names; a name without a folder may stand in any one.
+SUFFIXES = ("py", "pyi", "cu", "h", "cpp", "inc", "md", "csv", "json", "svg", "png", "sh", "toml")
+# Files that a run writes.
+WRITTEN = {"rows.csv", "rows.jsonl", "result.json", "roofline.png", "tuning.json", "results/gpu-check.json"}
+WRITTEN |= {"results/fuzz.json", "traces.json", "model.py"}
+
+
+def named(page: Path) -> list[str]:
+    """The files and folders that a page names in backticks, outside of blocks of code."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    quoted = re.findall(r"`([\w./*-]+)`", text)
+    return [name for name in quoted if name.endswith("/") or (name.rpartition(".")[2] in SUFFIXES and "." in name)]
+
+
+def exists(name: str, page: Path) -> bool:
+    if name in WRITTEN:
+        return True
+    if "/" in name.rstrip("/"):
+        return any(any(folder.glob(name)) for folder in (ROOT, ROOT / "csrc", page.parent))
+    tops = [ROOT / top for top in ("csrc", "kernels", "pytorch_ext", "bench", "tests", "docs", ".ci")]
+    return any(ROOT.glob(name)) or any(any(top.rglob(name.rstrip("/"))) for top in tops)
+
+
+def script(name: str) -> ModuleType:
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_exist(page: Path):
+    assert [name for name in named(page) if not exists(name, page)] == []
+
+
+def test_files_are_found_in_backticks_only_where_they_are(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`csrc/registry.h`, `gone.cu`, `csrc/gone/`, `conv2d`, `0.97`, `torch.func`\n```\n`other.cu`\n```\n"
+    )
+    assert named(page) == ["csrc/registry.h", "gone.cu", "csrc/gone/"]
+    assert [exists(name, page) for name in named(page)] == [True, False, False]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_index_has_every_page():
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    missing = [page.name for page in DOCS.glob("*.md") if page.name != "README.md" and f"({page.name})" not in index]
+    assert missing == []
+
+
+def test_pictures_are_what_the_script_draws():
+    figures = script("figures").FIGURES
+    assert len(figures) == 4
+    for name, draw in figures.items():
+        assert (DOCS / name).read_text(encoding="utf-8") == str(draw()), f"{name}: run python docs/figures.py"
+
+
+def test_the_table_of_kernels_is_what_the_script_makes():
+    pytest.importorskip("triton")
+    if not hasattr(_library.introspect, "device_select"):
+        pytest.skip("built without the registry of CUDA kernels")
+    writer = script("kernel_table")
+    _, _, text = writer.DOCUMENT.read_text(encoding="utf-8").partition(writer.START)
+    committed, _, _ = text.partition(writer.END)
+    assert committed.strip() == writer.markdown(), "run python docs/kernel_table.py"
