@@ -31,6 +31,7 @@ import build_tools  # noqa: E402
 
 PACKAGES = {
     "convbound": "pytorch_ext",
+    "convbound.choice": "pytorch_ext/choice",
     "convbound.nn": "pytorch_ext/nn",
     "convbound.kernels": "kernels",
     "convbound.bench": "bench",

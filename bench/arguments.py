@@ -8,32 +8,22 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import torch
 
-from convbound import backends
-from convbound.bench.devices import NAMES
 from convbound.bench.rivals import TORCH
+from convbound.choice.backends import backends
+from convbound.command_line import EXIT_USAGE, Parser
+from convbound.devices import NAMES
 from convbound.problem import ConvProblem
-from convbound.untrusted import printable
 
 PROGRAM = "python -m convbound.bench"
-EXIT_OK, EXIT_FAILED_ROWS, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 EXTRAS = ("rich", "matplotlib", "numpy")
 # Beyond this, torch ends the process, or its numbers of 64 bits are too small.
 MOST_THREADS, MOST_BATCH = 1024, (1 << 31) - 1
 
 T = TypeVar("T")
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line that names the argument."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the line and leave."""
-        hint = "; --help lists the options" if message.startswith("unrecognized") else ""
-        self.exit(EXIT_USAGE, f"{self.prog}: {printable(message.removeprefix('argument '))}{hint}\n")
 
 
 @contextmanager

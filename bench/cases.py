@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from convbound import explanation, ops
+from convbound import ops
 from convbound.bench.rivals import TORCH, Run, rival_kernel, rival_run
 from convbound.bench.tables import Layer
 from convbound.problem import DTYPE_NAMES, LAYOUTS, ConvProblem, Layout, Pass
+from convbound.serving import serving_kernel
 
 _SEED = 20240229
 _ROLES: dict[bool, dict[Pass, str]] = {
@@ -130,7 +131,7 @@ def contenders(
         Contender(
             backend,
             layout,
-            explanation.serving_kernel(case.problem, case.pass_, case.dtype, layout, backend)[0],
+            serving_kernel(case.problem, case.pass_, case.dtype, layout, backend)[0],
             ours_run(case, backend, layout),
             by_layout[layout],
         )

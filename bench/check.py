@@ -1,7 +1,6 @@
 """Checks before timing: every result is compared with an fp64 reference, element by element.
 
-The measure is |y - y64| / sum |x||w|: the error relative to what the sum would be if nothing cancelled, which is what
-rounding acts on. A result may err twice as much as torch's own convolution in the same dtype, plus a few ulps.
+What a result errs by, and how much of that is allowed, is defined in :mod:`convbound.accuracy`.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ from contextlib import contextmanager
 
 import torch
 
+from convbound.accuracy import allowed_error, largest_error
 from convbound.bench.cases import Case, Tensors
 from convbound.bench.rivals import cudnn, torch_convolution
-
-TORCH_FACTOR = 2.0
-ULPS = 4.0
 
 
 class Reference:
@@ -28,7 +25,7 @@ class Reference:
         # The scale needs no more than a few digits, and torch's fp64 convolutions are slow.
         magnitude = torch_convolution(case.problem, case.pass_)(*tensors.map(lambda t: t.float().abs()))
         self._scale = magnitude.double()
-        self._ulp = torch.finfo(case.dtype).eps
+        self._dtype = case.dtype
 
     def error(self, result: torch.Tensor) -> float:
         """The largest relative error over all elements; infinite where an element is missing or not a number.
@@ -42,14 +39,11 @@ class Reference:
             raise ValueError(f"the result has shape {tuple(result.shape)}, not {tuple(self._exact.shape)}")
         if not result.any() and self._exact.any():
             raise ValueError("the result is zero everywhere")
-        difference = (result.double() - self._exact).abs_()
-        # An element that only padding reaches has to be exactly zero.
-        relative = torch.where(self._scale > 0, difference / self._scale, torch.where(difference > 0, torch.inf, 0.0))
-        return float(relative.nan_to_num_(nan=torch.inf, posinf=torch.inf).max())
+        return largest_error(result, self._exact, self._scale)
 
     def limit(self, torch_error: float) -> float:
         """The error that is allowed, given torch's own."""
-        return TORCH_FACTOR * torch_error + ULPS * self._ulp
+        return allowed_error(torch_error, self._dtype)
 
 
 @contextmanager

@@ -12,15 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from convbound import backends
 from convbound.bench.arguments import (
-    EXIT_FAILED_ROWS,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
     MOST_BATCH,
     MOST_THREADS,
     PROGRAM,
-    Parser,
     backend,
     device,
     one_of,
@@ -31,13 +26,14 @@ from convbound.bench.arguments import (
     require_extras,
 )
 from convbound.bench.commands import means_command, train_command, tune_command
-from convbound.bench.devices import NAMES, default_device, find_device, our_backends
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
-from convbound.bench.rivals import INDUCTOR
+from convbound.bench.rivals import INDUCTOR, usual_rivals
 from convbound.bench.tables import Tier, load_models
+from convbound.choice.backends import backends, our_backends, refusal
+from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, Parser
+from convbound.devices import NAMES, default_device, find_device
 from convbound.gpus import DEFAULT_GPU, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
-from convbound.selection import refusal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -287,7 +283,7 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
         dtypes=tuple(_DTYPES[name] for name in dict.fromkeys(args.dtype)) if args.dtype else (found.dtype,),
         device=chosen,
         backends=tuple(dict.fromkeys(names)),
-        rivals=(*found.rivals, *([INDUCTOR] if args.inductor else ())),
+        rivals=(*usual_rivals(chosen), *([INDUCTOR] if args.inductor else ())),
         batch=args.batch,
         target_seconds=args.time or TARGET_SECONDS[size],
         cold=not args.warm,

@@ -11,12 +11,8 @@ import torch
 
 from convbound import _library
 from convbound.bench.arguments import (
-    EXIT_FAILED_ROWS,
-    EXIT_OK,
-    EXIT_USAGE,
     MOST_BATCH,
     PROGRAM,
-    Parser,
     one_of,
     path,
     positive,
@@ -24,7 +20,9 @@ from convbound.bench.arguments import (
     refusing,
     require_extras,
 )
-from convbound.bench.devices import default_device
+from convbound.command_line import EXIT_FAILED_ROWS, EXIT_OK, EXIT_USAGE, Parser
+from convbound.devices import default_device, find_device
+from convbound.failures import failure, is_out_of_memory
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
 
 MEANS_HELP = "Rewrite a document's table of mean speed-ups by kind of layer from the result files of some runs."
@@ -71,14 +69,14 @@ def tune_command(arguments: Sequence[str], started: float) -> int:
         parser.error(f"times Triton kernels on a GPU, and torch {torch.__version__} sees none here")
     from convbound.bench.tune import report, search
     from convbound.kernels.launch import architecture
-    from convbound.measuring import failure, timer_for
 
     device = torch.device("cuda", torch.cuda.current_device())
+    timer = find_device("cuda").timer(cold=False)
     failed = False
     for what, name, layout, pass_ in itertools.product(args.problem, args.dtype, args.layout, args.passes):
         print(f"{what} {pass_} {name} {layout}", flush=True)
         try:
-            timings = search(what, pass_, _DTYPES[name], layout, device, architecture(device), timer_for(device))
+            timings = search(what, pass_, _DTYPES[name], layout, device, architecture(device), timer)
         except RuntimeError as error:
             failed = True
             print(f"  FAILED {failure(error, what, _DTYPES[name])}")
@@ -117,8 +115,7 @@ def train_command(arguments: Sequence[str], started: float) -> int:
         parser.exit(EXIT_USAGE, f"{parser.prog} needs transformers: pip install 'convbound[test]'\n")
     from convbound.bench import training
     from convbound.bench.report import replace_between
-    from convbound.bench.timer import CpuTimer
-    from convbound.measuring import is_out_of_memory
+    from convbound.timing import CpuTimer
 
     device = torch.device(default_device())
     steps = []

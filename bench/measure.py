@@ -10,14 +10,14 @@ import torch
 
 from convbound.bench.cases import Case, Contender, contenders, random_tensors
 from convbound.bench.check import Reference, poisoned_outputs
-from convbound.bench.devices import Device
 from convbound.bench.plan import Options
 from convbound.bench.rivals import RIVALS
-from convbound.bench.roofs import Roofs
 from convbound.bench.rows import STATUS_FAILED, Row
-from convbound.bench.timer import Prepared, Timer, interleave, quantiles
-from convbound.measuring import failure
+from convbound.devices import Device
+from convbound.failures import failure
 from convbound.problem import DTYPE_NAMES, Layout
+from convbound.roofs import Roofs
+from convbound.timing import Prepared, Timer, interleave, quantiles
 
 MEMORY, COMPUTE = "memory", "compute"
 NOT_RUN = "not run: the device was lost before"

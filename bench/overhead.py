@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 import convbound
 from convbound.bench.cases import random_tensors
-from convbound.bench.devices import Device
 from convbound.bench.rivals import TORCH
 from convbound.bench.rows import STATUS_FAILED, Row
-from convbound.bench.timer import interleave, quantiles
+from convbound.devices import Device
 from convbound.problem import ConvProblem
+from convbound.timing import interleave, quantiles
 
 MODEL = "host"
 PROBLEM = ConvProblem.parse("mb1g8ic8ih4oc8kh3ph1 host:overhead")

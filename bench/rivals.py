@@ -29,6 +29,11 @@ _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_trans
 _INPUT, _WEIGHT = 0, 1
 
 
+def usual_rivals(device: str) -> tuple[str, ...]:
+    """How torch competes on a device, unless more is asked for."""
+    return (TORCH, NATIVE) if device == "cuda" else (TORCH,)
+
+
 def rival_run(rival: str, layer: Layer, pass_: Pass) -> Run:
     """A pass of a layer as a rival runs it."""
     run = (transposed_convolution if layer.transposed else torch_convolution)(layer.problem, pass_)

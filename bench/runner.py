@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
+from convbound.bench import provenance
 from convbound.bench.cases import Case
-from convbound.bench.devices import Device, find_device
 from convbound.bench.measure import failed_case, measure_case, renamed
 from convbound.bench.overhead import measure_overhead
 from convbound.bench.plan import MOST_SECONDS, Budget, Options, cases, progress_total
 from convbound.bench.progress import Progress
-from convbound.bench.roofs import Roofs, measure_roofs
 from convbound.bench.rows import Result, Row, RowWriter
-from convbound.preferences import preferred
+from convbound.choice import cpu_table
+from convbound.choice.backends import CPU_ISA
+from convbound.devices import Device, find_device
 from convbound.problem import DTYPE_NAMES, ConvProblem
-from convbound.selection import CPU_ISA
+from convbound.roofs import Roofs, measure_roofs
 
 INTERRUPTED = "interrupted"
 # What `auto` takes shall be as fast as torch, but for noise.
@@ -40,7 +41,8 @@ def run(options: Options, folder: Path, progress: Progress, started: float) -> R
     measured, is not ``complete``, and says why.
     """
     device = find_device(options.device)
-    result = Result(device.start(), {}, _described(options))
+    settings = device.start()
+    result = Result(provenance.describe(device.type) | settings, {}, _described(options))
     chosen = cases(options)
     with torch.no_grad(), progress:
         progress.total(progress_total(chosen) + options.overhead)
@@ -109,7 +111,8 @@ def _is_doubtful(row: Row) -> bool:
         return False
     problem, dtype = ConvProblem.parse(row.problem), _DTYPES[row.dtype]
     slow = row.speedup_same_layout is not None and row.speedup_same_layout < LEAST_SPEEDUP
-    return slow and preferred(problem, row.pass_, dtype, row.layout, CPU_ISA) is not None  # type: ignore[arg-type]
+    taken = cpu_table.look_up(problem, row.pass_, dtype, row.layout, CPU_ISA)  # type: ignore[arg-type]
+    return slow and taken.backend == "cpu"
 
 
 def _described(options: Options) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from convbound.bench.report import escaped, replace_between, shape
 from convbound.bench.rows import STATUS_FAILED, STATUS_OK
 from convbound.gpus import find_gpu
 from convbound.problem import DTYPE_NAMES, Layout
+from convbound.trace_report import Trace
 from convbound.untrusted import replace_text
 
 TABLE = "traffic"
@@ -36,8 +37,9 @@ _MOST_REPORTS = 6
 
 @dataclass
 class TraceRow:
-    """One traced case. Ratios are those of :class:`convbound.tracing.Trace`; `floor_us` is the time that `bound` takes
-    at least, `compulsory_us` that of the compulsory bytes from DRAM.
+    """One traced case, with the ratios of a :class:`convbound.trace_report.Trace`.
+
+    `floor_us` is the time that `bound` takes at least, `compulsory_us` that of the compulsory bytes from DRAM.
     """
 
     model: str
@@ -101,7 +103,7 @@ def trace_all(options: Options, gpu: str, kernel: str | None, folder: Path, cons
     return rows
 
 
-def _trace(case: Case, layout: Layout, gpu: str, kernel: str | None) -> tuple[TraceRow, tracing.Trace | None]:
+def _trace(case: Case, layout: Layout, gpu: str, kernel: str | None) -> tuple[TraceRow, Trace | None]:
     layer = case.layer
     found = find_gpu(gpu)
     row = TraceRow(layer.model, layer.name, str(layer.problem), case.pass_, DTYPE_NAMES[case.dtype], layout, found.name)

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 import convbound
-from convbound.bench.timer import Call, Sampler, interleave, keep_freed_pages
 from convbound.problem import Layout
+from convbound.timing import Call, Sampler, interleave, keep_freed_pages
 
 TRAINING = "training"
 IMAGE, LABELS = 224, 1000

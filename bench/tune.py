@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median
 
 import torch
 from torch import Tensor
 
-from convbound.bench.timer import Call, Sampler, interleave
 from convbound.kernels.launch import operands
 from convbound.kernels.table import KERNELS, Kernel, select
 from convbound.kernels.tile import Tile
 from convbound.problem import ConvProblem, Layout, Pass
+from convbound.timing import Call, Timer, medians
 
 # Seconds for timing the alternatives of one pass, per alternative.
 BUDGET = 0.1
@@ -74,7 +73,7 @@ def search(
     layout: Layout,
     device: torch.device,
     arch: int | None,
-    timer: Sampler,
+    timer: Timer,
 ) -> list[Timing]:
     """Time all alternatives in turn on random tensors, the fastest first; what fails or errs is last, with the reason.
 
@@ -100,8 +99,7 @@ def search(
             calls[index] = partial(plan.run, tensors)
         except Exception as error:
             reasons[index] = " ".join(f"{type(error).__name__}: {error}".split())
-    samples = interleave(list(calls.values()), timer, BUDGET * len(calls), [0.0] * len(calls))
-    seconds = dict(zip(calls, map(median, samples), strict=True))
+    seconds = dict(zip(calls, medians(list(calls.values()), timer, BUDGET * len(calls)), strict=True))
     timings = [
         Timing(row.name, str(row.tile), index == 0, seconds.get(index), reasons.get(index, ""))
         for index, row in enumerate(rows)

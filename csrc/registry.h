@@ -14,7 +14,8 @@ RowsOfKernel dilated_nchw_rows, dilated_nhwc_rows, dilated_wgrad_nhwc_rows;
 RowsOfKernel transposed_dgrad_nchw_stride2_rows, transposed_dgrad_nchw_any_rows, transposed_dgrad_nhwc_rows;
 // Depthwise fprop and stride-1 dgrad: one dimension, then two.
 RowsOfKernel depthwise_ncl_rows, depthwise_nchw_toeplitz_rows;
-RowsOfKernel depthwise_nchw_bands_3x3_rows, depthwise_nchw_bands_5x5_rows, depthwise_nchw_bands_7x7_rows, depthwise_nchw_tiled_rows;
+RowsOfKernel depthwise_nchw_bands_3x3_rows, depthwise_nchw_bands_5x5_rows, depthwise_nchw_bands_7x7_rows,
+    depthwise_nchw_tiled_rows;
 RowsOfKernel depthwise_nhwc_rows, depthwise_nhwc_general_rows;
 // The gradient of depthwise filters and biases.
 RowsOfKernel depthwise_wgrad_half_rows, depthwise_wgrad_bfloat16_rows, depthwise_wgrad_float_rows;

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from convbound.fakes import empty_dense
+from convbound.layout import to_layout
 from convbound.problem import ConvProblem, Layout, Pass
 
 # As Triton reads it, when a kernel is decorated.
@@ -108,7 +109,6 @@ def _run(
     """Allocate the results, which are named with their shapes, and launch the kernel that the table selects."""
     from convbound.kernels.launch import architecture
     from convbound.kernels.table import select
-    from convbound.ops import to_layout
 
     _check(pass_, problem, operands, bias)
     like = next(iter(operands.values()))

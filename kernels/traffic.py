@@ -19,12 +19,12 @@ import triton
 from torch import Tensor
 from triton.runtime import interpreter
 
-from convbound import tracing
+from convbound import trace_report
 from convbound.gpus import DEFAULT_GPU, find_gpu
 from convbound.kernels.launch import L1, Launch, operands, residents
 from convbound.kernels.table import KERNELS, Kernel, select
 from convbound.problem import ConvProblem, Layout, Pass
-from convbound.tracing import SECTOR, Site, Trace
+from convbound.trace_report import SECTOR, Site, Trace
 
 PREFIX = "triton"
 _UNKNOWN = (0,) * 5  # bytes by width of access
@@ -88,7 +88,7 @@ def _row(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, 
     raise ValueError(f"trace: kernel={kernel!r} is no row of Triton's table; there are {known}")
 
 
-def _launch(launch: Launch, counted: _Counted, compulsory: int) -> tracing.Launch:
+def _launch(launch: Launch, counted: _Counted, compulsory: int) -> trace_report.Launch:
     resident = residents(launch.warps, launch.registers)
     programs = [(np.unique(np.concatenate(requests)), requests) for requests in counted.loaded.values()]
     fitting = [len(distinct) * SECTOR <= L1 // resident for distinct, _ in programs]
@@ -105,7 +105,7 @@ def _launch(launch: Launch, counted: _Counted, compulsory: int) -> tracing.Launc
         Site(launch.kernel.__name__, "global", kind, width, *map(int, counts))
         for (kind, width), counts in counted.sites.items()
     ]
-    return tracing.Launch(
+    return trace_report.Launch(
         kernel=str(launch),
         grid=(launch.programs, 1, 1),
         block=(32 * launch.warps, 1, 1),

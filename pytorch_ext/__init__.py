@@ -6,11 +6,11 @@
 
 from convbound import nn
 from convbound._version import __version__
+from convbound.choice.backends import backends
 from convbound.explanation import explain
 from convbound.functional import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from convbound.problem import ConvProblem
 from convbound.replace import replace_convs, restore_convs
-from convbound.selection import backends
 from convbound.tracing import trace
 
 __all__ = [

@@ -17,11 +17,12 @@ import sys
 import torch
 
 import convbound
-from convbound import _library, decisions, selection, tuning
-from convbound.bench.arguments import Parser
-from convbound.bench.machine import cpu_name
+from convbound import _library, choice
+from convbound.choice import backends, cache
+from convbound.command_line import Parser
 from convbound.explanation import explain
 from convbound.gpus import DEFAULT_GPU
+from convbound.machine import cpu_name
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
 from convbound.tracing import trace
 from convbound.untrusted import printable
@@ -60,13 +61,13 @@ def report() -> str:
         f"built       {info.get('compiler', 'nothing')} against torch {info.get('torch', '-')}, "
         f"sources {info.get('source_hash', '-')}"
         + (f", nvcc {info['cuda']['nvcc']} for {' '.join(info['cuda']['architectures'])}" if "cuda" in info else ""),
-        f"cpu         {cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {selection.CPU_ISA}",
+        f"cpu         {cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {backends.CPU_ISA}",
         *(f"gpu         {gpu}" for gpu in _gpus()),
-        f"default     backend={selection.default_backend()!r}"
-        + (f" ({selection.ENVIRONMENT_VARIABLE} is set)" if os.environ.get(selection.ENVIRONMENT_VARIABLE) else ""),
-        f"tuning      {tuning.state()}",
+        f"default     backend={backends.default_backend()!r}"
+        + (f" ({backends.ENVIRONMENT_VARIABLE} is set)" if os.environ.get(backends.ENVIRONMENT_VARIABLE) else ""),
+        f"tuning      {choice.state()}",
     ]
-    for backend in convbound.backends():
+    for backend in backends.backends():
         state = "available" if backend.available else f"absent: {backend.absent}"
         lines.append(f"  {backend.name:6}    {backend.kernels}, on {' and '.join(backend.devices)}: {state}")
     if isinstance(_library.introspect, str):
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--dtype", choices=DTYPE_NAMES.values(), default="fp32")
         command.add_argument("--layout", choices=LAYOUTS, default="NCHW")
     explained.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="cpu|cuda")
-    explained.add_argument("--backend", choices=selection.NAMES, default=None)
+    explained.add_argument("--backend", choices=backends.NAMES, default=None)
     traced.add_argument("--pass", dest="pass_", choices=PASSES, default="fprop")
     traced.add_argument("--gpu", default=DEFAULT_GPU, help=f"such as A100 or sm_80 (default: {DEFAULT_GPU})")
     traced.add_argument("--kernel", help="such as naive, or triton (default: the one that would serve)")
@@ -119,8 +120,8 @@ def _traced(options: argparse.Namespace) -> str:
 
 def _tuned(options: argparse.Namespace) -> str:
     if options.clear:
-        return f"forgot {decisions.clear()} decisions of {decisions.location_text()}"
-    return f"tuning is {tuning.state()}\n{decisions.table() or 'nothing was measured so far'}"
+        return f"forgot {cache.clear()} decisions of {cache.location_text()}"
+    return f"tuning is {choice.state()}\n{cache.table() or 'nothing was measured so far'}"
 
 
 if __name__ == "__main__":

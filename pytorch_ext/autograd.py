@@ -28,17 +28,17 @@ from torch.autograd import forward_ad
 from torch.autograd.function import Function
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from convbound import ops, tuning
-from convbound.measuring import Work
+from convbound import ops
+from convbound.choice import first_use
+from convbound.choice.first_use import Work
 from convbound.problem import ConvProblem, Pass
-from convbound.tuning import UNDECIDED
 
 is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The backend of each pass, UNDECIDED where it is to be measured, and the layout of all results.
+    """The backend of each pass, the passes that are to be measured first, and the layout of all results.
 
     No tuple, for torch.func would take the strings in it for arguments of their own.
     """
@@ -47,6 +47,11 @@ class Plan:
     dgrad: str
     wgrad: str
     channels_last: bool
+    untried: frozenset[Pass] = frozenset()
+
+    def is_torchs(self, pass_: Pass) -> bool:
+        """Whether torch serves a pass, and nothing is to be measured for it."""
+        return getattr(self, pass_) == "torch" and pass_ not in self.untried
 
 
 def fprop(x: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
@@ -165,8 +170,8 @@ class _PassJvp(_Pass):
 class _Fprop(_Pass):
     @staticmethod
     def forward(x: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
-        if plan.fprop == UNDECIDED:
-            y: Tensor = tuning.run(Work("fprop", problem, plan.channels_last, x, w, bias))
+        if "fprop" in plan.untried:
+            y: Tensor = first_use.run(Work("fprop", problem, plan.channels_last, x, w, bias))
             return y
         return ops.fprop(x, w, bias, problem, backend=plan.fprop, channels_last=plan.channels_last)
 
@@ -203,8 +208,8 @@ class _FpropJvp(_PassJvp, _Fprop):
 class _Dgrad(_Pass):
     @staticmethod
     def forward(dy: Tensor, w: Tensor, bias: Tensor | None, problem: ConvProblem, plan: Plan) -> Tensor:
-        if plan.dgrad == UNDECIDED:
-            dx: Tensor = tuning.run(Work("dgrad", problem, plan.channels_last, dy, w, bias))
+        if "dgrad" in plan.untried:
+            dx: Tensor = first_use.run(Work("dgrad", problem, plan.channels_last, dy, w, bias))
             return dx
         return ops.dgrad(dy, w, bias, problem, backend=plan.dgrad, channels_last=plan.channels_last)
 
@@ -244,8 +249,8 @@ class _Wgrad(_Pass):
         dy: Tensor, x: Tensor, bias_grad: bool, problem: ConvProblem, plan: Plan
     ) -> tuple[Tensor, Tensor | None]:
         backend, channels_last = plan.wgrad, plan.channels_last
-        if backend == UNDECIDED:
-            dw, dbias = tuning.run(Work("wgrad", problem, channels_last, dy, x, bias_grad=bias_grad))
+        if "wgrad" in plan.untried:
+            dw, dbias = first_use.run(Work("wgrad", problem, channels_last, dy, x, bias_grad=bias_grad))
             return dw, dbias
         return ops.wgrad(dy, x, problem, bias_grad=bias_grad, backend=backend, channels_last=channels_last)
 

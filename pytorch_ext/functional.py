@@ -1,7 +1,8 @@
 """conv1d/2d/3d and conv_transpose1d/2d/3d with torch's signatures and semantics, on the fastest backend for each pass.
 
 Here arguments are validated, once for all backends; a :class:`ConvProblem` is made of them and a backend is chosen for
-each pass. Problem and choice are cached by the arguments' shapes, so that a repeated call costs a dictionary look-up.
+each pass. Problem and choice are cached by what they rest on (shapes, strides, dtype, arguments), so that a repeated
+call costs a dictionary look-up.
 Where ``auto`` finds a call invalid, torch gets it, and raises its own error.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from convbound import autograd, selection, tuning
+from convbound import autograd, choice
+from convbound.choice import backends
 from convbound.layout import results_are_channels_last
 from convbound.problem import DTYPES, PASSES, ConvProblem, Layout, Pass, output_size, transposed_size
 
@@ -28,6 +29,10 @@ _ARGUMENTS = {
     False: ("stride", "padding", "dilation", "groups"),
     True: ("stride", "padding", "output_padding", "groups", "dilation"),
 }
+
+# What is known of calls by their tensors' shapes and strides, and their arguments.
+_plans: dict[tuple[Any, ...], tuple[ConvProblem, autograd.Plan] | None] = {}
+_MOST_PLANS = 4096
 
 _TORCH: dict[str, Callable[..., Tensor]] = {
     f"conv{kind}{ndim}d": getattr(F, f"conv{kind}{ndim}d") for kind in ("", "_transpose") for ndim in (1, 2, 3)
@@ -180,7 +185,7 @@ def conv_transpose3d(
 def _call(
     name: str, x: Tensor, w: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], backend: str | None
 ) -> Tensor:
-    backend = backend or selection.default_backend()
+    backend = backend or backends.default_backend()
     prepared = None if backend == "torch" else _prepare(name, x, w, bias, arguments, backend)
     if prepared is not None:
         xb, wb, bb, frozen = prepared
@@ -204,14 +209,14 @@ def _prepare(
     name: str, x: Tensor, w: Tensor, bias: Tensor | None, arguments: tuple[Any, ...], backend: str
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[Any, ...]] | None:
     """The tensors, batched and cast, and the arguments, fit to be a key; None where torch shall have the call."""
-    selection.check_name(name, backend)
+    backends.check_name(name, backend)
     recorder, complaint = autograd.recorder(), unfit(x, w, bias)
     if backend == "auto":
-        if recorder or complaint or not x.numel() or not w.numel() or x.device.type not in ("cpu", "cuda"):
+        if recorder or complaint or not x.numel() or not w.numel() or not (x.is_cpu or x.is_cuda):
             return None
     elif complaint is not None:
         raise complaint[0](f"{name}: {complaint[1]}; backend={backend!r} cannot take it")
-    elif refusal := selection.refusal(backend, x.device.type) or autograd.refusal(recorder):
+    elif refusal := backends.refusal(backend, x.device.type) or autograd.refusal(recorder):
         where = "" if refusal.startswith("is not available") else f"input is on {x.device}, but "
         raise RuntimeError(f"{name}: {where}backend={backend!r} {refusal}")
     # torch reads memory that a meta tensor does not have.
@@ -266,9 +271,10 @@ def _checked(
         )
     if x.dim() == ndim + 1:
         x = x.unsqueeze(0)
-    # A list, not a generator, and no call for an int: this is where a repeated call spends its time.
-    labelled = zip(_ARGUMENTS[is_transposed(name)], arguments, strict=True)
-    return x, w, bias, tuple([v if type(v) is int else _freeze(name, label, v) for label, v in labelled])
+    if {*map(type, arguments)} != {int}:  # a repeated call spends its time here
+        labelled = zip(_ARGUMENTS[is_transposed(name)], arguments, strict=True)
+        arguments = tuple([_freeze(name, label, value) for label, value in labelled])
+    return x, w, bias, arguments
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -298,7 +304,7 @@ def _int(value: Any) -> int:
 
 def _passes_needed(name: str, tensors: tuple[Tensor | None, ...], backend: str) -> tuple[Pass, ...]:
     """The passes that a call may come to, of which a named backend has to say in the forward call if it cannot."""
-    if backend not in selection.PARTIAL:
+    if backend not in backends.PARTIAL:
         return ()
     if torch.compiler.is_compiling() or autograd.differentiated(tensors):
         return PASSES
@@ -307,12 +313,14 @@ def _passes_needed(name: str, tensors: tuple[Tensor | None, ...], backend: str) 
 
 def _torch_suffices(name: str, plan: autograd.Plan, x: Tensor, w: Tensor) -> bool:
     """Whether torch serves the forward and every gradient that can be asked for: its own function then does it all."""
-    forward, of_input = (plan.dgrad, plan.fprop) if is_transposed(name) else (plan.fprop, plan.dgrad)
-    if forward != "torch":
+    forward: Pass
+    of_input: Pass
+    forward, of_input = ("dgrad", "fprop") if is_transposed(name) else ("fprop", "dgrad")
+    if not plan.is_torchs(forward):
         return False
     if not torch.is_grad_enabled():
         return True
-    return (of_input == "torch" or not x.requires_grad) and (plan.wgrad == "torch" or not w.requires_grad)
+    return (plan.is_torchs(of_input) or not x.requires_grad) and (plan.is_torchs("wgrad") or not w.requires_grad)
 
 
 def takes_bias(name: str, bias: Tensor | None, problem: ConvProblem, backend: str) -> bool:
@@ -333,40 +341,40 @@ def plan(
     None where torch shall have the call: it has every pass, or the result is empty, or the call is invalid and the
     backend ``auto``.
     """
-    stride, _, output_padding, groups, *_ = arguments
-    if is_transposed(name):
-        channels_last = results_are_channels_last(x, w, groups, stride, output_padding)
-    else:
-        channels_last = results_are_channels_last(x, w, groups)
-    where = (x.dtype, x.device, channels_last, backend, needed)
-    shapes = tuple(x.shape), tuple(w.shape)
-    if autograd.is_tracing():  # sizes are tensors then; in the ops of a named backend they are constants
-        shapes = tuple(map(int, x.shape)), tuple(map(int, w.shape))
-    key = (name, *shapes, arguments, *where)
-    if not torch.compiler.is_compiling():
-        try:
-            return _plan(*key, tuning.stamp())
-        except TypeError:
-            pass  # a symbolic size has no hash, so no cache; an argument that is wrong is found to be so again below
-    return _plan.__wrapped__(*key, 0)
+    case = (name, x, w, arguments, backend, needed)
+    # In the ops that torch.jit.trace records for a named backend, sizes are constants.
+    if torch.compiler.is_compiling() or autograd.is_tracing():
+        return _plan(*case, stamp=0)
+    stamp = choice.stamp()
+    key = (name, x.shape, x.stride(), w.shape, w.stride(), arguments, x.dtype, x.device, backend, needed, stamp)
+    try:
+        return _plans[key]
+    except KeyError:
+        pass
+    except TypeError:  # a symbolic size has no hash
+        return _plan(*case, stamp=0)
+    if len(_plans) >= _MOST_PLANS:
+        _plans.clear()
+    return _plans.setdefault(key, _plan(*case, stamp=stamp))
 
 
-@lru_cache(maxsize=4096)
 def _plan(
     name: str,
-    x: tuple[int, ...],
-    w: tuple[int, ...],
+    x: Tensor,
+    w: Tensor,
     arguments: tuple[Any, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-    channels_last: bool,
     backend: str,
     needed: tuple[Pass, ...],
+    *,
     stamp: int,
 ) -> tuple[ConvProblem, autograd.Plan] | None:
-    """See `plan`. The stamp is tuning's: 0 where nothing measured counts."""
+    """See `plan`. The stamp is `choice.stamp`: 0 where nothing measured counts."""
+    dtype, device = x.dtype, x.device
+    shapes = tuple(x.shape), tuple(w.shape)
+    if autograd.is_tracing():  # they are tensors then
+        shapes = tuple(map(int, x.shape)), tuple(map(int, w.shape))
     try:
-        problem = (_transposed_problem if is_transposed(name) else _problem)(name, x, w, *arguments)
+        problem = (_transposed_problem if is_transposed(name) else _problem)(name, *shapes, *arguments)
     except (RuntimeError, TypeError):
         if backend != "auto":
             raise
@@ -374,14 +382,19 @@ def _plan(
     if problem is None:
         return None
     for pass_ in needed:
-        if reason := selection.unsupported(problem, pass_, dtype, backend):
+        if reason := backends.unsupported(problem, pass_, dtype, backend):
             raise RuntimeError(f"{name}: backend={backend!r} {reason}")
+    stride, _, output_padding, groups, *_ = arguments
+    channels_last = results_are_channels_last(x, w, groups, *((stride, output_padding) if is_transposed(name) else ()))
     layout: Layout = "NHWC" if channels_last else "NCHW"
-    choices = tuning.choose_all(problem, dtype, layout, device, backend, measured=bool(stamp))
-    fprop, dgrad, wgrad = (choice.backend for choice in choices)
-    if fprop == dgrad == wgrad == "torch":
+    found = {
+        pass_: choice.choose(problem, pass_, dtype, layout, device, backend, measured=bool(stamp)) for pass_ in PASSES
+    }
+    served = {pass_: chosen.backend for pass_, chosen in found.items()}
+    untried = frozenset(pass_ for pass_, chosen in found.items() if chosen.untried)
+    if not untried and set(served.values()) == {"torch"}:
         return None
-    return problem, autograd.Plan(fprop, dgrad, wgrad, channels_last)
+    return problem, autograd.Plan(served["fprop"], served["dgrad"], served["wgrad"], channels_last, untried)
 
 
 def _problem(

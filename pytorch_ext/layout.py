@@ -1,4 +1,4 @@
-"""Which layout torch would give the results of a convolution, so that ours have the same strides."""
+"""The layout of tensors: torch's choice for the results of a convolution, so that ours have the same strides."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+
+def to_layout(tensor: Tensor, channels_last: bool) -> Tensor:
+    """The tensor, dense in the layout: itself where it is so already, else a copy."""
+    if not channels_last:
+        return tensor.contiguous()
+    if tensor.dim() == 3:
+        return tensor.transpose(1, 2).contiguous().transpose(1, 2)
+    return tensor.contiguous(memory_format=torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d)
 
 
 def results_are_channels_last(

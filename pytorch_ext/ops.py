@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbound import _library, derivatives, fakes, vmap
+from convbound.layout import to_layout
 from convbound.problem import PASSES, ConvProblem, Pass
 
 _NATIVE: dict[str, dict[str, Any]] = {}
@@ -97,15 +98,6 @@ def wgrad(
     geometry = _geometry(problem)
     dw, dbias = _run(backend, "wgrad", problem, dy, x, problem.filter, *geometry, bias_grad, channels_last)
     return dw, dbias if bias_grad else None
-
-
-def to_layout(tensor: Tensor, channels_last: bool) -> Tensor:
-    """The tensor, dense in the layout: itself where it is so already, else a copy."""
-    if not channels_last:
-        return tensor.contiguous()
-    if tensor.dim() == 3:
-        return tensor.transpose(1, 2).contiguous().transpose(1, 2)
-    return tensor.contiguous(memory_format=torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d)
 
 
 def _regular(tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from convbound import selection
+from convbound.choice import backends
 from convbound.nn import classes
 from convbound.problem import ConvProblem, Family
 
@@ -148,7 +148,7 @@ def replace_convs(
     2 convolutions: 1 replaced (1 depthwise), 1 left (1 dense)
     """
     _check_model("replace_convs", model)
-    selection.check_name("replace_convs", backend)
+    backends.check_name("replace_convs", backend)
     wanted = _checked_families(families)
     decisions = []
     for path, module in _convolutions(model):

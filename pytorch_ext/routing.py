@@ -23,7 +23,7 @@ from torch import Tensor
 
 from convbound import autograd, functional, ops
 from convbound.autograd import Plan
-from convbound.problem import ConvProblem
+from convbound.problem import ConvProblem, Pass
 
 _lock = threading.Lock()
 _users = 0
@@ -110,8 +110,9 @@ def _convolution(original: Any, keyset: Any, x: Tensor, w: Tensor, bias: Tensor 
     if found is not None:
         transposed = geometry[3]
         problem, plan = found
-        if (plan.dgrad if transposed else plan.fprop) != "torch":
-            return autograd.run("dgrad" if transposed else "fprop", x, w, bias, problem, plan)
+        pass_: Pass = "dgrad" if transposed else "fprop"
+        if not plan.is_torchs(pass_):
+            return autograd.run(pass_, x, w, bias, problem, plan)
     return original.call_boxed(keyset, x, w, bias, *geometry)
 
 
@@ -125,10 +126,11 @@ def _backward(
     left = list(mask)  # for torch
     if found is not None and dy.dtype == x.dtype:
         problem, plan = found
-        if mask[0] and (plan.fprop if transposed else plan.dgrad) != "torch":
-            gradients[0] = autograd.run("fprop" if transposed else "dgrad", dy, w, None, problem, plan)
+        of_input: Pass = "fprop" if transposed else "dgrad"
+        if mask[0] and not plan.is_torchs(of_input):
+            gradients[0] = autograd.run(of_input, dy, w, None, problem, plan)
             left[0] = False
-        if mask[1] and plan.wgrad != "torch":
+        if mask[1] and not plan.is_torchs("wgrad"):
             first, second, bias_grad = (x, dy, False) if transposed else (dy, x, mask[2])
             gradients[1:] = autograd.run("wgrad", first, second, bias_grad, problem, plan)
             left[1] = False

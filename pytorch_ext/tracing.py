@@ -7,18 +7,17 @@ from a GPU's data sheet, no measurements.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from convbound import _library, explanation, fakes
-from convbound.gpus import DEFAULT_GPU, L1_BYTES, L2_PORT_BYTES, Gpu, find_gpu
+from convbound import _library, fakes
+from convbound.gpus import DEFAULT_GPU, Gpu, find_gpu
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
+from convbound.serving import native_problem
+from convbound.trace_report import Launch, Site, Trace
 
-SECTOR = 32
-_ON_TENSOR_CORES = ("toeplitz",)  # kernels whose products the fp32 lanes do not do
 _FEWEST_BLOCKS = 16
 # What grows with the blocks that run.
 _GROWING = (
@@ -32,161 +31,6 @@ _GROWING = (
     "stored_bytes_by_width",
 )
 _GROWING_SITE = ("accesses", "requests", "transactions", "ideal")
-
-
-@dataclass(frozen=True)
-class Site:
-    """One load or store in a kernel's source, with the requests of all warps that came by.
-
-    A request is one warp's accesses at the site at one time; its transactions are 32-byte sectors in global memory,
-    wavefronts in shared memory; `ideal` is the fewest that its bytes fit in.
-    """
-
-    location: str
-    space: str
-    kind: str
-    width: int
-    accesses: int
-    requests: int
-    transactions: int
-    ideal: int
-
-    @property
-    def waste(self) -> float:
-        """Transactions over the fewest possible: 1 is ideal."""
-        return _ratio(self.transactions, self.ideal)
-
-    @property
-    def l1_cycles(self) -> float:
-        """Clocks that its requests take out of one SM's L1 and shared memory: a wavefront, or four sectors, each."""
-        wavefronts = self.transactions if self.space == "shared" else self.transactions * SECTOR / L1_BYTES
-        return max(self.requests, wavefronts)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel launch and its traffic in bytes.
-
-    `load_bytes` and `store_bytes` pass between SMs and L2; `dram_bytes` are the distinct sectors of the launch, and one
-    fill (`filled_bytes`) for each that is written in part; `compulsory_bytes` are the distinct sectors of all inputs
-    and outputs.
-    """
-
-    kernel: str
-    grid: tuple[int, int, int]
-    block: tuple[int, int, int]
-    shared_bytes: int
-    resident_blocks: int
-    l1_share: int
-    blocks: int
-    blocks_in_l1: int
-    load_bytes: int
-    store_bytes: int
-    compulsory_bytes: int
-    dram_bytes: int
-    filled_bytes: int
-    loaded_bytes_by_width: tuple[int, ...]
-    stored_bytes_by_width: tuple[int, ...]
-    sites: tuple[Site, ...]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A part of a GPU that a pass needs, and the seconds for which it keeps it busy at least."""
-
-    resource: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What :func:`trace` found; ``str()`` of it is a report."""
-
-    problem: ConvProblem
-    pass_: Pass
-    dtype: torch.dtype
-    layout: Layout
-    gpu: Gpu
-    kernel: str
-    launches: tuple[Launch, ...]
-    tensor_cores: bool = False
-
-    @property
-    def compulsory_bytes(self) -> int:
-        """Bytes of all inputs and outputs, in whole sectors."""
-        return self.launches[0].compulsory_bytes
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of the largest launch."""
-        return max(launch.blocks for launch in self.launches)
-
-    @property
-    def sm_l2_ratio(self) -> float:
-        """Bytes between SMs and L2 over compulsory bytes."""
-        return sum(launch.load_bytes + launch.store_bytes for launch in self.launches) / self.compulsory_bytes
-
-    @property
-    def dram_ratio(self) -> float:
-        """Bytes between L2 and DRAM over compulsory bytes."""
-        return sum(launch.dram_bytes for launch in self.launches) / self.compulsory_bytes
-
-    @property
-    def coalescing(self) -> float:
-        """Sectors of all requests over the fewest possible."""
-        return self._waste("global")
-
-    @property
-    def bank_conflicts(self) -> float:
-        """Wavefronts of all requests to shared memory over the fewest possible."""
-        return self._waste("shared")
-
-    @property
-    def wide_share(self) -> float:
-        """The share of the bytes in global memory that 16-byte accesses move; NaN where widths are not known."""
-        widths = [launch.loaded_bytes_by_width for launch in self.launches]
-        widths += [launch.stored_bytes_by_width for launch in self.launches]
-        total = sum(map(sum, widths))
-        return sum(row[-1] for row in widths) / total if total else math.nan
-
-    @cached_property
-    def bounds(self) -> tuple[Bound, ...]:
-        """What keeps the GPU busy, the longest first. Launches come one after the other, so their times add up."""
-        gpu = self.gpu
-        dram = l2 = l1 = 0.0
-        for launch in self.launches:
-            clocks = min(gpu.sms, launch.blocks) * gpu.clock  # per second, of all SMs that have a block
-            dram += launch.dram_bytes / gpu.dram
-            l2 += (launch.load_bytes + launch.store_bytes) / L2_PORT_BYTES / clocks
-            l1 += sum(site.l1_cycles for site in launch.sites) / clocks
-        found = [Bound("DRAM", dram), Bound("the ports between SMs and L2", l2), Bound("L1 and shared memory", l1)]
-        if not self.tensor_cores and not any(name in self.kernel for name in _ON_TENSOR_CORES):
-            fma = self.problem.flops / 2 / (gpu.fma_rate(self.dtype) * min(1.0, self.blocks / gpu.sms))
-            found.append(Bound("multiply-adds", fma))
-        return tuple(sorted(found, key=lambda bound: -bound.seconds))
-
-    @property
-    def conclusion(self) -> str:
-        """One sentence: what binds the kernel on the GPU, and how far its traffic is from compulsory."""
-        first = self.bounds[0]
-        article = "an" if self.gpu.name[0] in "AHR" else "a"
-        floor = self.compulsory_bytes / self.gpu.dram
-        idle = f", with {self.gpu.sms - self.blocks} of {self.gpu.sms} SMs idle" if self.blocks < self.gpu.sms else ""
-        return (
-            f"On {article} {self.gpu.name} {self.kernel} is bound by {first.resource}{idle}: at least "
-            f"{first.seconds * 1e6:.3g} us, {first.seconds / floor:.2f} times what its compulsory bytes take "
-            f"from DRAM; it moves {self.sm_l2_ratio:.2f} times the compulsory bytes between SMs and L2, and "
-            f"{self.dram_ratio:.2f} times to and from DRAM."
-        )
-
-    def _waste(self, space: str) -> float:
-        sites = [site for launch in self.launches for site in launch.sites if site.space == space]
-        return _ratio(sum(site.transactions for site in sites), sum(site.ideal for site in sites))
-
-    def __str__(self) -> str:
-        from convbound.trace_report import report
-
-        return report(self)
 
 
 def trace(
@@ -259,7 +103,7 @@ def trace(
     def run(blocks: int | None) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = introspect.simt_run(
             introspect.Pass[pass_],
-            explanation._native_problem(introspect, problem),
+            native_problem(introspect, problem),
             introspect.DType[DTYPE_NAMES[dtype]],
             introspect.Layout[layout],
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
@@ -308,7 +152,7 @@ def _row(
 ) -> dict[str, Any]:
     """The registry's row with this name that serves the problem, or the dispatcher's choice."""
     introspect: Any = _library.introspect
-    native = explanation._native_problem(introspect, problem)
+    native = native_problem(introspect, problem)
     device = introspect.simt_profile(gpu.profile)
     keys = (introspect.Pass[pass_], introspect.DType[DTYPE_NAMES[dtype]], introspect.Layout[layout])
     if kernel is None:
@@ -355,7 +199,3 @@ def _extrapolated(few: dict[str, Any], more: dict[str, Any]) -> Launch:
         one = before.get((site["pc"], site["kind"]), dict.fromkeys(_GROWING_SITE, 0))
         found["sites"].append({**site, **{name: grow(one[name], site[name]) for name in _GROWING_SITE}})
     return _launch(found)
-
-
-def _ratio(value: float, ideal: float) -> float:
-    return value / ideal if ideal else 1.0

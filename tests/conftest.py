@@ -18,7 +18,8 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 # Triton reads it when a kernel is decorated, so it is set before any test imports convbound.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from convbound import decisions, tuning  # noqa: E402
+from convbound import choice  # noqa: E402
+from convbound.choice import cache  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +29,8 @@ def _plain_torch(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
     Tests about threads set their number themselves. Nothing is tuned unless a test asks, and the user's cache is not
     touched.
     """
-    monkeypatch.delenv(tuning.VARIABLE, raising=False)
-    monkeypatch.setenv(decisions.DIRECTORY_VARIABLE, str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv(choice.VARIABLE, raising=False)
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path_factory.getbasetemp() / "cache"))
     torch.manual_seed(0)
     torch.set_num_threads(1)
     yield

@@ -7,11 +7,11 @@ import re
 import pytest
 import torch
 
-from convbound import selection
-from convbound.bench import arguments, cli, devices
-from convbound.bench.arguments import EXIT_USAGE
+from convbound.bench import arguments, cli
 from convbound.bench.plan import cases, layers
 from convbound.bench.tables import load_models
+from convbound.choice import backends
+from convbound.command_line import EXIT_USAGE
 
 LAYERS = sum(len(model.layers) for model in load_models().values())
 
@@ -119,10 +119,7 @@ def test_list_prints_layers_and_sources(capsys):
 
 
 def test_emulated_backends_are_measured_only_when_named(monkeypatch: pytest.MonkeyPatch):
-    rows = [
-        selection.Backend(name, "", ("cpu",), None, emulated) for name, emulated in (("cpu", False), ("simt", True))
-    ]
-    monkeypatch.setattr(arguments, "backends", lambda: rows)
-    monkeypatch.setattr(devices, "backends", lambda: rows)
-    assert devices.our_backends("cpu") == ["cpu"]
+    rows = [backends.Backend(name, "", ("cpu",), None, emulated) for name, emulated in (("cpu", False), ("simt", True))]
+    monkeypatch.setattr(backends, "_BACKENDS", rows)
+    assert backends.our_backends("cpu") == ["cpu"]
     assert arguments.backend("simt") == "simt"

@@ -11,17 +11,18 @@ import pytest
 import torch
 from support.fake_cuda import FakeCuda
 
-from convbound import ops, selection
-from convbound.bench import arguments, cli, cuda, runner
+from convbound import ops
+from convbound.bench import arguments, cli, provenance, runner
 from convbound.bench.cases import Case, contenders, random_tensors
-from convbound.bench.cuda import Cuda
-from convbound.bench.cuda_timer import GRAPH_BELOW, MAX_CALLS, WARM_UP_RUNS, CudaTimer
 from convbound.bench.measure import NOT_RUN
 from convbound.bench.rivals import INDUCTOR, NATIVE, TORCH, rival_kernel, rival_run
-from convbound.bench.roofs import Roofs
 from convbound.bench.rows import read_result
 from convbound.bench.tables import Layer, load_models
+from convbound.choice import backends
+from convbound.cuda_timing import GRAPH_BELOW, MAX_CALLS, WARM_UP_RUNS, CudaTimer
+from convbound.devices import Cuda
 from convbound.problem import PASSES, ConvProblem
+from convbound.roofs import Roofs
 
 CPU = torch.device("cpu")
 PROBLEM = "mb1g4ic4ih6oc4kh3ph1"
@@ -31,10 +32,10 @@ PROBLEM = "mb1g4ic4ih6oc4kh3ph1"
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     """A GPU whose tensors are on the CPU, with the native CPU kernels for a backend."""
     monkeypatch.setattr(Cuda, "place", CPU)
-    monkeypatch.setattr(cuda, "nvidia_smi", lambda uuid: {})
-    row = next(row for row in selection.backends() if row.name == "cpu")
-    torch_row = next(row for row in selection.backends() if row.name == "torch")
-    monkeypatch.setattr(selection, "_BACKENDS", (dataclasses.replace(row, devices=("cpu", "cuda")), torch_row))
+    monkeypatch.setattr(provenance, "nvidia_smi", lambda uuid: {})
+    row = next(row for row in backends.backends() if row.name == "cpu")
+    torch_row = next(row for row in backends.backends() if row.name == "torch")
+    monkeypatch.setattr(backends, "_BACKENDS", (dataclasses.replace(row, devices=("cpu", "cuda")), torch_row))
     monkeypatch.setattr(runner, "measure_roofs", lambda device, dtypes: Roofs(20.0, "given", {"fp16": 400.0}, 40.0))
     # What a run sets for its process is set back.
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
@@ -232,7 +233,8 @@ def test_the_roof_of_fp32_follows_torchs_current_setting(fake, monkeypatch, prec
     monkeypatch.setattr(torch, "set_float32_matmul_precision", wanted.append)
     try:
         conv.fp32_precision = precision
-        assert Cuda().start()["cudnn_tf32"] is tf32
+        Cuda().start()
+        assert provenance.describe_gpu()["cudnn_tf32"] is tf32
     finally:
         conv.fp32_precision = before
     assert wanted == ["high" if tf32 else "highest"]
@@ -299,17 +301,19 @@ def test_nvidia_smi_is_read_by_name_and_may_be_absent(monkeypatch):
         assert "--id=GPU-1234" in command
         return subprocess.CompletedProcess(command, 0, values + "\n", "")
 
-    monkeypatch.setattr(cuda.subprocess, "run", run)
-    found = cuda.nvidia_smi("1234")
+    monkeypatch.setattr(provenance.subprocess, "run", run)
+    found = provenance.nvidia_smi("1234")
     assert (found["driver_version"], found["clocks.sm"], found["temperature.gpu"]) == ("580.65.06", "1980 MHz", "31")
-    monkeypatch.setattr(cuda.subprocess, "run", lambda command, **how: subprocess.CompletedProcess(command, 9, "", ""))
-    assert cuda.nvidia_smi("") == {}
+    monkeypatch.setattr(
+        provenance.subprocess, "run", lambda command, **how: subprocess.CompletedProcess(command, 9, "", "")
+    )
+    assert provenance.nvidia_smi("") == {}
 
     def missing(command, **how):
         raise FileNotFoundError(command[0])
 
-    monkeypatch.setattr(cuda.subprocess, "run", missing)
-    assert cuda.nvidia_smi("") == {}
+    monkeypatch.setattr(provenance.subprocess, "run", missing)
+    assert provenance.nvidia_smi("") == {}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -322,8 +326,8 @@ def test_without_a_gpu_the_device_is_refused_in_one_line(capsys):
 
 
 def test_a_backend_of_another_device_is_refused(fake, monkeypatch, capsys):
-    rows = tuple(dataclasses.replace(row, devices=("cpu",)) for row in selection.backends())
-    monkeypatch.setattr(selection, "_BACKENDS", rows)
+    rows = tuple(dataclasses.replace(row, devices=("cpu",)) for row in backends.backends())
+    monkeypatch.setattr(backends, "_BACKENDS", rows)
     for given, message in {
         ("--backend", "cpu"): "--backend: cpu runs on cpu tensors, not on cuda; --device chooses the device",
         (): "--backend: no backend of convbound is available on cuda",

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from convbound.bench import cli, runner
-from convbound.bench.arguments import EXIT_USAGE
 from convbound.bench.report import README_END, README_START, escaped
-from convbound.bench.roofs import Roofs
 from convbound.bench.rows import RowWriter, read_result
+from convbound.command_line import EXIT_USAGE
+from convbound.roofs import Roofs
 
 COMMITTED = Path(cli.__file__).parent / "results" / "cpu.json"
 NASTY = "\x1b[2J\n| <img src=x> | `a` ![b](http://c) [/red] $\\frac$ \u202e" + README_END

@@ -8,14 +8,14 @@ import math
 import pytest
 import torch
 
-from convbound.bench import roofs
+from convbound import roofs
 from convbound.bench.cases import Case, Tensors, contenders, dense, random_tensors
 from convbound.bench.check import Reference, poisoned_outputs
-from convbound.bench.devices import Device
 from convbound.bench.plan import LEAST_SECONDS, MOST_SECONDS, Budget
 from convbound.bench.tables import Layer
-from convbound.bench.timer import LONG_CALL, MAX_SAMPLES, CpuTimer, interleave
+from convbound.devices import Device
 from convbound.problem import PASSES, ConvProblem
+from convbound.timing import LONG_CALL, MAX_SAMPLES, CpuTimer, interleave
 
 PROBLEMS = [
     "mb2g6ic6ih9iw7oc12kh3kw5sh2sw1ph1pw2",
@@ -103,6 +103,7 @@ def test_an_element_that_only_padding_reaches_has_to_be_zero():
     reference = Reference(this, Tensors(one, one, torch.ones(1, 1, 3)))
     assert reference.error(torch.tensor([[[0.0, 1.0, 0.0]]])) == 0
     assert reference.error(torch.tensor([[[1e-9, 1.0, 0.0]]])) == math.inf
+    assert reference.error(torch.tensor([[[0.0, 1.0, torch.nan]]])) == math.inf
 
 
 def test_outputs_are_poisoned_only_while_checking():
@@ -129,7 +130,7 @@ class Recorder:
 
 def test_samples_are_taken_forwards_and_backwards(monkeypatch):
     ticks = itertools.count()
-    monkeypatch.setattr("convbound.bench.timer.time.perf_counter", lambda: next(ticks) / 1024)
+    monkeypatch.setattr("convbound.timing.time.perf_counter", lambda: next(ticks) / 1024)
     log: list[str] = []
     calls = [Recorder(log, name, 0.001) for name in "ABC"]
     samples = interleave(calls, ScriptedTimer(), budget=12 / 1024, first=[0.001] * 3)

@@ -16,8 +16,8 @@ import pytest
 from convbound import ops
 from convbound.bench import cli, devices, runner, training
 from convbound.bench.report import README_END, README_START
-from convbound.bench.roofs import Roofs
 from convbound.bench.rows import Row, read_result
+from convbound.roofs import Roofs
 
 PROBLEM = "mb1g8ic8ih8oc8kh3ph1"
 FILES = ["result.json", "roofline.png", "rows.csv", "rows.jsonl"]

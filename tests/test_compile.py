@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import convbound
-from convbound import ops
+from convbound.layout import to_layout
 from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 
@@ -33,7 +33,7 @@ def _nothing_compiled() -> Iterator[None]:
 @pytest.mark.parametrize("problem", ["mb2g2ic4ih5iw6oc4kh3sh2ph1", "mb2g2ic4iw6oc2kw3pw2ew0", "ic2id3ih4iw5oc3kd2"])
 def test_opcheck(problem: str, pass_: Pass, layout: Layout):
     p = ConvProblem.parse(problem)
-    t = reals(p, pass_, torch.float32).map(lambda t: ops.to_layout(t, layout == "NHWC" and t.dim() > 1))
+    t = reals(p, pass_, torch.float32).map(lambda t: to_layout(t, layout == "NHWC" and t.dim() > 1))
     padding = [amount for pair in p.padding for amount in pair]
     window = (p.stride, padding, p.dilation, p.groups)
     arguments: dict[Pass, tuple[Any, ...]] = {

@@ -154,9 +154,7 @@ def test_bands_move_16_bytes_at_a_time(row: dict[str, Any]):
             assert {width for (operation, width) in accesses if operation == "LDG"} <= {2, 4}
 
 
-@pytest.mark.parametrize(
-    "row", [r for r in ROWS if "_wgrad" in r["name"] and not r["naive"]], ids=device.row_id
-)
+@pytest.mark.parametrize("row", [r for r in ROWS if "_wgrad" in r["name"] and not r["naive"]], ids=device.row_id)
 def test_wgrad_copies_16_bytes_and_multiplies(row: dict[str, Any]):
     for launch in launches(row):
         if "add_partial_sums" in launch["kernel"]:

@@ -20,7 +20,7 @@ from support import device as registry
 from support.fake_cuda import FakeCuda
 
 from convbound import ops
-from convbound.bench import machine
+from convbound.bench import provenance
 from convbound.bench.rows import Result
 from convbound.kernels.table import KERNELS
 from convbound.problem import LAYOUTS, PASSES, ConvProblem
@@ -325,7 +325,7 @@ def test_failures_make_the_run_fail_and_are_all_in_the_file(tmp_path: Path, monk
 def test_a_benchmark_that_was_cut_off_keeps_its_rows(tmp_path: Path):
     assert report.read_bench(tmp_path, 1, "no GPU").result is None
     (tmp_path / "result.json").write_text("{")
-    header = Result(machine.describe(), {}, {}).header()
+    header = Result(provenance.describe("cpu"), {}, {}).header()
     (tmp_path / "rows.jsonl").write_text(json.dumps(header) + '\n{"model": "resn')
     bench = report.read_bench(tmp_path, -9, "killed")
     assert bench.result is not None

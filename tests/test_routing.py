@@ -15,7 +15,7 @@ from test_graphs import RECORDERS, TRANSFORMS, UNSUPPORTED, assert_equal, operan
 from torch import Tensor
 
 import convbound
-from convbound import ops, routing, tuning
+from convbound import choice, ops, routing
 from convbound.problem import PASSES, ConvProblem, Pass
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -180,7 +180,7 @@ def test_our_passes_on_torch_stay_on_torch(ran: list[str]):
 
 
 def test_first_use_measures_what_is_routed(monkeypatch: pytest.MonkeyPatch, ran: list[str]):
-    monkeypatch.setenv(tuning.VARIABLE, "1")
+    monkeypatch.setenv(choice.VARIABLE, "1")
     x, w = torch.randn(1, 8, 12, 12), torch.randn(8, 1, 3, 3)
     wanted = F.conv2d(x, w, padding=1, groups=8)
     with routing.routed():

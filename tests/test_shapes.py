@@ -18,7 +18,8 @@ from support.data import integers
 from support.problems import available_isas, cases, instruction_set, serving_row
 
 from convbound import ops
-from convbound.bench.machine import last_level_cache_bytes
+from convbound.layout import to_layout
+from convbound.machine import last_level_cache_bytes
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 parse = ConvProblem.parse
@@ -327,7 +328,7 @@ def test_operands_that_are_views(view: str, pass_: Pass, layout: Layout, dtype: 
             return t.permute(*reversed(range(t.dim()))).contiguous().permute(*reversed(range(t.dim())))
         if view == "behind another row":
             return torch.cat([t.narrow(0, 0, 1), t])[1:]
-        return ops.to_layout(t, t.dim() > 1 and layout == "NCHW")
+        return to_layout(t, t.dim() > 1 and layout == "NCHW")
 
     views = operands.map(as_view)
     right = expected(pass_, views, problem)

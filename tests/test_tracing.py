@@ -15,7 +15,7 @@ from support import device
 import convbound
 from convbound import __main__ as command
 from convbound.bench import cli
-from convbound.bench.arguments import EXIT_USAGE
+from convbound.command_line import EXIT_USAGE
 from convbound.gpus import GPUS, find_gpu
 
 pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")

@@ -20,6 +20,7 @@ import convbound
 from convbound import autograd, ops
 from convbound.kernels import depthwise_planes
 from convbound.kernels.launch import Launch, Plan
+from convbound.layout import to_layout
 from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 PROBLEM = ConvProblem.parse("g2ic2ih4iw5oc4kh3kw2sh2sw1ph1pw0ew1")
@@ -29,7 +30,7 @@ DEVICE = triton_rows.DEVICE
 def arguments(pass_: Pass, layout: Layout = "NCHW") -> tuple[Any, ...]:
     """Arguments of an op for PROBLEM."""
     p, last = PROBLEM, layout == "NHWC"
-    t = reals(p, pass_, torch.float32).map(lambda t: ops.to_layout(t, last and t.dim() > 1).to(DEVICE))
+    t = reals(p, pass_, torch.float32).map(lambda t: to_layout(t, last and t.dim() > 1).to(DEVICE))
     window = (p.stride, [amount for pair in p.padding for amount in pair], p.dilation, p.groups)
     if pass_ == "fprop":
         return t.x, t.w, t.bias, *window, last
@@ -52,7 +53,7 @@ def test_opcheck(pass_: Pass, layout: Layout):
 def test_operands_in_any_strides(pass_: Pass, layout: Layout, view: str):
     def as_view(t: Tensor) -> Tensor:
         if view == "other layout":
-            return ops.to_layout(t, t.dim() > 1 and layout == "NCHW")
+            return to_layout(t, t.dim() > 1 and layout == "NCHW")
         return t[:1].expand(t.shape) if view == "expanded" else torch.stack([t * torch.nan, t], -1)[..., 1]
 
     t = integers(PROBLEM, pass_, torch.float32).map(as_view)

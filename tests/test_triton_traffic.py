@@ -12,7 +12,7 @@ if triton_rows.DEVICE != "cpu":
 import convbound
 from convbound.kernels import traffic
 from convbound.problem import Layout, Pass
-from convbound.tracing import Trace
+from convbound.trace_report import Trace
 
 HALF = {"dtype": torch.float16, "kernel": "triton"}
 

@@ -11,11 +11,13 @@ from support import triton_rows
 if triton_rows.DEVICE != "cpu":
     pytest.skip("about the interpreter", allow_module_level=True)
 
-from convbound import selection, tuning
+from convbound import choice
 from convbound.bench import tune
+from convbound.choice import backends
 from convbound.kernels import table
 from convbound.kernels.launch import Plan
 from convbound.problem import ConvProblem
+from convbound.timing import Prepared
 
 PROBLEM = ConvProblem.parse("g2ic2ih6iw5oc2kh3kw2ph1")
 CPU = torch.device("cpu")
@@ -31,6 +33,9 @@ class Timer:
         call()
         self.seconds /= 2
         return self.seconds
+
+    def prepare(self, calls: Any, seconds: float) -> Prepared:
+        return Prepared(calls(1)[0], 1, "invented")
 
 
 def test_alternatives_are_the_selected_row_others_and_tiles_around():
@@ -82,9 +87,9 @@ def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_auto_takes_designed_rows_alone():
-    designed = {row.name for row in table.KERNELS if tuning.is_designed(row.name)}
+    designed = {row.name for row in table.KERNELS if choice.is_designed(row.name)}
     assert designed == {row.name for row in table.KERNELS if not row.naive}
-    assert not tuning.is_designed("naive_fprop")
+    assert not choice.is_designed("naive_fprop")
 
 
 @pytest.mark.parametrize(
@@ -96,13 +101,12 @@ def test_auto_takes_designed_rows_alone():
     ],
 )
 def test_triton_competes_on_gpus(text: str, dtype: torch.dtype, competing: bool, monkeypatch: pytest.MonkeyPatch):
-    triton = selection.Backend("triton", "Triton", ("cuda",))
-    monkeypatch.setattr(selection, "_BACKENDS", (triton,))
-    monkeypatch.setitem(tuning.CANDIDATES, "cpu", ("triton",))
-    found = tuning.candidates(ConvProblem.parse(text), "fprop", dtype, "NCHW", CPU)
+    monkeypatch.setattr(backends, "_BACKENDS", (backends.Backend("triton", "Triton", ("cpu", "cuda")),))
+    found = choice.candidates(ConvProblem.parse(text), "fprop", dtype, "NCHW", CPU)
     assert found == (("triton",) if competing else ())
 
 
 def test_what_is_interpreted_does_not_compete(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(tuning.CANDIDATES, "cpu", ("triton",))
-    assert tuning.candidates(PROBLEM, "fprop", torch.float16, "NCHW", CPU) == ()
+    triton = backends.Backend("triton", "Triton, interpreted", ("cpu", "cuda"), emulated=True)
+    monkeypatch.setattr(backends, "_BACKENDS", (triton,))
+    assert choice.candidates(PROBLEM, "fprop", torch.float16, "NCHW", CPU) == ()

@@ -77,6 +77,16 @@ Rows rows_of_fast_types(const Add& add) {
   return rows_of_types<__half, __nv_bfloat16, float>(add);
 }
 
+// The most shared memory that a block of any kernel takes: every device that runs code for sm_80 has it.
+constexpr int64_t kMostSharedBytes = 96 * 1024;
+
+// The reason why a block of so many bytes is refused, or nothing.
+inline std::string shared_beyond(int64_t bytes) {
+  if (bytes <= kMostSharedBytes) return {};
+  return "a block would need " + std::to_string(bytes) + " bytes of shared memory, at most " +
+         std::to_string(kMostSharedBytes);
+}
+
 inline bool at_boundary(const void* pointer, uintptr_t bytes = 16) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }

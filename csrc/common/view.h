@@ -98,6 +98,11 @@ inline std::string not_depthwise_2d(const ConvProblem& p) {
   return flat ? "" : "three dimensions";
 }
 
+inline std::string multiplier_beyond(const ConvProblem& p, int64_t most) {
+  if (p.k_per_group() <= most) return {};
+  return "K/C = " + std::to_string(p.k_per_group()) + " filters for each channel, at most " + std::to_string(most);
+}
+
 // The first reason that there is.
 inline std::string first_of(std::initializer_list<std::string> reasons) {
   for (const std::string& reason : reasons) {

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "csrc/cpu/within.h"
 #include "csrc/cpu/grouped.h"
+#include "csrc/cpu/within.h"
 
 namespace convbound::cpu {
 

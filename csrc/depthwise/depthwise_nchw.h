@@ -2,10 +2,11 @@
 // csrc/common/view.h):
 //
 //   out[plane, p, q] = bias[plane % filters] + sum over r,s of
-//                      in[plane / multiplier, p * stride - padding + r, q * stride - padding + s] * w[plane % filters, r, s]
+//                      in[plane / multiplier, p * stride - padding + r, q * stride - padding + s] * w[plane % filters,
+//                      r, s]
 //
-// A plane is one channel of one image. fprop reads x and writes y; dgrad reads dy and writes dx, with the filter flipped
-// and padding R - 1 - padding.
+// A plane is one channel of one image. fprop reads x and writes y; dgrad reads dy and writes dx, with the filter
+// flipped and padding R - 1 - padding.
 #pragma once
 
 #include "csrc/common/kernel.h"
@@ -27,7 +28,8 @@ inline std::string planes_refuse(Pass pass, const ConvProblem& p) {
     if (pass == Pass::kDgrad && p.stride[axis] != 1) return "dgrad of a stride";
     if (p.padding[axis] > kMostPadding || p.filter[axis] > kMostPadding) return "padding or filter beyond 2^20";
   }
-  if (pass == Pass::kDgrad && p.k_per_group() != 1) return "dgrad sums over " + std::to_string(p.k_per_group()) + " channels";
+  if (pass == Pass::kDgrad && p.k_per_group() != 1)
+    return "dgrad sums over " + std::to_string(p.k_per_group()) + " channels";
   const bool fits = p.input_size() <= kMost && p.output_size() <= kMost && p.k * p.filter_size() <= kMost;
   return fits && p.n * p.k < (int64_t{1} << 40) ? "" : "a plane or all filters beyond 2^30 elements";
 }

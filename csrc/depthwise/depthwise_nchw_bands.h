@@ -118,12 +118,12 @@ struct BandBlock {
   const BandPlan plan;
   int images, planes, threads;
   int64_t first;
-  int first_row, rows;                  // of the output
-  int in_h, in_w, out_h, out_w;         // of a plane
-  int in_first, in_rows;                // of the input
-  int above, left;                      // padding
+  int first_row, rows;                   // of the output
+  int in_h, in_w, out_h, out_w;          // of a plane
+  int in_first, in_rows;                 // of the input
+  int above, left;                       // padding
   int multiplier, beside, first_filter;  // beside: output planes of the first input plane that others own
-  int64_t in_image, out_image;          // elements
+  int64_t in_image, out_image;           // elements
   const T* in;
   T* out;
 
@@ -304,7 +304,8 @@ __device__ __forceinline__ void compute_strip(const BandBlock<Traits>& block, in
 
 // What a thread owns of its block: a plane, and of its strips and columns some.
 template <typename Traits>
-__device__ __forceinline__ void compute_strips(const BandBlock<Traits>& block, const typename Traits::Element* filters) {
+__device__ __forceinline__ void compute_strips(const BandBlock<Traits>& block,
+                                               const typename Traits::Element* filters) {
   using T = typename Traits::Element;
   constexpr int kTaps = Traits::kTaps, kStrip = Traits::kStrip;
   const BandPlan& plan = block.plan;
@@ -407,7 +408,7 @@ LaunchPlan plan_bands_launch(const KernelRow& row, const ConvView& view) {
   const auto aligned =
       choose_bands<T, kFilter, kStride>(view, 0, [&]<typename Traits>() { return bands_params<Traits>(view); });
   plan.shape = bands_shape(view, aligned.plan);
-  if (plan.shape.shared_bytes >= kMostBytes) return refuse("rows too wide for a band of them in shared memory");
+  plan.refusal = shared_beyond(static_cast<int64_t>(plan.shape.shared_bytes));
   plan.launch = [name = row.name, pass = row.pass, view, aligned](const Tensors& t, cudaStream_t stream) {
     const uintptr_t addresses = reinterpret_cast<uintptr_t>(t.x) | reinterpret_cast<uintptr_t>(t.y);
     choose_bands<T, kFilter, kStride>(view, addresses, [&]<typename Traits>() {
@@ -428,8 +429,7 @@ LaunchPlan plan_bands_row(const KernelRow& row, const ConvProblem& problem, cons
   if (!reason.empty()) return refuse(reason);
   if (problem.stride[1] != problem.stride[2] || problem.stride[1] > 2) return refuse("made for strides 1x1 and 2x2");
   const ConvView view = as_fprop(row.pass, problem);
-  return view.h.stride == 2 ? plan_bands_launch<T, kFilter, 2>(row, view)
-                            : plan_bands_launch<T, kFilter, 1>(row, view);
+  return view.h.stride == 2 ? plan_bands_launch<T, kFilter, 2>(row, view) : plan_bands_launch<T, kFilter, 1>(row, view);
 }
 
 // The rows of one size of filter: a file each, because each compiles for a minute.
@@ -438,19 +438,18 @@ Rows bands_rows() {
   return rows_of_fast_types([](Rows& rows, auto type) {
     using T = typename decltype(type)::type;
     for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
-      rows.push_back(
-          {.name = pass == Pass::kFprop ? "depthwise_fprop_nchw_bands" : "depthwise_dgrad_nchw_bands",
-           .family = Family::kDepthwise,
-           .pass = pass,
-           .dtype = kDTypeOf<T>,
-           .layout = Layout::kChannelsFirst,
-           .filter = kFilter,
-           .tile = "up to " + std::to_string(kMostWarps * kLanes) + " threads, whole planes or a band of one in " +
-                   std::to_string(kBlockBytes / 1024) + " KB; " +
-                   std::to_string(BandTraits<T, kFilter, 1, true, 0>::kStrip) + " rows of " +
-                   std::to_string(BandTraits<T, kFilter, 1, true, 0>::kColumns) + " columns a thread" +
-                   (kFilter == 3 ? ", more on known planes" : ""),
-           .plan = plan_bands_row<T, kFilter>});
+      rows.push_back({.name = pass == Pass::kFprop ? "depthwise_fprop_nchw_bands" : "depthwise_dgrad_nchw_bands",
+                      .family = Family::kDepthwise,
+                      .pass = pass,
+                      .dtype = kDTypeOf<T>,
+                      .layout = Layout::kChannelsFirst,
+                      .filter = kFilter,
+                      .tile = "up to " + std::to_string(kMostWarps * kLanes) +
+                              " threads, whole planes or a band of one in " + std::to_string(kBlockBytes / 1024) +
+                              " KB; " + std::to_string(BandTraits<T, kFilter, 1, true, 0>::kStrip) + " rows of " +
+                              std::to_string(BandTraits<T, kFilter, 1, true, 0>::kColumns) + " columns a thread" +
+                              (kFilter == 3 ? ", more on known planes" : ""),
+                      .plan = plan_bands_row<T, kFilter>});
     }
   });
 }

@@ -13,8 +13,6 @@ namespace convbound::depthwise {
 constexpr int kBlockBytes = 28 * 1024;
 // Until here a block takes more planes, to have more to do at once.
 constexpr int kManyPlanesBytes = 20 * 1024;
-// The most that a band of very wide rows may take; wider ones are for the tiled kernel. Fits into every device's 99 KB.
-constexpr int kMostBytes = 96 * 1024;
 // Warps of a block, as a rule; and where that many planes have to lie beside each other.
 constexpr int kWarps = 4;
 constexpr int kMostWarps = 8;
@@ -32,7 +30,7 @@ struct BandPlan {
   int threads;
   int x_bytes, w_bytes, y_bytes;  // of shared memory, x and y of each image, each with room for any address modulo 16
 
-  int shared_bytes() const { return images * (x_bytes + y_bytes) + w_bytes; }
+  int64_t shared_bytes() const { return images * (int64_t{x_bytes} + y_bytes) + w_bytes; }
 };
 
 // What a kernel instance is made for.
@@ -92,8 +90,8 @@ constexpr BandPlan plan_bands(const ConvView& p, const BandShape& shape) {
     plan.slot_log2 = log2_up(plan.columns);
     const int groups = kLanes >> plan.slot_log2;
     const auto conflicts = [&](int apart) {
-      return bank_conflicts(static_cast<int>(p.h.input * in_row), shape.columns * p.w.stride * shape.element, plan.columns,
-                            plan.slot_log2, apart, shape.access) +
+      return bank_conflicts(static_cast<int>(p.h.input * in_row), shape.columns * p.w.stride * shape.element,
+                            plan.columns, plan.slot_log2, apart, shape.access) +
              bank_conflicts(static_cast<int>(p.h.output * out_row), shape.columns * shape.element, plan.columns,
                             plan.slot_log2, apart, shape.columns == 2 ? shape.access : shape.element);
     };

@@ -276,7 +276,7 @@ LaunchPlan plan_tiled_launch(const KernelRow& row, const ConvView& view) {
   LaunchPlan plan;
   const TiledParams<T> params = tiled_params<T, kUnitStride>(view);
   plan.shape = tiled_shape(view, params.plan);
-  if (plan.shape.shared_bytes >= kMostTiledBytes) return refuse("filter and stride too large for a tile in shared memory");
+  plan.refusal = shared_beyond(static_cast<int64_t>(plan.shape.shared_bytes));
   plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, params](const Tensors& t, cudaStream_t stream) {
     TiledParams<T> with_tensors = params;
     with_tensors.in = static_cast<const T*>(input_of(pass, t));
@@ -319,7 +319,8 @@ Rows depthwise_nchw_tiled_rows() {
                       .layout = Layout::kChannelsFirst,
                       .stride = forward ? 0 : 1,
                       .tile = std::to_string(kTiledThreads) + " threads: " + std::to_string(kTiledRows) + " rows of " +
-                              std::to_string(TiledTraits<T, true>::kColumns) + " columns each at stride 1, of one at others",
+                              std::to_string(TiledTraits<T, true>::kColumns) +
+                              " columns each at stride 1, of one at others",
                       .plan = plan_tiled_row<T>});
     }
   });

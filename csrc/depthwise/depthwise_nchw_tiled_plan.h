@@ -9,10 +9,8 @@
 namespace convbound::depthwise {
 
 constexpr int kTiledThreads = 128;
-constexpr int kTiledRows = 4;  // of output per thread
-// Of shared memory: what a block may take with several planes, and what every device that runs sm_80 code can give.
-constexpr int kSeveralPlanesBytes = 32 * 1024;
-constexpr int kMostTiledBytes = 96 * 1024;
+constexpr int kTiledRows = 4;                   // of output per thread
+constexpr int kSeveralPlanesBytes = 32 * 1024;  // of shared memory, for a block with several planes
 
 struct TiledPlan {
   int slot_log2;         // lanes that lie beside each other along W
@@ -28,7 +26,7 @@ struct TiledPlan {
   int chunk_log2;      // lanes that load one row of the input tile
   int x_bytes, w_bytes, y_bytes;
 
-  int shared_bytes() const { return x_bytes + w_bytes + y_bytes; }
+  int64_t shared_bytes() const { return int64_t{x_bytes} + w_bytes + y_bytes; }
 };
 
 struct TiledShape {
@@ -70,7 +68,7 @@ inline TiledPlan plan_tiled(const ConvView& p, const TiledShape& shape) {
   const int most_rows = std::max(1, kTiledThreads >> plan.slot_log2);
   int rows = divide_up(all_rows, divide_up(all_rows, most_rows));
   for (int halvings = 0; halvings < 5; halvings++) {
-    if (size_up(rows, 1) > kMostTiledBytes) rows = divide_up(rows, 2);
+    if (size_up(rows, 1) > kMostSharedBytes) rows = divide_up(rows, 2);
   }
   const int one = size_up(rows, 1);
   int planes = 1;

@@ -426,7 +426,7 @@ LaunchPlan plan_toeplitz_row(const KernelRow& row, const ConvProblem& problem, c
   }
   const ConvView view = as_fprop(row.pass, problem);
   const ToeplitzPlan toeplitz = plan_toeplitz(view);
-  if (toeplitz.shared_bytes() > kMostToeplitzBytes) return refuse("rows too wide for shared memory");
+  if (std::string beyond = shared_beyond(toeplitz.shared_bytes()); !beyond.empty()) return refuse(std::move(beyond));
   if (!toeplitz_halves(view, toeplitz)) return refuse("tensor cores would not halve the instructions");
   LaunchPlan plan;
   plan.shape = toeplitz_shape(view, toeplitz);

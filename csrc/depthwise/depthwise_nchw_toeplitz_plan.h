@@ -14,8 +14,8 @@ constexpr int kToeplitzThreads = 128;
 constexpr int kProductRows = 16, kStrip = 8, kWindow = 2 * kStrip;
 constexpr int kWavefront = 64;  // elements that all banks of shared memory give at once
 // Shared memory of a block: while that lasts it takes more images of its filter; a plane larger than the second is cut
-// into bands; and what every device that runs sm_80 code can give.
-constexpr int kSeveralImagesBytes = 40 * 1024, kWholePlaneBytes = 72 * 1024, kMostToeplitzBytes = 96 * 1024;
+// into bands.
+constexpr int kSeveralImagesBytes = 40 * 1024, kWholePlaneBytes = 72 * 1024;
 
 // The sums that a warp keeps: `tall` times 16 rows of `tiles` times 8 columns, each from `strips` strips at a time.
 struct ToeplitzShape {
@@ -37,7 +37,7 @@ struct ToeplitzPlan {
   int filter_pitch, odd_copy;  // of a row of the filter, and from one copy of the filter to the other one, in elements
   int x_bytes, w_bytes, raw_bytes, y_bytes;  // of shared memory; y for each image
 
-  int shared_bytes() const { return x_bytes + w_bytes + raw_bytes + images * y_bytes; }
+  int64_t shared_bytes() const { return int64_t{x_bytes} + w_bytes + raw_bytes + int64_t{images} * y_bytes; }
 };
 
 // Instructions that a thread executes per image with `images` of them in a block, fitted to counts of machine code:
@@ -55,8 +55,8 @@ inline double toeplitz_cost(const ConvView& p, const ToeplitzPlan& plan, int ima
   return of_blocks + kOfImage + kOfOutput * p.h.output * p.w.output;
 }
 
-// Whether it executes less than half of what the FMA kernel (depthwise_nchw_tiled.cu) does for 4 rows of 8 columns: 1.75
-// or 2.5 instructions per tap, as counted.
+// Whether it executes less than half of what the FMA kernel (depthwise_nchw_tiled.cu) does for 4 rows of 8
+// columns: 1.75 or 2.5 instructions per tap, as counted.
 inline bool toeplitz_halves(const ConvView& p, const ToeplitzPlan& plan) {
   const double of_tap = p.w.filter > 8 ? 2.5 : 1.75;
   const double columns = (p.w.output + 7) / 8 * 8, rows = (p.h.output + 3) / 4 * 4;

@@ -288,7 +288,7 @@ LaunchPlan plan_ncl(const KernelRow& row, const ConvProblem& p, const Device&) {
   plan.shape.block_x = kThreads;
   plan.shape.shared_bytes = ncl.shared_bytes;
   plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, view, ncl](const Tensors& t,
-                                                                                 cudaStream_t stream) {
+                                                                                  cudaStream_t stream) {
     launch(name, depthwise_ncl<T>, shape, stream, ncl_params<T>(view, ncl, pass, t));
   };
   return plan;

@@ -128,8 +128,8 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
   copy_bias<Tr>(p, place.channel, tile + p.bias_offset);
   // The filters of the slice are one run of memory, [channel][r][s].
   copy_padded_run(p.filter + static_cast<int64_t>(place.channel) * Tr::kTaps,
-           min(p.channels - place.channel, Tr::kChannels) * Tr::kTaps, Tr::kTaps * Tr::kVectors, p.vector_filter,
-           raw_filter);
+                  min(p.channels - place.channel, Tr::kChannels) * Tr::kTaps, Tr::kTaps * Tr::kVectors, p.vector_filter,
+                  raw_filter);
   ptx::cp_async_wait_all();
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x) % Tr::kLanes;
@@ -155,7 +155,7 @@ LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& problem, const Dev
   using Tr = Traits<T, kFilter, kStride>;
   const std::string reason = nhwc_refuse(row.pass, problem);
   if (!reason.empty()) return refuse(reason);
-  if (problem.k_per_group() != 1) return refuse(std::to_string(problem.k_per_group()) + " filters for each channel");
+  if (problem.k_per_group() != 1) return refuse(multiplier_beyond(problem, 1));
   if (problem.dilation[1] != 1 || problem.dilation[2] != 1) return refuse("a dilation");
   const ConvView view = as_fprop(row.pass, problem);
   const NhwcTilePlan tile = plan_tile(view, patch_shape<Tr>());
@@ -191,10 +191,10 @@ Rows depthwise_nhwc_rows() {
   return rows_of_fast_types([](Rows& rows, auto type) {
     using T = typename decltype(type)::type;
     using namespace depthwise;
-    rows.insert(rows.end(), {nhwc_row<T, 3, 1>(Pass::kFprop), nhwc_row<T, 3, 2>(Pass::kFprop),
-                             nhwc_row<T, 5, 1>(Pass::kFprop), nhwc_row<T, 5, 2>(Pass::kFprop),
-                             nhwc_row<T, 7, 1>(Pass::kFprop), nhwc_row<T, 3, 1>(Pass::kDgrad),
-                             nhwc_row<T, 5, 1>(Pass::kDgrad), nhwc_row<T, 7, 1>(Pass::kDgrad)});
+    rows.insert(rows.end(),
+                {nhwc_row<T, 3, 1>(Pass::kFprop), nhwc_row<T, 3, 2>(Pass::kFprop), nhwc_row<T, 5, 1>(Pass::kFprop),
+                 nhwc_row<T, 5, 2>(Pass::kFprop), nhwc_row<T, 7, 1>(Pass::kFprop), nhwc_row<T, 3, 1>(Pass::kDgrad),
+                 nhwc_row<T, 5, 1>(Pass::kDgrad), nhwc_row<T, 7, 1>(Pass::kDgrad)});
   });
 }
 

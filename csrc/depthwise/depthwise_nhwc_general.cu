@@ -54,7 +54,7 @@ struct GeneralParams {
 // channel's, so that words of shared memory that a warp stores are neighbours.
 template <typename Tr, typename T>
 __device__ __forceinline__ void load_filter_group(const GeneralParams<T>& g, int channel, int nth, int first, int rows,
-                                            float* to) {
+                                                  float* to) {
   constexpr int kSize = sizeof(T), kVector = kVectorElements<T>, kSector = 2 * kVector;
   const NhwcTileParams<T>& p = g.tile;
   const int taps = p.filter_h * p.filter_w, count = rows * p.filter_w, before = first * p.filter_w;

@@ -78,7 +78,8 @@ inline std::vector<AxisTiles> all_axis_tiles(const AxisView& axis, int64_t patch
 }
 
 // Where things lie in the tile: patches that a warp works on together begin on different banks.
-inline void lay_out(NhwcTilePlan& plan, const ConvView& g, const PatchShape& shape, const AxisTiles& h, const AxisTiles& w) {
+inline void lay_out(NhwcTilePlan& plan, const ConvView& g, const PatchShape& shape, const AxisTiles& h,
+                    const AxisTiles& w) {
   const int64_t residues = 8 / shape.vectors;  // positions in 128 bytes
   const int64_t group = shape.columns * g.w.stride;
   const bool skewed = group % 2 == 0;

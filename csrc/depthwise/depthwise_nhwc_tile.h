@@ -150,7 +150,8 @@ __device__ __forceinline__ void copy_tile(const NhwcTileParams<T>& p, const Nhwc
 
 // Starts the copy of a run of elements, zeros after the first `there` of them, as the tile's.
 template <typename T>
-__device__ __forceinline__ void copy_padded_run(const T* from, int there, int vectors, bool aligned, unsigned char* to) {
+__device__ __forceinline__ void copy_padded_run(const T* from, int there, int vectors, bool aligned,
+                                                unsigned char* to) {
   constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
   for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kTileThreads) {
     const int left = min(max(there - i * kPerVector, 0), kPerVector);
@@ -196,8 +197,8 @@ __device__ __forceinline__ PatchPlace patch_place(const NhwcTileParams<T>& p, in
 
 // Rounds the outputs of a patch and stores them. All lanes of the warp must come; `active` where they have a patch.
 template <typename Traits, typename T>
-__device__ __forceinline__ void store_patch(const NhwcTileParams<T>& p, const NhwcTilePlace& place, const PatchPlace& patch,
-                                            bool active, unsigned char* staging,
+__device__ __forceinline__ void store_patch(const NhwcTileParams<T>& p, const NhwcTilePlace& place,
+                                            const PatchPlace& patch, bool active, unsigned char* staging,
                                             const float2 (&sum)[Traits::kRows][Traits::kColumns]) {
   constexpr int kVectors = Traits::kVectors, kPerVector = Traits::kPerVector, kColumns = Traits::kColumns;
   constexpr int kAtOnce = Traits::kLanes / kVectors;  // positions that the lanes of a patch store together

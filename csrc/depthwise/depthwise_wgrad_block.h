@@ -173,10 +173,10 @@ struct WgradBlock {
       copy_sectors(x_slot + params.x.misalignment(x_begin), params.x, x_begin, x_count, lane, lanes);
       copy_sectors(dy_slot + params.dy.misalignment(dy_begin), params.dy, dy_begin, dy_count, lane, lanes);
     } else {
-      copy_tile(x_slot, params.x, x_begin, r.x_first, r.x_end - r.x_first, x_column(unit), plan.x_columns, plan.w.input, true,
-                lane, lanes);
-      copy_tile(dy_slot, params.dy, dy_begin, r.dy_first, r.dy_end - r.dy_first, unit.column, plan.columns, plan.w.output,
-                false, lane, lanes);
+      copy_tile(x_slot, params.x, x_begin, r.x_first, r.x_end - r.x_first, x_column(unit), plan.x_columns, plan.w.input,
+                true, lane, lanes);
+      copy_tile(dy_slot, params.dy, dy_begin, r.dy_first, r.dy_end - r.dy_first, unit.column, plan.columns,
+                plan.w.output, false, lane, lanes);
     }
   }
 };

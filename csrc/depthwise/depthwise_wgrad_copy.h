@@ -29,8 +29,8 @@ struct WgradTensor {
 // cover whole sectors, to the end of its last granule of 16: what lies there in the tensor goes up to 31 bytes before
 // `to`.
 template <typename T>
-__device__ __forceinline__ void copy_sectors(unsigned char* to, const WgradTensor<T>& source, int64_t begin, int count, int lane,
-                                         int lanes) {
+__device__ __forceinline__ void copy_sectors(unsigned char* to, const WgradTensor<T>& source, int64_t begin, int count,
+                                             int lane, int lanes) {
   constexpr int kSize = sizeof(T);
   if (count < 1) return;
   const T* const first = source.data + begin;

@@ -228,11 +228,11 @@ struct WgradSlotBytes {
 // much for shared memory.
 template <typename Traits>
 bool size_stages(WgradPlan& plan) {
-  constexpr int kSize = Traits::kSize, kDepth = Traits::kDepth, kLargestShared = 96 * 1024, kThreeStages = 36 * 1024;
+  constexpr int kSize = Traits::kSize, kDepth = Traits::kDepth, kThreeStages = 36 * 1024;
   const WgradSlotBytes<Traits> bytes(plan);
   const int64_t x_columns = bytes.x_columns(plan.columns);
   // Pitches in bytes are counted in 32 bits.
-  if (x_columns > kLargestShared && !plan.whole_rows && !Traits::kFolded) return false;
+  if (x_columns > kMostSharedBytes && !plan.whole_rows && !Traits::kFolded) return false;
   plan.x_columns = static_cast<int>(x_columns);
   if (Traits::kChannelsLast) {
     plan.x_pitch = plan.x_columns * 32 * kSize, plan.dy_pitch = plan.columns * 32 * kSize;
@@ -247,7 +247,7 @@ bool size_stages(WgradPlan& plan) {
   const int least = plan.whole_rows ? static_cast<int>(round_up(divide_up(384, run), kDepth)) : kDepth;
   // A chunk reads `beyond` rows of x that the next one reads again: where these are many, larger stages are better.
   plan.chunk_steps = all;
-  for (const int64_t most_bytes : {int64_t{Traits::kStageBytes}, int64_t{kLargestShared / 2}}) {
+  for (const int64_t most_bytes : {int64_t{Traits::kStageBytes}, int64_t{kMostSharedBytes / 2}}) {
     if (plan.whole_planes) break;
     plan.chunk_steps = std::min(all, least);
     for (int windows = all / kDepth; windows > 0; windows--) {
@@ -271,7 +271,7 @@ bool size_stages(WgradPlan& plan) {
   // Large stages come in twos, for the sake of more blocks.
   plan.stages = 3 * stage < kThreeStages ? 3 : 2;
   plan.shared_bytes = static_cast<size_t>(std::max<int64_t>(plan.stages * stage, reduced * 4));
-  return plan.shared_bytes <= kLargestShared;
+  return plan.shared_bytes <= kMostSharedBytes;
 }
 
 // The plan for blocks of at most that many warps; nothing where it does not fit into shared memory or has threads for
@@ -291,9 +291,8 @@ std::optional<WgradPlan> plan_wgrad(const WgradView& view, int warps) {
 
   const int64_t parallel = int64_t{plan.channel_blocks} * plan.tile_groups;
   const int64_t input_bytes = plan.images * plan.x.image * Traits::kSize;
-  const int64_t splits =
-      split_count(parallel, divide_up(units, plan.slots), 1056 * 4 / Traits::kWarps, plan.results,
-                  input_bytes + plan.images * plan.dy.image * Traits::kSize, input_bytes);
+  const int64_t splits = split_count(parallel, divide_up(units, plan.slots), 1056 * 4 / Traits::kWarps, plan.results,
+                                     input_bytes + plan.images * plan.dy.image * Traits::kSize, input_bytes);
   plan.block_units = static_cast<int>(round_up(divide_up(units, splits), plan.slots));
   plan.splits = static_cast<int>(divide_up(units, plan.block_units));
   return plan;

@@ -133,7 +133,8 @@ struct WgradSums {
 #pragma unroll
             for (int e = 0; e < Traits::kStride; e++) {
               const int line = (i + t) * Traits::kStride + e;
-              const bool there = static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h.input) && row < last;
+              const bool there =
+                  static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h.input) && row < last;
               if (there) multiply(x_slot + line * plan.x_pitch, kColumnBytes, e, t);
             }
           } else {
@@ -185,7 +186,8 @@ struct WgradSums {
     const int taps = plan.h.filter * plan.w.filter, channels = min(plan.block_channels, plan.channels - block.channel);
     const int outputs = channels * taps;
     for (int i = thread; i < outputs; i += threads) {
-      const int channel = i / taps, r = (i - channel * taps) / plan.w.filter, s = i - channel * taps - r * plan.w.filter;
+      const int channel = i / taps, r = (i - channel * taps) / plan.w.filter,
+                s = i - channel * taps - r * plan.w.filter;
       const int at = r / Traits::kRows * plan.tile_columns + s / Traits::kCols;
       if (at < block.tile || at > block.last_tile) continue;
       block.params.sums.write(block.split, static_cast<int64_t>(block.channel) * taps + i,

@@ -270,7 +270,7 @@ LaunchPlan plan_nchw(const KernelRow& row, const ConvProblem& p, const Device&) 
   const TrimmedConv conv = trimmed_conv(row.pass, p);
   const DilatedNchwTile tile = choose_tile(conv, sizeof(T));
   LaunchPlan plan;
-  plan.refusal = shared_memory_refused(tile.shared_bytes(sizeof(T)));
+  plan.refusal = shared_beyond(tile.shared_bytes(sizeof(T)));
   plan.shape = tile_shape(conv, tile, sizeof(T));
   const DilatedNchwParams<T> params{conv,
                                     tile,

@@ -23,8 +23,34 @@ struct ClassWalk {
 };
 
 // 3x3: down two columns of input, half a row apart, which share the tests for rows and the loop. A row adds to three
-// outputs of each, whose sums take turns; one in the padding is passed over. A column in the padding is read from a
-// zero, again and again.
+// outputs of each, whose sums take turns; one in the padding is passed over.
+template <typename T>
+struct ColumnPair {
+  const T* at[2][3];  // where the taps of a row read; a column in the padding reads a zero, again and again
+  int step[2][3];
+  int y;  // row of input
+  float sum[2][3] = {};
+
+  __device__ __forceinline__ void add_row(int turn, const AxisView& h, const float (&tap)[9], float bias) {
+    sum[0][turn % 3] = sum[1][turn % 3] = bias;
+    if (within(y, h.input)) {
+#pragma unroll
+      for (int i = 0; i < 6; i++) {
+        const int column = i / 3, s = i % 3;
+        const float value = widen(*at[column][s]);
+#pragma unroll
+        for (int r = 0; r < 3; r++) {
+          float& to = sum[column][(turn - r + 3) % 3];
+          to = fmaf(value, tap[3 * r + s], to);
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 6; i++) at[i / 3][i % 3] += step[i / 3][i % 3];
+    y += h.dilation;
+  }
+};
+
 template <typename T>
 __device__ __forceinline__ void walk_3x3(const DilatedNchwParams<T>& params, const ClassWalk<T>& walk,
                                          const float (&tap)[9], float bias, const T* zero) {
@@ -37,46 +63,26 @@ __device__ __forceinline__ void walk_3x3(const DilatedNchwParams<T>& params, con
     const int skipped = row_class - walk.row_class;
     const T* const in = walk.in + skipped * tile.in.row;
     T* out = walk.out + skipped * tile.out.row;
-    const T* at[2][3];
-    int step[2][3];
+    ColumnPair<T> columns;
 #pragma unroll
     for (int i = 0; i < 6; i++) {
       const int column = i / 3, s = i % 3, offset = column * apart + s * w.dilation;
       const bool inside = (column == 0 || second) && within(walk.x - w.padding + offset, w.input);
-      at[column][s] = inside ? in + offset : zero;
-      step[column][s] = inside ? tile.in.step : 0;
+      columns.at[column][s] = inside ? in + offset : zero;
+      columns.step[column][s] = inside ? tile.in.step : 0;
     }
-    int y = walk.y + row_class - h.padding;
+    columns.y = walk.y + row_class - h.padding;
     const int y_end = min(walk.y_end + row_class, h.output) - h.padding + 2 * h.dilation;
-    float sum[2][3] = {};
-    const auto add_row = [&](int turn) {
-      sum[0][turn % 3] = sum[1][turn % 3] = bias;
-      if (within(y, h.input)) {
-#pragma unroll
-        for (int i = 0; i < 6; i++) {
-          const int column = i / 3, s = i % 3;
-          const float value = widen(*at[column][s]);
-#pragma unroll
-          for (int r = 0; r < 3; r++) {
-            float& to = sum[column][(turn - r + 3) % 3];
-            to = fmaf(value, tap[3 * r + s], to);
-          }
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < 6; i++) at[i / 3][i % 3] += step[i / 3][i % 3];
-      y += h.dilation;
-    };
-    add_row(0);
-    add_row(1);
+    columns.add_row(0, h, tap, bias);
+    columns.add_row(1, h, tap, bias);
 #pragma unroll 1
-    while (y < y_end) {
+    while (columns.y < y_end) {
 #pragma unroll
       for (int turn = 2; turn < 5; turn++) {
-        if (turn > 2 && y >= y_end) break;
-        add_row(turn);
-        out[0] = narrow<T>(sum[0][(turn + 1) % 3]);
-        if (second) out[apart] = narrow<T>(sum[1][(turn + 1) % 3]);
+        if (turn > 2 && columns.y >= y_end) break;
+        columns.add_row(turn, h, tap, bias);
+        out[0] = narrow<T>(columns.sum[0][(turn + 1) % 3]);
+        if (second) out[apart] = narrow<T>(columns.sum[1][(turn + 1) % 3]);
         out += tile.out.step;
       }
     }

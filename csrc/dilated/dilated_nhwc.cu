@@ -116,7 +116,7 @@ __device__ __forceinline__ void make_outputs(const DilatedNhwcParams<T>& params,
   } else {
     for (int input = 0; input < v.inputs; input++) {
       for (int r = 0; r < h.filter; r++) {
-#pragma unroll 4
+#pragma unroll 2
         for (int s = 0; s < w.filter; s++) add_tap(input, r, s);
       }
     }
@@ -237,7 +237,7 @@ LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& p, const Device&) 
   const DilatedNhwcLaunch<T> wide = p.k == p.c && p.c % kVector == 0 ? plan_launch<T, kVector>(v) : single;
   LaunchPlan plan;
   const size_t most_bytes = std::max(single.shape.shared_bytes, wide.shape.shared_bytes);
-  plan.refusal = shared_memory_refused(static_cast<int64_t>(most_bytes));
+  plan.refusal = shared_beyond(static_cast<int64_t>(most_bytes));
   plan.shape = wide.shape;
   plan.launch = [name = row.name, pass = row.pass, single, wide](const Tensors& t, cudaStream_t stream) {
     const DilatedNhwcLaunch<T>& chosen = at_boundary(t.x) && at_boundary(t.y) ? wide : single;

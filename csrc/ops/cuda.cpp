@@ -31,7 +31,8 @@ cudaStream_t current_stream(int device) {
 void run(Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int device, const Tensors& tensors,
          const Allocate& allocate) {
   const torch::stable::accelerator::DeviceGuard guard(device);
-  device::run(nullptr, pass, problem, dtype, layout, tensors, allocate, device::describe(device), current_stream(device));
+  device::run(nullptr, pass, problem, dtype, layout, tensors, allocate, device::describe(device),
+              current_stream(device));
 }
 
 void run_row(const KernelRow& row, const ConvProblem& problem, int device, const Tensors& tensors,

@@ -57,13 +57,8 @@ inline Phases make_phases(const AxisView& axis) {
 
 inline std::string problem_refused(const ConvProblem& p) {
   if (p.stride[1] == 1 && p.stride[2] == 1) return "stride 1 along both axes";
-  if (std::string reason = not_depthwise_2d(p); !reason.empty()) return reason;
   constexpr int64_t kMostSize = (1 << 24) - 1, kMostMultiplier = 64;
-  if (p.k_per_group() > kMostMultiplier) {
-    return "k/c = " + std::to_string(p.k_per_group()) + " filters per channel, at most " +
-           std::to_string(kMostMultiplier);
-  }
-  return size_beyond(p, kMostSize);
+  return first_of({not_depthwise_2d(p), multiplier_beyond(p, kMostMultiplier), size_beyond(p, kMostSize)});
 }
 
 inline std::string stride_refused(const ConvProblem& p) {
@@ -73,15 +68,7 @@ inline std::string stride_refused(const ConvProblem& p) {
 
 // For kernels that know which taps a block has.
 inline std::string multiplier_or_dilation_refused(const ConvProblem& p) {
-  if (p.k != p.c) return "k/c = " + std::to_string(p.k_per_group()) + " filters per channel, not 1";
-  return p.dilation[1] > 1 || p.dilation[2] > 1 ? "a dilation" : "";
-}
-
-inline std::string shared_memory_refused(int64_t bytes) {
-  constexpr int64_t kMostBytes = 96 * 1024;
-  if (bytes <= kMostBytes) return {};
-  return "a block would need " + std::to_string(bytes) + " bytes of shared memory, at most " +
-         std::to_string(kMostBytes);
+  return first_of({multiplier_beyond(p, 1), p.dilation[1] > 1 || p.dilation[2] > 1 ? "a dilation" : ""});
 }
 
 }  // namespace convbound::transposed

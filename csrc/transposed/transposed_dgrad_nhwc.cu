@@ -63,7 +63,8 @@ struct Blocks3x3 {
 
   __device__ __forceinline__ void make(int i, int, int j) const {
     const AxisView &h = params.view.h, &w = params.view.w;
-    const int channels = params.slices.channels;
+    const int channels = params.slices.channels, first_h = 2 * i - h.padding, first_w = 2 * j - w.padding;
+    T* const dx = at.dx + (static_cast<int64_t>(first_h) * w.input + first_w) * channels;
     float window[2][2][kElements] = {};
 #pragma unroll
     for (int t = 0; t < 2; t++) {
@@ -90,10 +91,9 @@ struct Blocks3x3 {
             add_product(window[r / 2][s / 2], tap, sum);
           }
         }
-        const int at_h = 2 * i + fh - h.padding, at_w = 2 * j + fw - w.padding;
-        if (at_h >= 0 && at_h < h.input && at_w >= 0 && at_w < w.input) {
-          store_narrowed(at.dx + (static_cast<int64_t>(at_h) * w.input + at_w) * channels, sum);
-        }
+        const bool there = static_cast<unsigned>(first_h + fh) < static_cast<unsigned>(h.input) &&
+                           static_cast<unsigned>(first_w + fw) < static_cast<unsigned>(w.input);
+        if (there) store_narrowed(dx + (static_cast<int64_t>(fh) * w.input + fw) * channels, sum);
       }
     }
   }
@@ -127,7 +127,7 @@ struct BlocksAny {
             const int p = i + rows.offset[fh] - t * rows.move;
             const int first = m * taps + (rows.first[fh] + t * rows.step) * w.filter + columns.first[fw];
             const T* const row = at.dy + static_cast<int64_t>(p) * w.output * channels * params.view.outputs + m;
-#pragma unroll 4
+#pragma unroll 2
             for (int u = 0; u < column_taps; u++) {
               const int q = j + columns.offset[fw] - u * columns.move;
               if (q < 0 || q >= w.output) continue;
@@ -177,8 +177,9 @@ __global__ void __launch_bounds__(kNhwcThreads, 3)
   using Blocks = std::conditional_t<kFilter == 3, Blocks3x3<T, kElements>, BlocksAny<T, kElements>>;
   const bool working = position < positions && channel < slices.channels;
   const int items = working ? (height + Blocks::kRows - 1) / Blocks::kRows * width : 0;
-  const T* const dy = params.dy + n * h.output * w.output * slices.channels * params.view.outputs +
-                      static_cast<int64_t>(channel) * params.view.outputs;
+  const int multiplier = kFilter == 3 ? 1 : params.view.outputs;
+  const T* const dy =
+      params.dy + n * h.output * w.output * slices.channels * multiplier + static_cast<int64_t>(channel) * multiplier;
   const Blocks blocks(params, {dy, params.dx + n * h.input * w.input * slices.channels + channel, filter, lane});
 #pragma unroll 1
   for (int item = position; item < items; item += positions) {
@@ -223,7 +224,7 @@ LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& p, const Device&) 
   const TransposedNhwcLaunch<T> wide = p.k == p.c && p.c % kVector == 0 ? plan_launch<T, kVector, kFilter>(v) : single;
   LaunchPlan plan;
   const size_t most_bytes = std::max(single.shape.shared_bytes, wide.shape.shared_bytes);
-  plan.refusal = shared_memory_refused(static_cast<int64_t>(most_bytes));
+  plan.refusal = shared_beyond(static_cast<int64_t>(most_bytes));
   plan.shape = wide.shape;
   plan.launch = [name = row.name, single, wide](const Tensors& t, cudaStream_t stream) {
     const TransposedNhwcLaunch<T>& chosen = at_boundary(t.x) && at_boundary(t.y) ? wide : single;

@@ -149,7 +149,7 @@ template <typename T, typename Params>
 LaunchPlan plan_launch(const KernelRow& row, void (*kernel)(Params), const Params& params) {
   const TransposedNchwTile& tile = params.tile;
   LaunchPlan plan;
-  plan.refusal = shared_memory_refused(tile.shared_bytes(sizeof(T)));
+  plan.refusal = shared_beyond(tile.shared_bytes(sizeof(T)));
   plan.shape.grid_x = divide_up(params.planes, tile.planes) * tile.h.tiles * tile.w.tiles;
   plan.shape.block_x = kThreads;
   plan.shape.shared_bytes = static_cast<size_t>(tile.shared_bytes(sizeof(T)));

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from convbound import functional, selection
+from convbound import functional
+from convbound.choice import backends
 
 
 class _OnConvbound(_ConvNd):
@@ -73,7 +74,7 @@ def _constructor(torch_class: type[_ConvNd]) -> Callable[..., None]:
     """torch's constructor with a keyword-only ``backend=None``, in its signature too: torch.nn.utils.skip_init asks."""
 
     def __init__(self: Any, *args: Any, backend: str | None = None, **kwargs: Any) -> None:  # noqa: N807
-        selection.check_name(type(self).__name__, backend)
+        backends.check_name(type(self).__name__, backend)
         torch_class.__init__(self, *args, **kwargs)
         self.backend = backend
 

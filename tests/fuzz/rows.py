@@ -18,7 +18,7 @@ from support.edges import EDGES, walk
 from support.problems import PROBLEMS, available_isas, instruction_set
 from torch import Tensor
 
-from convbound.ops import to_layout
+from convbound.layout import to_layout
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, ConvProblem, Layout, Pass
 from fuzz.judge import Pasted, Unfit, Wrong, check_close, check_exact
 from fuzz.memory import Guarded, Place, empty

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from support.problems import instruction_set
 
-from convbound import selection
+from convbound.choice import backends
 from convbound.problem import PASSES, ConvProblem
 from fuzz import draw as drawing
 from fuzz.call import Call
@@ -43,7 +43,7 @@ class Target:
 
 def targets() -> dict[str, Target]:
     """Everything that is built, by name."""
-    built = {"auto", *(backend.name for backend in selection.backends() if backend.available)}
+    built = {"auto", *(backend.name for backend in backends.backends() if backend.available)}
     calls = {"auto": 100, "cpu": 100, "simt": 50, "triton": 5}
     runs = {"cpu": 300, "simt": 150, "triton": 10}
     found = [Target(name, name, partial(_call, backend=name), number) for name, number in calls.items()]

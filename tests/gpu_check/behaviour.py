@@ -10,10 +10,10 @@ from support.check import Results, assert_exact, compute, expected
 from support.data import Operands, integers
 
 import convbound
-from convbound.bench.cuda_timer import capture
-from convbound.ops import to_layout
+from convbound.choice.backends import unsupported
+from convbound.cuda_timing import capture
+from convbound.layout import to_layout
 from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
-from convbound.selection import unsupported
 from gpu_check.check import Check
 from gpu_check.rows import case
 from gpu_check.target import Target

@@ -10,7 +10,7 @@ from support import device as registry
 from support.check import explain_inexact
 
 from convbound import fakes
-from convbound.ops import to_layout
+from convbound.layout import to_layout
 from gpu_check.rows import WRITTEN, case, launch, served
 from gpu_check.target import Target, find_target
 

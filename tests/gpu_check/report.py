@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import convbound.__main__ as about
-from convbound.bench import cuda
-from convbound.bench import machine as host
+from convbound.bench import provenance
 from convbound.bench.rows import Row, read_result
 from convbound.bench.summary import ours, summary_lines
 from gpu_check.sanitizers import Report
@@ -56,8 +55,8 @@ class Findings:
 
 def machine(target: str) -> dict[str, Any]:
     """Machine, versions and how convbound was built."""
-    gpu = cuda.describe() if target == "gpu" else {}
-    return host.describe() | gpu | {"about": about.report().splitlines()}
+    device = "cuda" if target == "gpu" else "cpu"
+    return provenance.describe(device) | {"about": about.report().splitlines()}
 
 
 def read_bench(folder: Path, status: int, output: str) -> Bench:

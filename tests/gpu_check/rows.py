@@ -14,8 +14,8 @@ from support.edges import EDGES, walk
 from support.problems import PROBLEMS
 
 from convbound import fakes
+from convbound.choice.backends import unsupported
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
-from convbound.selection import unsupported
 from gpu_check.check import Check
 from gpu_check.target import Target
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from support import device as registry
 
-from convbound.bench.devices import our_backends
+from convbound.choice.backends import our_backends
 
 
 @dataclass(frozen=True)

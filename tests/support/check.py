@@ -85,5 +85,5 @@ def assert_exact(results: Results, references: Results, dtype: torch.dtype) -> N
 def relative_error(result: Tensor, wanted: Tensor, magnitude: Tensor) -> Tensor:
     """Per element |y - y64| / sum |x||w|; infinite where the result is NaN, or not zero though nothing was summed."""
     difference = (result.double() - wanted).abs()
-    relative = torch.where(magnitude > 0, difference / magnitude, torch.where(difference > 0, torch.inf, 0.0))
+    relative = torch.where(magnitude > 0, difference / magnitude, torch.where(difference > 0, torch.inf, difference))
     return relative.nan_to_num(nan=torch.inf, posinf=torch.inf)

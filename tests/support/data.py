@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from convbound.ops import to_layout
+from convbound.layout import to_layout
 from convbound.problem import ConvProblem, Pass
 
 Sign = Literal["signed", "positive"]

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convbound import _library, explanation, fakes
+from convbound import _library, fakes
 from convbound.problem import DTYPE_NAMES, ConvProblem
+from convbound.serving import native_problem
 from support.data import Operands, amid_nan
 
 PROFILES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -35,7 +36,7 @@ def dtype_of(row: dict[str, Any]) -> torch.dtype:
 
 def native(problem: ConvProblem) -> Any:
     """The problem as the C++ side has it."""
-    return explanation._native_problem(introspect, problem)
+    return native_problem(introspect, problem)
 
 
 def serves(row: dict[str, Any], problem: ConvProblem, profile: str = "sm_90") -> bool:

@@ -161,7 +161,10 @@ class FakeCuda:
             self._device = before
 
     @contextmanager
-    def _capture(self, graph: Any, pool: Any = None, stream: Any = None) -> Iterator[None]:
+    def _capture(
+        self, graph: Any, pool: Any = None, stream: Any = None, capture_error_mode: str = "global"
+    ) -> Iterator[None]:
+        assert capture_error_mode == "thread_local", "other threads of a user's process use the GPU meanwhile"
         self.log.append(f"capture on {stream.name}")
         self._streams.append(stream)  # as torch does it, not restored when the capture fails
         with graph.recorder:

@@ -1,4 +1,4 @@
-"""Making ``auto`` prefer the native kernels, whatever the preference table says."""
+"""Making ``auto`` prefer the native kernels, whatever the table for CPUs says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from convbound import functional, preferences, selection
-from convbound.problem import DTYPES, LAYOUTS, PASSES, Pass
+from convbound import functional
+from convbound.choice import Choice, backends, cpu_table
+from convbound.problem import PASSES, Pass
 
 REASON = "a test says so"
 
@@ -16,15 +17,13 @@ REASON = "a test says so"
 @contextmanager
 def native_preferred(passes: Collection[Pass] = PASSES) -> Iterator[None]:
     """``auto`` takes the native kernels for these passes of every problem, and torch for the others."""
-    rows = tuple(
-        preferences.Preference("any", pass_, dtype, layout, lambda _: True, REASON, (selection.CPU_ISA,))
-        for pass_ in passes
-        for dtype in DTYPES
-        for layout in LAYOUTS
-    )
+
+    def look_up(problem: object, pass_: Pass, *case: object) -> Choice:
+        return Choice("cpu" if pass_ in passes else "torch", REASON)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preferences, "CPU_PREFERENCES", rows)
-        patch.setattr(preferences, "MEASURED_ISAS", (selection.CPU_ISA,))
+        patch.setattr(cpu_table, "look_up", look_up)
+        patch.setattr(cpu_table, "MEASURED_ISAS", (backends.CPU_ISA,))
         forget_plans()
         yield
     forget_plans()
@@ -32,4 +31,4 @@ def native_preferred(passes: Collection[Pass] = PASSES) -> Iterator[None]:
 
 def forget_plans() -> None:
     """Let the functions choose their backends anew."""
-    functional._plan.cache_clear()
+    functional._plans.clear()

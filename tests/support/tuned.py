@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from convbound import decisions, measuring, ops, tuning
+from convbound import choice, ops
+from convbound.choice import cache, first_use
+from convbound.timing import Prepared
 from support.preferring import forget_plans
 
 
@@ -19,12 +21,16 @@ class Tuned:
     """What a test sees of tuning: how often something was measured, by which times."""
 
     seconds: dict[str, float]
-    measured: list[measuring.Work] = field(default_factory=list)
+    measured: list[first_use.Work] = field(default_factory=list)
 
     def sample(self, call: Any) -> float:
         """As a timer: makes the call and returns the backend's time, as invented."""
         call()
         return self.seconds[call.args[0]]
+
+    def prepare(self, calls: Callable[[int], Sequence[Any]], seconds: float) -> Prepared:
+        """A contender is sampled call by call."""
+        return Prepared(calls(1)[0], 1, "invented")
 
     @property
     def passes(self) -> list[str]:
@@ -34,9 +40,9 @@ class Tuned:
 
 def new_process() -> None:
     """Forget what a new process would not know."""
-    decisions.forget()
-    decisions._warn.cache_clear()
-    tuning._settled.cache_clear()
+    cache.forget()
+    cache._warn.cache_clear()
+    first_use._serving.cache_clear()
     forget_plans()
 
 
@@ -44,19 +50,19 @@ def new_process() -> None:
 def tuning_by(*, naive: bool = False, **seconds: float) -> Iterator[Tuned]:
     """Tuning is on and the cache empty; backends take so long. With `naive`, naive kernels compete, for every pass."""
     tuned = Tuned({"cpu": 1.0, "torch": 2.0, **seconds})
-    measure = measuring.measure
+    measure = first_use.measure
 
-    def counted(work: measuring.Work, *args: Any) -> Any:
+    def counted(work: first_use.Work, *args: Any) -> Any:
         tuned.measured.append(work)
         return measure(work, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(tuning.VARIABLE, "1")
-        patch.setattr(measuring, "measure", counted)
-        patch.setattr(measuring, "timer_for", lambda device: tuned)
+        patch.setenv(choice.VARIABLE, "1")
+        patch.setattr(first_use, "measure", counted)
+        patch.setattr(first_use, "timer_for", lambda device: tuned)
         if naive:
-            patch.setattr(tuning, "FAST_FAMILIES", (*tuning.FAST_FAMILIES, "naive"))
-        decisions.clear()
+            patch.setattr(choice, "FAST_FAMILIES", (*choice.FAST_FAMILIES, "naive"))
+        cache.clear()
         new_process()
         yield tuned
     new_process()

@@ -1,4 +1,4 @@
-"""What tuning found out, in memory and in one JSON file of the user's cache, so that each problem is measured once.
+"""What first uses found out, in memory and in one JSON file of the user's cache, so that each problem is measured once.
 
 The file is ``tuning.json`` in ``$CONVBOUND_CACHE_DIR``, else in ``convbound`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 Processes share it: whoever adds a decision reads the file under a lock, and replaces it by a whole new one. The file is
@@ -109,6 +109,8 @@ class Decision:
 _KINDS = {**dict.fromkeys((*Key._fields, "backend", "date"), str), "milliseconds": dict, "dropped": dict}
 Decisions = dict[Key, Decision]
 
+# Another number after each decision.
+generation = 1
 _known: Decisions | None = None
 _waited_in_vain = False
 
@@ -123,10 +125,11 @@ def find(key: Key) -> Decision | None:
 
 def remember(decision: Decision, *, lasting: bool = True) -> None:
     """Keep a decision: for this process, and where it is lasting for later ones."""
-    global _waited_in_vain
+    global _waited_in_vain, generation
     find(decision.key)  # reads the file if nobody did
     assert _known is not None
     _known[decision.key] = decision
+    generation += 1
     if lasting and not _waited_in_vain:
         try:
             with _locked():

@@ -1,4 +1,4 @@
-"""The timer of a GPU: CUDA events around the replay of a CUDA graph, with cold caches."""
+"""The timer of a GPU: CUDA events around the replay of a CUDA graph, so that no time of the host is in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from convbound.bench.timer import EVICTION_FACTOR, Call, Prepared
+from convbound.timing import EVICTION_FACTOR, Call, Prepared
 
 # Calls shorter than this (seconds) are captured into a graph, so that no time of the host hides in theirs.
 GRAPH_BELOW = 1e-3
@@ -21,9 +21,9 @@ WARM_UP_RUNS = 3
 class CudaTimer:
     """CUDA events around a call on the current stream.
 
-    Each sample flushes L2 first: twice its size is written, which evicts everything under any policy, and then read,
-    so that no dirty lines are left for the call under test to write back. The flush also keeps the GPU busy while the
-    host enqueues event, call and event: the time between the events has no gap in it.
+    A cold sample flushes L2 first: twice its size is written, which evicts everything under any policy, and then read,
+    so that no dirty lines are left for the call under test to write back. The flush, or the call that warms the caches,
+    also keeps the GPU busy while the host enqueues event, call and event: the time between the events has no gap in it.
 
     Parameters
     ----------
@@ -81,7 +81,8 @@ def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
         for _ in range(WARM_UP_RUNS):
             for call in calls:
                 call()
-        with torch.cuda.graph(graph, stream=stream):
+        # Other threads, such as those that load data, may call CUDA meanwhile: only this one's calls are restricted.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             # All results live until the end of the capture, so that no call writes where another has written.
             results = [call() for call in calls]
         del results

@@ -1,4 +1,4 @@
-"""The devices that the benchmark runs on: all that differs between a CPU and a GPU, in one object each."""
+"""The devices that calls are timed on: all that differs between a CPU and a GPU, in one object each."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
-from convbound import backends
-from convbound.bench import machine
-from convbound.bench.rivals import TORCH
-from convbound.bench.timer import CpuTimer, Timer, keep_freed_pages
+from convbound import machine
+from convbound.cuda_timing import CudaTimer
+from convbound.kernels.precision import allows_tf32
+from convbound.timing import CpuTimer, Timer, keep_freed_pages
 
 NAMES = ("cpu", "cuda")
+# For a torch that does not tell; as large as any L2 so far.
+_DEFAULT_L2_BYTES = 128 << 20
 
 
 class Device:
@@ -29,8 +31,6 @@ class Device:
         Where tensors are made.
     dtype
         The dtype of a run that asks for none.
-    rivals
-        How torch competes, unless more is asked for.
     min_copy_bytes, max_copy_bytes
         Size of the buffers by which the copy is measured: twice the last cache, within these.
     product_edges
@@ -40,13 +40,12 @@ class Device:
     type = "cpu"
     place = torch.device("cpu")
     dtype = torch.float32
-    rivals: tuple[str, ...] = (TORCH,)
     min_copy_bytes, max_copy_bytes = 128 << 20, 512 << 20
     product_edges: tuple[int, ...] = (384, 768, 1536, 3072)
 
     def start(self) -> dict[str, Any]:
-        """Set up the process for a run, and describe the machine and what was set."""
-        return machine.describe() | {"pages_kept": keep_freed_pages()}
+        """Set up the process for timing, and say what was set that torch does not tell."""
+        return {"pages_kept": keep_freed_pages()}
 
     def cache_bytes(self) -> int:
         """Size of the last cache."""
@@ -87,21 +86,57 @@ class Device:
         """Give back the memory that no tensor uses any more."""
 
 
+class Cuda(Device):
+    """The current CUDA device."""
+
+    type = "cuda"
+    place = torch.device("cuda")
+    dtype = torch.float16
+    min_copy_bytes, max_copy_bytes = 512 << 20, 1 << 30
+    product_edges = (2048, 4096, 8192)
+
+    def start(self) -> dict[str, Any]:
+        torch.backends.cudnn.benchmark = True
+        # The roof of fp32 is the product that convolutions may use: by tf32 where torch lets cuDNN do so.
+        torch.set_float32_matmul_precision("high" if allows_tf32() else "highest")
+        return {}
+
+    def cache_bytes(self) -> int:
+        return int(getattr(torch.cuda.get_device_properties(), "L2_cache_size", 0)) or _DEFAULT_L2_BYTES
+
+    def timer(self, *, cold: bool) -> Timer:
+        return CudaTimer(cold=cold, cache_bytes=self.cache_bytes(), place=self.place)
+
+    def host_timer(self) -> Timer:
+        return CpuTimer(cold=False, settle=torch.cuda.synchronize)
+
+    def copies(self, source: torch.Tensor, target: torch.Tensor) -> dict[str, Callable[[], object]]:
+        return {"torch copy_": partial(target.copy_, source)}
+
+    def fma_peak(self, measure: Callable[[torch.dtype], float]) -> float | None:
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            return measure(torch.float32)
+        finally:
+            torch.set_float32_matmul_precision(precision)
+
+    def lost(self) -> str:
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:  # an error of a kernel stays with the process: every later call reports it again
+            return str(error).partition("\n")[0]
+        return ""
+
+    def release(self) -> None:
+        torch.cuda.empty_cache()
+
+
 def find_device(name: str) -> Device:
     """The device with one of the `NAMES`."""
-    if name == "cuda":
-        from convbound.bench.cuda import Cuda
-
-        return Cuda()
-    return Device()
+    return Cuda() if name == "cuda" else Device()
 
 
 def default_device() -> str:
     """A GPU where torch can use one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def our_backends(device: str) -> list[str]:
-    """Backends of ours that can be measured on a device."""
-    rows = [row for row in backends() if row.available and not row.emulated and device in row.devices]
-    return [row.name for row in rows if row.name != TORCH]

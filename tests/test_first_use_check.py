@@ -10,15 +10,16 @@ from support.data import reals
 from support.problems import PROBLEMS
 from torch import Tensor
 
-from convbound import measuring, ops
-from convbound.measuring import Work, WrongResultError
+from convbound.choice import first_use
+from convbound.choice.first_use import Work, WrongResultError
+from convbound.layout import to_layout
 from convbound.problem import DTYPE_NAMES, DTYPES, PASSES, ConvProblem, Pass
 
 
 def work_of(
     problem: ConvProblem, pass_: Pass, dtype: torch.dtype = torch.float32, *, channels_last: bool = False
 ) -> Work:
-    t = reals(problem, pass_, dtype).map(lambda t: ops.to_layout(t, channels_last and t.dim() > 1))
+    t = reals(problem, pass_, dtype).map(lambda t: to_layout(t, channels_last and t.dim() > 1))
     if pass_ == "wgrad":
         return Work(pass_, problem, channels_last, t.y, t.x, bias_grad=True)
     return Work(pass_, problem, channels_last, t.x if pass_ == "fprop" else t.y, t.w, t.bias)
@@ -29,7 +30,7 @@ def work_of(
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_right_kernels_pass(problem: ConvProblem, pass_: Pass, dtype: torch.dtype):
     work = work_of(problem, pass_, dtype)
-    measuring.check(work, work.results("cpu"), work.results("torch"))
+    first_use.check(work, work.results("cpu"), work.results("torch"))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_a_wrong_element_is_seen(
     monkeypatch: pytest.MonkeyPatch, problem: ConvProblem, pass_: Pass, slice_bytes: int, channels_last: bool
 ):
     """Wrong by as much as one product may count among those that it sums; in the bias gradient, too."""
-    monkeypatch.setattr(measuring, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(first_use, "SLICE_BYTES", slice_bytes)
     work = work_of(problem, pass_, channels_last=channels_last)
     expected = work.results("torch")
     scales = work.map(Tensor.abs).results("torch")
@@ -50,7 +51,7 @@ def test_a_wrong_element_is_seen(
         place = (-1,) * results[i].dim()
         results[i][place] += scale[place] / max(work.terms, 100) + 1e-30
         with pytest.raises(WrongResultError, match="the error is"):
-            measuring.check(work, results, expected)
+            first_use.check(work, results, expected)
 
 
 def test_where_torch_errs_more_than_rounding_fp64_is_the_judge():
@@ -59,10 +60,10 @@ def test_where_torch_errs_more_than_rounding_fp64_is_the_judge():
     right = work.results("cpu")
     scale = work.map(Tensor.abs).run("torch")
     errors = {factor: [right[0] + factor * 1e-3 * scale] for factor in (1.0, -1.9, 2.2)}
-    measuring.check(work, right, errors[1.0])
-    measuring.check(work, errors[-1.9], errors[1.0])
+    first_use.check(work, right, errors[1.0])
+    first_use.check(work, errors[-1.9], errors[1.0])
     with pytest.raises(WrongResultError, match=r"the error is 2\.2e-03, torch's own 1\.0e-03"):
-        measuring.check(work, errors[2.2], errors[1.0])
+        first_use.check(work, errors[2.2], errors[1.0])
 
 
 def test_equal_data_rounds_alike_and_is_no_error():
@@ -70,13 +71,13 @@ def test_equal_data_rounds_alike_and_is_no_error():
     problem = ConvProblem.parse("mb8g2ic2ih56oc2kh3ph1")
     x, dy = torch.full(problem.x_shape, 0.1), torch.full(problem.y_shape, 0.3)
     work = Work("wgrad", problem, False, dy, x, bias_grad=True)
-    measuring.check(work, work.results("cpu"), work.results("torch"))
+    first_use.check(work, work.results("cpu"), work.results("torch"))
 
 
 def test_copies_are_made_of_slices(monkeypatch: pytest.MonkeyPatch):
     problem = ConvProblem.parse("mb7g4ic4ih9iw11oc4kh3ph1")
     work = work_of(problem, "wgrad")
-    monkeypatch.setattr(measuring, "SLICE_BYTES", 2 * 8 * 2 * 4 * 9 * 11)
+    monkeypatch.setattr(first_use, "SLICE_BYTES", 2 * 8 * 2 * 4 * 9 * 11)
     parts = list(work.slices())
     assert [len(part.first) for _, part in parts] == [2, 2, 2, 1]
     assert all(part.first.shape[0] == part.second.shape[0] == part.problem.n for _, part in parts)

@@ -17,13 +17,14 @@ import torch
 from support.tuned import new_process, tuning_by
 
 import convbound
-from convbound import decisions, preferences, selection, tuning
+from convbound import choice
 from convbound.__main__ import main
-from convbound.decisions import Decision, Key
+from convbound.choice import backends, cache, cpu_table
+from convbound.choice.cache import Decision, Key
 from convbound.problem import ConvProblem
 
 needs_simd = pytest.mark.skipif(
-    selection.CPU_ISA not in preferences.MEASURED_ISAS, reason="no SIMD kernel on this instruction set"
+    backends.CPU_ISA not in cpu_table.MEASURED_ISAS, reason="no SIMD kernel on this instruction set"
 )
 PROBLEM = ConvProblem.parse("mb2g4ic4ih9iw11oc4kh3ph1")
 DECISION = Decision(
@@ -48,28 +49,28 @@ def _empty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 def test_decisions_outlive_the_process():
     for decision in (DECISION, DROPPED):
-        decisions.remember(decision)
-        assert decisions.find(decision.key) is decision
+        cache.remember(decision)
+        assert cache.find(decision.key) is decision
     new_process()
     for decision in (DECISION, DROPPED):
-        assert decisions.find(decision.key) == decision
-    assert decisions.find(DECISION.key._replace(layout="NHWC")) is None
+        assert cache.find(decision.key) == decision
+    assert cache.find(DECISION.key._replace(layout="NHWC")) is None
 
 
 def test_the_later_decision_counts():
-    decisions.remember(DECISION)
+    cache.remember(DECISION)
     later = Decision(DECISION.key, "torch", {"cpu": 3.0, "torch": 2.1}, "2026-11-23")
-    decisions.remember(later)
+    cache.remember(later)
     new_process()
-    assert decisions.find(DECISION.key) == later
-    assert len(decisions.read()) == 1
+    assert cache.find(DECISION.key) == later
+    assert len(cache.read()) == 1
 
 
 def test_what_does_not_last_is_for_this_process():
-    decisions.remember(DECISION, lasting=False)
-    assert decisions.find(DECISION.key) == DECISION
+    cache.remember(DECISION, lasting=False)
+    assert cache.find(DECISION.key) == DECISION
     new_process()
-    assert decisions.find(DECISION.key) is None
+    assert cache.find(DECISION.key) is None
 
 
 def test_reasons():
@@ -102,29 +103,29 @@ CORRUPT = {
 
 @pytest.mark.parametrize("kind", CORRUPT)
 def test_a_corrupt_file_is_worth_one_warning_and_is_replaced(kind: str):
-    decisions.location().parent.mkdir(parents=True)
-    decisions.location().write_bytes(CORRUPT[kind].encode(errors="surrogateescape"))
+    cache.location().parent.mkdir(parents=True)
+    cache.location().write_bytes(CORRUPT[kind].encode(errors="surrogateescape"))
     with pytest.warns(RuntimeWarning, match=r"cannot use what it measured before: .*tuning\.json"):
-        assert decisions.find(DECISION.key) is None
+        assert cache.find(DECISION.key) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decisions.remember(DECISION)
+        cache.remember(DECISION)
     new_process()
-    assert decisions.find(DECISION.key) == DECISION
+    assert cache.find(DECISION.key) == DECISION
 
 
 def test_old_decisions_make_room(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(decisions, "MOST_BYTES", 2 * len(json.dumps(ROW)) + 20)
+    monkeypatch.setattr(cache, "MOST_BYTES", 2 * len(json.dumps(ROW)) + 20)
     for day in "123":
         key = DECISION.key._replace(problem=f"problem {day}")
-        decisions.remember(Decision(key, "cpu", DECISION.milliseconds, DECISION.date))
-    assert [key.problem for key in decisions.read()] == ["problem 2", "problem 3"]
+        cache.remember(Decision(key, "cpu", DECISION.milliseconds, DECISION.date))
+    assert [key.problem for key in cache.read()] == ["problem 2", "problem 3"]
 
 
 @pytest.mark.parametrize("name", ["tuning.json", "tuning.lock", "tuning.new"])
 @pytest.mark.parametrize("kind", ["pipe", "link", "broken link", "folder"])
 def test_what_is_put_in_the_way_is_left_alone(kind: str, name: str, tmp_path: Path):
-    target, path = tmp_path / "target", decisions.location().with_name(name)
+    target, path = tmp_path / "target", cache.location().with_name(name)
     path.parent.mkdir(parents=True)
     target.write_text("kept")
     {
@@ -136,8 +137,8 @@ def test_what_is_put_in_the_way_is_left_alone(kind: str, name: str, tmp_path: Pa
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for decision in (DECISION, DROPPED):
-            decisions.remember(decision)
-            assert decisions.find(decision.key) == decision
+            cache.remember(decision)
+            assert cache.find(decision.key) == decision
     assert target.read_text() == "kept"
     assert not (tmp_path / "nowhere").exists()
     # Only the file and its lock are of concern, and each cannot be read, written or both: once.
@@ -145,22 +146,22 @@ def test_what_is_put_in_the_way_is_left_alone(kind: str, name: str, tmp_path: Pa
 
 
 def test_a_lock_that_is_never_given_back_stops_nobody(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(decisions, "_LOCK_SECONDS", 0.0)
-    decisions.remember(DECISION)
-    with decisions.location().with_name("tuning.lock").open() as other:
+    monkeypatch.setattr(cache, "_LOCK_SECONDS", 0.0)
+    cache.remember(DECISION)
+    with cache.location().with_name("tuning.lock").open() as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.warns(RuntimeWarning, match="cannot keep what it measured: .*another process keeps it locked"):
-            decisions.remember(DROPPED)
-        monkeypatch.setattr(decisions, "_LOCK_SECONDS", 60.0)
-        decisions.remember(DROPPED)  # waits no more
-    assert list(decisions.read()) == [DECISION.key]
+            cache.remember(DROPPED)
+        monkeypatch.setattr(cache, "_LOCK_SECONDS", 60.0)
+        cache.remember(DROPPED)  # waits no more
+    assert list(cache.read()) == [DECISION.key]
 
 
 def test_the_file_is_the_users_alone():
-    decisions.remember(DECISION)
-    path = decisions.location()
+    cache.remember(DECISION)
+    path = cache.location()
     path.chmod(0o644)
-    decisions.remember(DROPPED)
+    cache.remember(DROPPED)
     assert {entry.name: oct(stat.S_IMODE(entry.stat().st_mode)) for entry in (path.parent, *path.parent.iterdir())} == {
         path.parent.name: "0o700",
         "tuning.json": "0o600",
@@ -169,12 +170,12 @@ def test_the_file_is_the_users_alone():
 
 
 def test_a_folder_that_everybody_may_write_into_keeps_nothing():
-    decisions.location().parent.mkdir(parents=True)
-    decisions.location().parent.chmod(0o777)
+    cache.location().parent.mkdir(parents=True)
+    cache.location().parent.chmod(0o777)
     with pytest.warns(RuntimeWarning, match="cannot keep what it measured: .*everybody may write into it"):
-        decisions.remember(DECISION)
-    assert decisions.find(DECISION.key) is DECISION
-    assert not decisions.location().exists()
+        cache.remember(DECISION)
+    assert cache.find(DECISION.key) is DECISION
+    assert not cache.location().exists()
 
 
 def test_a_file_that_cannot_be_written_is_worth_one_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -183,8 +184,8 @@ def test_a_file_that_cannot_be_written_is_worth_one_warning(monkeypatch: pytest.
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for decision in (DECISION, DROPPED):
-            decisions.remember(decision)
-            assert decisions.find(decision.key) == decision
+            cache.remember(decision)
+            assert cache.find(decision.key) == decision
     assert {str(warning.message).partition(": ")[0] for warning in warned} == {
         "convbound cannot use what it measured before",
         "convbound cannot keep what it measured",
@@ -206,31 +207,31 @@ def test_tuning_goes_on_without_a_home(monkeypatch: pytest.MonkeyPatch):
             infer()
         infer()
         assert tuned.passes == ["fprop"]
-        assert "home directory" in tuning.state()
+        assert "home directory" in choice.state()
 
 
 def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("CONVBOUND_CACHE_DIR")
     monkeypatch.setenv("HOME", "/h")
-    assert decisions.location() == Path("/h/.cache/convbound/tuning.json")
+    assert cache.location() == Path("/h/.cache/convbound/tuning.json")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert decisions.location() == Path("/x/convbound/tuning.json")
+    assert cache.location() == Path("/x/convbound/tuning.json")
     monkeypatch.setenv("XDG_CACHE_HOME", "x")  # which its standard says to ignore
-    assert decisions.location() == Path("/h/.cache/convbound/tuning.json")
+    assert cache.location() == Path("/h/.cache/convbound/tuning.json")
     monkeypatch.setenv("CONVBOUND_CACHE_DIR", "/c")
-    assert decisions.location() == Path("/c/tuning.json")
+    assert cache.location() == Path("/c/tuning.json")
     monkeypatch.setenv("CONVBOUND_CACHE_DIR", " ~/c ")
-    assert decisions.location() == Path("/h/c/tuning.json")
+    assert cache.location() == Path("/h/c/tuning.json")
     monkeypatch.setenv("CONVBOUND_CACHE_DIR", " ")
-    assert decisions.location() == Path("/h/.cache/convbound/tuning.json")
+    assert cache.location() == Path("/h/.cache/convbound/tuning.json")
 
 
 def test_processes_keep_each_others_decisions():
     """Two write fifty each at once; a third reads whole files all the while."""
     code = """
 import sys
-from convbound.decisions import Decision, Key, remember
+from convbound.choice.cache import Decision, Key, remember
 for i in range(50):
     key = Key("device", "build", f"problem {i}", "fp32", "NCHW", sys.argv[1])
     remember(Decision(key, "cpu", {"cpu": 1.0}, "today"))
@@ -239,9 +240,9 @@ for i in range(50):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         while any(writer.poll() is None for writer in writers):
-            decisions.read()
+            cache.read()
     assert [writer.returncode for writer in writers] == [0, 0]
-    assert len(decisions.read()) == 100
+    assert len(cache.read()) == 100
 
 
 @needs_simd
@@ -250,24 +251,24 @@ def test_another_build_or_device_is_measured_anew(monkeypatch: pytest.MonkeyPatc
         infer()
         for count, change in (
             (1, lambda: None),
-            (2, lambda: monkeypatch.setattr(tuning, "build", lambda device: "another torch")),
+            (2, lambda: monkeypatch.setattr(choice, "build", lambda device: "another torch")),
             (3, lambda: torch.set_num_threads(2)),
-            (4, lambda: monkeypatch.setattr(selection, "CPU_ISA", "avx3")),
+            (4, lambda: monkeypatch.setattr(backends, "CPU_ISA", "avx3")),
             (4, lambda: torch.set_num_threads(2)),
         ):
             change()
             new_process()
             infer()
             assert len(tuned.passes) == count
-        assert len(decisions.read()) == 4
+        assert len(cache.read()) == 4
 
 
 def test_the_build_names_sources_torch_and_cudnn(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91300)
-    name = tuning.build.__wrapped__("cuda")
+    name = choice.build.__wrapped__("cuda")
     assert name.startswith(f"convbound {convbound.__version__} (")
     assert name.endswith(f"torch {torch.__version__}, cuDNN 91300")
-    assert "cuDNN" not in tuning.build("cpu")
+    assert "cuDNN" not in choice.build("cpu")
 
 
 @needs_simd
@@ -279,8 +280,8 @@ def test_the_build_names_sources_torch_and_cudnn(monkeypatch: pytest.MonkeyPatch
 def test_a_decision_among_other_backends_is_made_anew(backend: str, milliseconds: dict[str, float]):
     with tuning_by() as tuned:
         infer()
-        (decision,) = decisions.read().values()
-        decisions.remember(Decision(decision.key, backend, milliseconds, "2026-11-22"))
+        (decision,) = cache.read().values()
+        cache.remember(Decision(decision.key, backend, milliseconds, "2026-11-22"))
         new_process()
         infer()
         assert tuned.passes == ["fprop", "fprop"]
@@ -290,24 +291,24 @@ def test_the_command_line_shows_and_clears(capsys: pytest.CaptureFixture[str]):
     assert main(["tuning"]) == 0
     assert "nothing was measured so far" in capsys.readouterr().out
     for decision in (DECISION, DROPPED):
-        decisions.remember(decision)
+        cache.remember(decision)
     main(["tuning"])
     assert capsys.readouterr().out.splitlines() == [
-        f"tuning is on for cuda tensors (CONVBOUND_TUNE is not set), cache {decisions.location()}",
+        f"tuning is on for cuda tensors (CONVBOUND_TUNE is not set), cache {cache.location()}",
         "a CPU; a build",
         f"  {PROBLEM}  fp32 NCHW fprop  cpu    cpu 0.71 ms, torch 2.1 ms, 2026-11-22",
         f"  {PROBLEM}  fp32 NCHW wgrad  torch  cpu is not used: WrongResultError: the error is 'inf', 2026-11-22",
     ]
     main(["tuning", "--clear"])
-    assert capsys.readouterr().out == f"forgot 2 decisions of {decisions.location()}\n"
-    assert decisions.read() == {}
-    assert not decisions.location().exists()
+    assert capsys.readouterr().out == f"forgot 2 decisions of {cache.location()}\n"
+    assert cache.read() == {}
+    assert not cache.location().exists()
 
 
 def test_the_command_line_prints_no_escapes(capsys: pytest.CaptureFixture[str]):
     row = {**ROW, "device": "\x1b]0;a title\a", "date": "\x1b[31m", "dropped": {"cpu": "\u009b2J\r"}}
-    decisions.location().parent.mkdir(parents=True)
-    decisions.location().write_text(json.dumps([row]))
+    cache.location().parent.mkdir(parents=True)
+    cache.location().write_text(json.dumps([row]))
     assert main(["tuning"]) == 0
     printed = capsys.readouterr().out
     assert "\\x1b]0;a title\\x07; a build" in printed
@@ -316,4 +317,4 @@ def test_the_command_line_prints_no_escapes(capsys: pytest.CaptureFixture[str]):
 
 def test_the_report_names_the_cache(capsys: pytest.CaptureFixture[str]):
     main([])
-    assert f"cache {decisions.location()}" in capsys.readouterr().out
+    assert f"cache {cache.location()}" in capsys.readouterr().out

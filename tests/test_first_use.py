@@ -6,12 +6,14 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from support.dispatched import Dispatched
+from support.fake_cuda import FakeCuda
 from support.tuned import native_kernel, new_process, spoiled, tuning_by
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,14 +21,19 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import convbound
-from convbound import autograd, decisions, explanation, measuring, ops, preferences, selection, tuning
-from convbound.problem import ConvProblem
+from convbound import autograd, choice, ops, serving
+from convbound.choice import backends, cache, cpu_table, first_use
+from convbound.choice.first_use import Work
+from convbound.cuda_timing import WARM_UP_RUNS
+from convbound.problem import PASSES, ConvProblem
+from convbound.timing import medians
 
 pytestmark = pytest.mark.skipif(
-    selection.CPU_ISA not in preferences.MEASURED_ISAS, reason="no SIMD kernel on this instruction set"
+    backends.CPU_ISA not in cpu_table.MEASURED_ISAS, reason="no SIMD kernel on this instruction set"
 )
 
 PROBLEM = ConvProblem.parse("mb2g4ic4ih9iw11oc4kh3ph1")
+BY_TABLE = "depthwise in fp32: as fast as torch, or faster, on every layer measured"
 X, W = torch.randn(PROBLEM.x_shape), torch.randn(PROBLEM.w_shape)
 
 
@@ -57,8 +64,8 @@ def test_the_faster_one_serves(ours: float, torchs: float, winner: str):
         assert tuned.passes == ["fprop", "dgrad", "wgrad"]
         assert train() == (["cpu_fprop", "cpu_dgrad", "cpu_wgrad"] if winner == "cpu" else [])
         assert tuned.passes == ["fprop", "dgrad", "wgrad"]
-        choices = tuning.choose_all(PROBLEM, torch.float32, "NCHW", torch.device("cpu"))
-    assert [choice.backend for choice in choices] == [winner] * 3
+        choices = [choice.choose(PROBLEM, pass_, torch.float32, "NCHW", torch.device("cpu")) for pass_ in PASSES]
+    assert [found.backend for found in choices] == [winner] * 3
     assert f"measured: cpu {ours * 1e3:.3g} ms, torch {torchs * 1e3:.3g} ms on " in choices[0].reason
 
 
@@ -123,16 +130,17 @@ def test_naive_kernels_do_not_compete():
 )
 def test_what_competes_on_a_gpu(monkeypatch: pytest.MonkeyPatch, kernel: str, found: tuple[str, ...]):
     """Without a GPU: torch.cuda and the dispatcher's answer are made up."""
-    monkeypatch.setattr(selection, "_BACKENDS", (selection.Backend("cuda", "", ("cuda",)), *selection._BACKENDS))
-    monkeypatch.setattr(explanation, "serving_kernel", lambda *_: (kernel, ""))
+    monkeypatch.setattr(backends, "_BACKENDS", (backends.Backend("cuda", "", ("cuda",)), *backends._BACKENDS))
+    monkeypatch.setattr(serving, "serving_kernel", lambda *_: (kernel, ""))
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     case: Any = (PROBLEM, "fprop", torch.float16, "NCHW", torch.device("cuda:1"))
-    assert tuning.candidates(*case) == found
-    assert tuning.choose(*case).backend == (tuning.UNDECIDED if found else "torch")
-    assert tuning.choose(*case, measured=False).backend == "torch"
-    assert tuning._key(*case).device == "NVIDIA H100, sm_90"
+    assert choice.candidates(*case) == found
+    assert choice.choose(*case).untried == found
+    assert choice.choose(*case).backend == "torch"
+    assert choice.choose(*case, measured=False).backend == "torch"
+    assert choice.key(*case).device == "NVIDIA H100, sm_90"
 
 
 @pytest.mark.parametrize(
@@ -142,17 +150,17 @@ def test_what_competes_on_a_gpu(monkeypatch: pytest.MonkeyPatch, kernel: str, fo
 )
 def test_the_switch(monkeypatch: pytest.MonkeyPatch, value: str, devices: list[str]):
     monkeypatch.setenv("CONVBOUND_TUNE", value)
-    assert [device for device in ("cpu", "cuda", "meta", "xpu") if tuning.enabled(device)] == devices
+    assert [device for device in ("cpu", "cuda", "meta", "xpu") if choice.measures_on(device)] == devices
     if value.strip() != "1":
         new_process()
-        assert train() == ["cpu_fprop", "cpu_dgrad", "cpu_wgrad"]  # as the preference table says
-        assert convbound.explain(PROBLEM).passes[0].reason == preferences._FP32_REASON
+        assert train() == ["cpu_fprop", "cpu_dgrad", "cpu_wgrad"]  # as the table says
+        assert convbound.explain(PROBLEM).passes[0].reason == BY_TABLE
 
 
 def test_a_wrong_switch_says_what_would_be_right(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CONVBOUND_TUNE", "yes")
     with pytest.raises(ValueError, match=r"CONVBOUND_TUNE='yes' must be 0 .* or 1"):
-        tuning.enabled("cpu")
+        choice.measures_on("cpu")
 
 
 def _fails(*_: Any) -> Any:
@@ -236,7 +244,7 @@ def test_want_of_memory_is_not_remembered(kind: str):
         assert torch.equal(conv(), F.conv2d(X, W, padding=1, groups=4))
         conv()
         assert tuned.passes == ["fprop"]
-        assert decisions.read() == {}
+        assert cache.read() == {}
         reason = convbound.explain(PROBLEM).passes[0].reason
     size = 4 * (2 * X.numel() + W.numel())
     assert (
@@ -254,7 +262,7 @@ def test_want_of_memory_in_an_op_of_ours_is_not_remembered():
     with tuning_by(), native_kernel("fprop", hungry), warnings.catch_warnings():
         warnings.simplefilter("error")
         conv()
-        assert decisions.read() == {}
+        assert cache.read() == {}
 
 
 def test_want_of_memory_for_the_comparison_is_nobodys_fault(monkeypatch: pytest.MonkeyPatch):
@@ -268,7 +276,7 @@ def test_want_of_memory_for_the_comparison_is_nobodys_fault(monkeypatch: pytest.
             assert torch.equal(conv(), F.conv2d(X, W, padding=1, groups=4))
         conv()
         assert tuned.passes == ["fprop"]
-        assert decisions.read() == {}
+        assert cache.read() == {}
 
 
 def test_other_resources_that_lack_are_remembered():
@@ -283,7 +291,7 @@ def test_other_resources_that_lack_are_remembered():
     with tuning_by(), native_kernel("fprop", large):
         with pytest.warns(RuntimeWarning, match="out of resource"):
             conv()
-        assert len(decisions.read()) == 1
+        assert len(cache.read()) == 1
 
 
 def test_errors_of_torch_stay_torchs(monkeypatch: pytest.MonkeyPatch):
@@ -295,7 +303,7 @@ def test_errors_of_torch_stay_torchs(monkeypatch: pytest.MonkeyPatch):
         with pytest.raises(NotImplementedError, match="torch cannot"):
             conv()
         assert tuned.passes == ["fprop"]
-        assert decisions.read() == {}
+        assert cache.read() == {}
 
 
 @pytest.mark.parametrize("value", [0.0, torch.inf, torch.nan])
@@ -303,11 +311,11 @@ def test_data_that_shows_no_error_decides_nothing(value: float):
     with tuning_by(cpu=3.0) as tuned:
         result = conv(X * value)
         assert result.isnan().any() if value else not result.any()
-        assert decisions.read() == {}
+        assert cache.read() == {}
         conv()
         conv()
         assert tuned.passes == ["fprop", "fprop"]
-        assert len(decisions.read()) == 1
+        assert len(cache.read()) == 1
 
 
 def compiled(x: Tensor) -> Tensor:
@@ -344,7 +352,7 @@ def watched(x: Tensor) -> Tensor:
 
 def captured(x: Tensor) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "_is_capturing", lambda device: True)
+        patch.setattr(first_use, "_is_capturing", lambda device: True)
         return conv(x)
 
 
@@ -386,7 +394,7 @@ def test_calls_that_somebody_watches_are_not_measured(watcher: Callable[[Tensor]
 def test_what_is_remembered_serves_them_unless_they_ask_for_determinism(
     watcher: Callable[[Tensor], Tensor], served: str
 ):
-    """The preference table says cpu, the measurement torch."""
+    """The table says cpu, the measurement torch."""
     with tuning_by(torch=0.1):
         conv()
         with Dispatched() as dispatched:
@@ -397,8 +405,8 @@ def test_what_is_remembered_serves_them_unless_they_ask_for_determinism(
 def test_capture_is_torchs_word(monkeypatch: pytest.MonkeyPatch):
     for answer in (True, False):
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda answer=answer: answer)
-        assert tuning._is_capturing(torch.device("cuda")) is answer
-        assert tuning._is_capturing(torch.device("cpu")) is False
+        assert first_use._is_capturing(torch.device("cuda")) is answer
+        assert first_use._is_capturing(torch.device("cpu")) is False
 
 
 def test_measurements_are_made_once_and_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch):
@@ -408,7 +416,7 @@ def test_measurements_are_made_once_and_do_not_wait_for_each_other(monkeypatch: 
     wrong: list[str] = []
 
     with tuning_by() as tuned:
-        counted = measuring.measure
+        counted = first_use.measure
 
         def slow(*args: Any) -> Any:
             measuring_now.set()
@@ -420,7 +428,7 @@ def test_measurements_are_made_once_and_do_not_wait_for_each_other(monkeypatch: 
             if not torch.allclose(conv(), wanted, atol=1e-5):
                 wrong.append("a result is wrong")
 
-        monkeypatch.setattr(measuring, "measure", slow)
+        monkeypatch.setattr(first_use, "measure", slow)
         first = threading.Thread(target=call)
         first.start()
         assert measuring_now.wait(60)
@@ -429,7 +437,7 @@ def test_measurements_are_made_once_and_do_not_wait_for_each_other(monkeypatch: 
         first.join()
         assert not wrong
         assert tuned.passes == ["fprop"]
-        assert len(decisions.read()) == 1
+        assert len(cache.read()) == 1
 
 
 def test_checkpoints_recompute_with_whatever_was_decided_meanwhile():
@@ -453,7 +461,7 @@ def test_checkpoints_recompute_with_whatever_was_decided_meanwhile():
 def test_a_decided_plan_costs_nothing_more(monkeypatch: pytest.MonkeyPatch):
     with tuning_by():
         train_unseen()
-        monkeypatch.setattr(tuning, "run", _fails)
+        monkeypatch.setattr(first_use, "run", _fails)
         assert train() == ["cpu_fprop", "cpu_dgrad", "cpu_wgrad"]
 
 
@@ -469,27 +477,39 @@ def test_torchs_own_function_serves_what_torch_has_won(monkeypatch: pytest.Monke
             conv(X.clone().requires_grad_(), W)
 
 
-def test_cuda_events_stand_around_the_calls(monkeypatch: pytest.MonkeyPatch):
-    log: list[str] = []
+def test_on_a_gpu_replays_are_timed_and_not_the_host(monkeypatch: pytest.MonkeyPatch):
+    """However often a short call is sampled, the host makes it for the check and the capture alone."""
+    fake = FakeCuda(monkeypatch)
+    timer: Any = first_use.timer_for(torch.device("cuda"))
+    monkeypatch.setattr(timer._start, "elapsed_time", lambda end: 40e-3)  # milliseconds
+    made: list[str] = []
 
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
+    def call(name: str) -> Tensor:
+        made.append(name)
+        return X + 1
 
-        def record(self) -> None:
-            log.append("record")
+    found = medians([partial(call, "ours"), partial(call, "torch")], timer, 0.05)
+    captured = 5  # calls that fill 200 us
+    assert found == [pytest.approx(40e-6 / captured)] * 2
+    assert made.count("ours") == made.count("torch") == 2 + (WARM_UP_RUNS + 1) * captured
+    assert fake.log[-5:] == ["replay", "record", "replay", "record", "synchronize"]
 
-        def synchronize(self) -> None:
-            log.append("synchronize")
 
-        def elapsed_time(self, end: Event) -> float:
-            assert end is not self
-            return 6.0
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    seconds = measuring.timer_for(torch.device("cuda")).sample(lambda: log.append("call"))
-    assert log == ["record", *["call"] * measuring.WarmCudaTimer.calls, "record", "synchronize"]
-    assert seconds == pytest.approx(6e-3 / measuring.WarmCudaTimer.calls)
+def test_kernels_on_a_gpu_are_checked_and_then_captured(monkeypatch: pytest.MonkeyPatch):
+    fake = FakeCuda(monkeypatch)
+    timer: Any = first_use.timer_for(torch.device("cuda"))
+    monkeypatch.setattr(timer._start, "elapsed_time", lambda end: 1e-3)
+    monkeypatch.setattr(first_use, "BUDGET", 0.01)
+    with native_kernel("fprop", spoiled(torch.zeros_like)):
+        dropped = first_use.measure(Work("fprop", PROBLEM, False, X, W), ("cpu",), timer)
+    assert dropped is not None
+    assert "cpu" in dropped.dropped
+    assert "captured" not in fake.log
+    findings = first_use.measure(Work("fprop", PROBLEM, False, X, W), ("cpu",), timer)
+    assert findings is not None
+    assert findings.dropped == {}
+    assert findings.milliseconds.keys() == {"cpu", "torch"}
+    assert fake.log.count("captured") == 2
 
 
 def test_explain_tells_what_was_measured_and_what_would_be_without():
@@ -501,4 +521,4 @@ def test_explain_tells_what_was_measured_and_what_would_be_without():
     assert before.passes[0].reason.startswith("not measured yet, the first call will time cpu and torch; otherwise cpu")
     assert [row.backend for row in after.passes] == ["torch", "cpu", "cpu"]
     assert after.passes[0].reason.startswith("measured: cpu 1e+03 ms, torch 100 ms on ")
-    assert after.passes[0].reason.endswith(f"otherwise cpu: {preferences._FP32_REASON}")
+    assert after.passes[0].reason.endswith(f"otherwise cpu: {BY_TABLE}")

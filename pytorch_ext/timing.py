@@ -143,6 +143,20 @@ def interleave(calls: Sequence[Call], timer: Sampler, budget: float, first: Sequ
     return samples
 
 
+def medians(calls: Sequence[Call], timer: Timer, budget: float) -> list[float]:
+    """Median seconds of several calls that are made in turn, each as its timer samples it best.
+
+    `budget` is in seconds, as for :func:`interleave`. A call has to have been run before, for what it sets up.
+    """
+
+    def prepare(call: Call) -> Prepared:
+        return timer.prepare(lambda count: [call] * count, timer.sample(call))
+
+    prepared = list(map(prepare, calls))
+    samples = interleave([p.run for p in prepared], timer, budget, [0.0] * len(calls))
+    return [quantiles(taken)[1] / p.calls for taken, p in zip(samples, prepared, strict=True)]
+
+
 def quantiles(samples: Sequence[float]) -> tuple[float, float, float]:
     """The 20th percentile, the median and the 80th percentile."""
     p20, median, p80 = torch.tensor(samples, dtype=torch.float64).quantile(_QUANTILES).tolist()

@@ -12,9 +12,9 @@ from functools import partial
 
 import torch
 
-from convbound.bench.devices import Device
-from convbound.bench.timer import Timer
+from convbound.devices import Device
 from convbound.problem import DTYPE_NAMES
+from convbound.timing import Timer
 
 # Half-precision kernels that accumulate in fp32 can reach the fp32 peak, also where torch's product of halves does not.
 _ALSO = {torch.float16: torch.float32, torch.bfloat16: torch.float32}

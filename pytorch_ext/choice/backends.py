@@ -1,4 +1,4 @@
-"""Which backends there are, and which of them serves a pass of a problem that nobody has measured here."""
+"""Which backends there are, and what each of them cannot do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from convbound import _library, preferences
+from convbound import _library
 from convbound.kernels import limits as triton_limits
 from convbound.kernels import ops as triton_ops
-from convbound.problem import DTYPES, ConvProblem, Layout, Pass
+from convbound.problem import ConvProblem, Pass
 
 ENVIRONMENT_VARIABLE = "CONVBOUND_BACKEND"
 NAMES = ("auto", "cpu", "cuda", "triton", "simt", "torch")
@@ -38,11 +38,11 @@ class Backend:
 
 @dataclass(frozen=True)
 class Choice:
-    """The backend of one pass, and why."""
+    """The backend that serves a pass, and why; before it does, the first use is to time `untried` ones beside torch."""
 
-    pass_: Pass
     backend: str
     reason: str
+    untried: tuple[str, ...] = ()
 
 
 # Fixed at import, so that torch.compile sees constants.
@@ -66,6 +66,12 @@ def backends() -> tuple[Backend, ...]:
     ['cpu', 'simt', 'torch']
     """
     return _BACKENDS
+
+
+def our_backends(device: str) -> list[str]:
+    """The backends of ours that compute on a type of device, and do not only emulate."""
+    rows = [row for row in _BACKENDS if row.available and not row.emulated and device in row.devices]
+    return [row.name for row in rows if row.name != "torch"]
 
 
 def default_backend() -> str:
@@ -94,25 +100,3 @@ def refusal(backend: str, device: str) -> str | None:
 def unsupported(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, backend: str) -> str | None:
     """Why a named backend has no kernel for one pass of a problem, or None."""
     return triton_limits.unsupported(problem, pass_, dtype) if backend in PARTIAL else None
-
-
-def choose(
-    problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, device: str, backend: str = "auto"
-) -> Choice:
-    """The backend of one pass. A named backend is taken at its word; ``auto`` never picks one that cannot run."""
-    if backend != "auto":
-        return Choice(pass_, backend, f"asked for by backend={backend!r}")
-    if device == "cuda":
-        return Choice(pass_, "torch", "no kernel of ours was measured faster on a GPU")
-    if device != "cpu":
-        return Choice(pass_, "torch", f"there are no native kernels for {device} tensors")
-    if _library.ABSENT["cpu"] is not None:
-        return Choice(pass_, "torch", "the native CPU kernels are not built")
-    if dtype not in DTYPES:
-        return Choice(pass_, "torch", f"{dtype} has no native kernel")
-    if CPU_ISA not in preferences.MEASURED_ISAS:
-        return Choice(pass_, "torch", f"nothing was measured on the instruction set {CPU_ISA}")
-    row = preferences.preferred(problem, pass_, dtype, layout, CPU_ISA)
-    if row is None:
-        return Choice(pass_, "torch", "no native kernel was measured faster here")
-    return Choice(pass_, "cpu", row.reason)

@@ -1,30 +1,39 @@
-"""Whether a backend's result is right, and how long it takes beside torch: what a problem's first use finds out.
+"""First use: where it may, ``auto`` times its candidates against torch, once per problem, and remembers the winner.
 
-Right is what errs, relative to sum |x||w|, at most twice as much as torch plus a few ulps, as in the benchmark. There
-the judge is a result in fp64, which takes too long here: whatever differs from torch's own result by no more than
-rounding explains is right, and fp64 is asked only about the rest.
+Each pass is decided apart, when it first runs and on the tensors that it is called with: inference never measures
+gradients, and no tensor has to be invented. A candidate has to be right, too. Right is what errs, relative to
+sum |x||w|, at most twice as much as torch plus a few ulps, as in the benchmark. There the judge is a result in fp64,
+which takes too long here: whatever differs from torch's own result by no more than rounding explains is right, and fp64
+is asked only about the rest.
+
+A call that somebody watches (a compiler, a tracer, a transform, a CUDA graph) is never measured: it gets what is
+remembered, else what the table says. Nor is anything measured or remembered while
+``torch.use_deterministic_algorithms`` is on.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
-from statistics import median
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convbound import ops
-from convbound.bench.timer import Call, CpuTimer, Sampler, interleave
-from convbound.problem import DTYPE_NAMES, ConvProblem, Pass
-from convbound.untrusted import printable
+from convbound import choice, ops
+from convbound.accuracy import ULPS, allowed_error, largest_error
+from convbound.choice import cache
+from convbound.devices import find_device
+from convbound.failures import failure, is_out_of_memory
+from convbound.problem import ConvProblem, Layout, Pass
+from convbound.timing import Call, Timer, medians
 
-TORCH_FACTOR = 2.0
-ULPS = 4.0
 TF32_EPSILON = 2.0**-10
 # Seconds for timing one backend beside torch, unless a few calls of them take longer.
 BUDGET = 0.2
@@ -32,9 +41,8 @@ BUDGET = 0.2
 MARGIN = 1.03
 # Copies of tensors are made of so many bytes at a time.
 SLICE_BYTES = 64 << 20
-# How allocators say that there is no memory: torch's and our ops', CUDA's, cuDNN's, C++'s. The last is all that torch's
-# stable interface leaves of it, where an op of ours asks for a vector of the bias's size; nothing else fails like that.
-_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "alloc_failed", "bad_alloc", "api call failed")
+
+_measuring = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,79 @@ class Work:
             yield rows, replace(self, problem=replace(p, n=len(first)), first=first, second=second)
 
     @property
+    def case(self) -> tuple[ConvProblem, Pass, torch.dtype, Layout, torch.device]:
+        """What backends are chosen by."""
+        layout: Layout = "NHWC" if self.channels_last else "NCHW"
+        return self.problem, self.pass_, self.first.dtype, layout, self.first.device
+
+    @property
     def terms(self) -> int:
         """How many products one output sums."""
         p = self.problem
         if self.pass_ == "wgrad":
             return p.n * math.prod(p.output)
         return (p.c if self.pass_ == "fprop" else p.k) // p.groups * math.prod(p.filter)
+
+
+def run(work: Work) -> Any:
+    """Do work that is not decided yet: measure first, if that may be done now, then run what serves."""
+    # Never wait for another thread's measurement: its GPU work may be waiting for ours.
+    if _may_measure(work) and _measuring.acquire(blocking=False):
+        try:
+            _decide(work)
+        finally:
+            _measuring.release()
+    return work.run(_serving(*work.case, choice.stamp()))
+
+
+@lru_cache(maxsize=4096)
+def _serving(
+    problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, device: torch.device, stamp: int
+) -> str:
+    """The backend that serves without further measurement."""
+    return choice.choose(problem, pass_, dtype, layout, device, measured=bool(stamp)).backend
+
+
+def _may_measure(work: Work) -> bool:
+    """Whether nobody sees, records or transforms what is called beside the call that was asked for."""
+    tensors = [tensor for tensor in (work.first, work.second, work.bias) if tensor is not None]
+    return (
+        bool(choice.stamp())
+        and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        and not _is_capturing(work.first.device)
+    )
+
+
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _decide(work: Work) -> None:
+    """Measure and remember, unless it has been done by now or the data does not tell right from wrong."""
+    device = work.first.device
+    untried = choice.choose(*work.case).untried
+    if not untried:
+        return
+    with choice.current(device), torch.autocast(device.type, enabled=False):
+        findings = measure(work, untried, timer_for(device))
+    if findings is None:
+        return
+    key, today = choice.key(*work.case), datetime.date.today().isoformat()
+    decision = cache.Decision(key, findings.best, findings.milliseconds, today, findings.dropped)
+    # Memory may suffice another time.
+    cache.remember(decision, lasting=not findings.out_of_memory)
+    if findings.dropped.keys() - findings.out_of_memory:
+        what = f"{key.pass_} of {key.problem}, {key.dtype} {key.layout}"
+        warnings.warn(f"convbound: {decision.reason}, for {what}", RuntimeWarning, stacklevel=2)
+
+
+def timer_for(device: torch.device) -> Timer:
+    """The timer of a device, which has to be the current one; caches stay as they are."""
+    return find_device(device.type).timer(cold=False)
 
 
 @dataclass
@@ -97,28 +172,11 @@ class Findings:
     out_of_memory: set[str] = field(default_factory=set)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error is about memory, which may suffice another time."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _NO_MEMORY)
-
-
-def failure(error: Exception, problem: ConvProblem, dtype: torch.dtype) -> str:
-    """An error in one line; where memory is what lacks, with what for and how much its tensors take at least."""
-    text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
-    if not is_out_of_memory(error):
-        return text
-    size = problem.compulsory_bytes(dtype)
-    name = DTYPE_NAMES[dtype]
-    return f"out of memory for {problem}, whose tensors take {size} bytes ({size / 1e9:.3g} GB) in {name}: {text}"
-
-
 class WrongResultError(Exception):
     """A backend's result is not what torch and fp64 say."""
 
 
-def measure(work: Work, backends: Sequence[str], timer: Sampler) -> Findings | None:
+def measure(work: Work, backends: Sequence[str], timer: Timer) -> Findings | None:
     """Check backends against torch on the work's own tensors, and time those that are right in turn with torch.
 
     None where the tensors cannot tell right from wrong: torch's result is not finite, or zero everywhere. An error of
@@ -147,9 +205,8 @@ def measure(work: Work, backends: Sequence[str], timer: Sampler) -> Findings | N
         if backend not in findings.dropped:
             with _dropping(backend, work, findings):
                 calls: list[Call] = [partial(work.run, name) for name in (backend, "torch")]
-                samples = interleave(calls, timer, BUDGET, [0.0, 0.0])
-                ours, torchs = (1e3 * median(s) for s in samples)
-                findings.milliseconds |= {backend: ours, "torch": torchs}
+                ours, torchs = medians(calls, timer, BUDGET)
+                findings.milliseconds |= {backend: 1e3 * ours, "torch": 1e3 * torchs}
                 speedups[backend] = torchs / ours
     # Each against torch as it was in the same turns, so that a drift of the machine favours nobody.
     findings.best = max(speedups, key=lambda backend: speedups[backend])
@@ -175,14 +232,13 @@ def check(work: Work, results: Sequence[Tensor], expected: Sequence[Tensor]) -> 
                 f"the result is {result.dtype} {tuple(result.shape)}, not {wanted.dtype} {tuple(wanted.shape)}"
             )
     dtype = work.first.dtype
-    ulps = ULPS * torch.finfo(dtype).eps
     # What two sums of so many products may differ by when each was made in fp32 (fp64: fp64) in an order of its own.
     summing = 2.0 * math.sqrt(work.terms) * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     tf32 = TF32_EPSILON if work.first.is_cuda and dtype == torch.float32 else 0.0
-    if _error(work, results, expected) <= ulps + summing + tf32:
+    if _error(work, results, expected) <= ULPS * torch.finfo(dtype).eps + summing + tf32:
         return
     error, torch_error = _error(work, results), _error(work, expected)
-    if error > TORCH_FACTOR * torch_error + ulps:
+    if error > allowed_error(torch_error, dtype):
         raise WrongResultError(f"the error is {error:.1e}, torch's own {torch_error:.1e}")
 
 
@@ -191,12 +247,12 @@ def _error(work: Work, results: Sequence[Tensor], expected: Sequence[Tensor] | N
     if work.pass_ == "wgrad":
         scales = _sum(part.map(_magnitude).results("torch") for _, part in work.slices())
         exact = expected or _sum(part.map(Tensor.double).results("torch") for _, part in work.slices())
-        return max(map(_relative, results, exact, scales))
+        return max(map(largest_error, results, exact, scales))
     worst = 0.0
     for rows, part in work.slices():
         scale = part.map(_magnitude).run("torch")
         wanted = part.map(Tensor.double).run("torch") if expected is None else expected[0][rows]
-        worst = max(worst, _relative(results[0][rows], wanted, scale))
+        worst = max(worst, largest_error(results[0][rows], wanted, scale))
     return worst
 
 
@@ -206,31 +262,3 @@ def _sum(results: Iterator[list[Tensor]]) -> list[Tensor]:
 
 def _magnitude(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32)).abs()
-
-
-def _relative(result: Tensor, expected: Tensor, scale: Tensor) -> float:
-    difference = (result.to(scale.dtype) - expected).abs()
-    # Where nothing is summed, the result has to be exactly zero; a missing element is NaN.
-    relative = torch.where(scale > 0, difference / scale, torch.where(difference > 0, torch.inf, difference))
-    return float(relative.nan_to_num_(nan=torch.inf, posinf=torch.inf).max())
-
-
-class WarmCudaTimer:
-    """Events around a few calls in a row, so that the GPU does not wait for each launch; caches stay as they are."""
-
-    calls = 3
-
-    def sample(self, call: Call) -> float:
-        """Seconds per call on the current device."""
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        start.record()
-        for _ in range(self.calls):
-            call()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) * 1e-3 / self.calls
-
-
-def timer_for(device: torch.device) -> Sampler:
-    """The timer of a device, which has to be the current one."""
-    return WarmCudaTimer() if device.type == "cuda" else CpuTimer(cold=False, cache_bytes=0)
