@@ -6,10 +6,13 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from support.device import native
 
 from convbound import _library
+from convbound.problem import ConvProblem
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -88,3 +91,36 @@ def test_the_table_of_kernels_is_what_the_script_makes():
     _, _, text = writer.DOCUMENT.read_text(encoding="utf-8").partition(writer.START)
     committed, _, _ = text.partition(writer.END)
     assert committed.strip() == writer.markdown(), "run python docs/kernel_table.py"
+
+
+@pytest.mark.parametrize(
+    ("problem", "pass_", "layout"),
+    [
+        ("mb8g96ic96ih56oc96kh3sh2ph2dh2", "fprop", "NCHW"),
+        ("mb8g96ic96ih56oc192kh3ph1", "dgrad", "NCHW"),
+        ("mb8g96ic96ih560oc96kh3ph20dh20", "wgrad", "NHWC"),
+    ],
+)
+def test_depthwise_problems_that_the_documents_call_naive_are(problem: str, pass_: str, layout: str):
+    if not hasattr(_library.introspect, "device_select"):
+        pytest.skip("built without the registry of CUDA kernels")
+    introspect: Any = _library.introspect
+    for other in ("NCHW", "NHWC"):
+        row = introspect.device_select(
+            introspect.Pass[pass_],
+            native(ConvProblem.parse(problem)),
+            introspect.DType.fp16,
+            introspect.Layout[other],
+            *introspect.simt_profile("sm_90"),
+        )
+        assert row["naive"] == (other == layout), "docs/depthwise.md, README.md and CHANGELOG.md name the gaps"
+
+
+def test_rows_that_a_lesson_shows_stand_in_the_whole_table():
+    for page in ("depthwise.md", "cpu.md"):
+        text, table = ((folder / page).read_text(encoding="utf-8") for folder in (DOCS, DOCS / "tables"))
+        _, _, lesson = text.partition(f"(tables/{page})")
+        shown = re.match(r"[^|]*((?:\|.*\n)+)", lesson)
+        assert shown is not None
+        assert len(shown[1].splitlines()) >= 5
+        assert [line for line in shown[1].splitlines() if line not in table] == []
