@@ -1,7 +1,7 @@
 """Named GPUs: what their data sheets promise, which is what a trace's lower bounds on time are made of.
 
-Limits and sizes that the emulator needs too (SMs, shared memory, L1, L2) stand in csrc/simt/profile.cpp; here are the
-rates. They are peaks: no kernel reaches them all.
+Limits and sizes that only the emulator needs (L1, L2, registers) stand in csrc/simt/profile.cpp; here are the rates,
+and what the choice of a kernel depends on. Rates are peaks: no kernel reaches them all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,15 @@ from dataclasses import dataclass
 import torch
 
 L2_PORT_BYTES = 64  # a clock, between one SM and L2, in either direction
+SHARED_PER_BLOCK = {
+    "sm_75": 64,
+    "sm_80": 163,
+    "sm_86": 99,
+    "sm_89": 99,
+    "sm_90": 227,
+    "sm_100": 227,
+    "sm_120": 99,
+}  # KiB
 L1_BYTES = 128  # a clock, out of one SM's L1 and shared memory: one wavefront
 
 
@@ -28,6 +37,16 @@ class Gpu:
     dram: float
     fp32_lanes: int
     fp64_lanes: int
+
+    @property
+    def arch(self) -> int:
+        """10 * major + minor of its compute capability."""
+        return int(self.profile.removeprefix("sm_"))
+
+    @property
+    def shared_per_block(self) -> int:
+        """Bytes of shared memory that a block can have, if it asks."""
+        return SHARED_PER_BLOCK[self.profile] * 1024
 
     def fma_rate(self, dtype: torch.dtype) -> float:
         """Fused multiply-adds per second outside of the tensor cores; 16-bit types accumulate in fp32."""
