@@ -96,7 +96,7 @@ def serving_kernel(
     if row is None:
         return ServingKernel("none")
     launch = Launch(row["grid"], row["block"], row["shared_bytes"])
-    return ServingKernel(str(row["name"]), row["family"] != "naive", str(row["tile"]), (launch,))
+    return ServingKernel(str(row["name"]), not row["naive"], str(row["tile"]), (launch,))
 
 
 def _triton_kernel(

@@ -125,7 +125,7 @@ def trace(
         least = first.compulsory_bytes
         most = least + first.filled_bytes if len(launches) == 1 else first.dram_bytes
         launches[0] = replace(first, dram_bytes=max(least, min(first.dram_bytes, most)))
-    return Trace(problem, pass_, dtype, layout, chosen, str(row["name"]), tuple(launches))
+    return Trace(problem, pass_, dtype, layout, chosen, str(row["name"]), tuple(launches), row["tensor_cores"])
 
 
 def _triton(
