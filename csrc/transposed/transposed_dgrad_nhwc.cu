@@ -64,6 +64,7 @@ struct Blocks3x3 {
   __device__ __forceinline__ void make(int i, int, int j) const {
     const AxisView &h = params.view.h, &w = params.view.w;
     const int channels = params.slices.channels, first_h = 2 * i - h.padding, first_w = 2 * j - w.padding;
+    const T* const dy = at.dy + (static_cast<int64_t>(i) * w.output + j) * channels;
     T* const dx = at.dx + (static_cast<int64_t>(first_h) * w.input + first_w) * channels;
     float window[2][2][kElements] = {};
 #pragma unroll
@@ -72,7 +73,7 @@ struct Blocks3x3 {
       for (int u = 0; u < 2; u++) {
         const int p = i - t, q = j - u;
         if (p >= 0 && p < h.output && q >= 0 && q < w.output) {
-          load_widened(at.dy + (static_cast<int64_t>(p) * w.output + q) * channels, window[t][u]);
+          load_widened(dy - (static_cast<int64_t>(t) * w.output + u) * channels, window[t][u]);
         }
       }
     }
