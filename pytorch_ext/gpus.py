@@ -16,7 +16,7 @@ L1_BYTES = 128  # a clock, out of one SM's L1 and shared memory: one wavefront
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: `profile` is its architecture in the emulator, `clock` the boost clock in Hz, `dram` bytes per second.
+    """A GPU: `profile` is its name in the emulator, `clock` the boost clock in Hz, `dram` bytes per second.
 
     `fp32_lanes` and `fp64_lanes` are fused multiply-adds per clock and SM.
     """
@@ -40,6 +40,7 @@ GPUS = (
     Gpu("RTX 3090", "sm_86", 82, 1.695e9, 936e9, 128, 2),
     Gpu("RTX 4090", "sm_89", 128, 2.52e9, 1008e9, 128, 2),
     Gpu("H100 SXM", "sm_90", 132, 1.98e9, 3350e9, 128, 64),
+    Gpu("H200", "h200", 132, 1.98e9, 4800e9, 128, 64),
     Gpu("B200", "sm_100", 148, 1.965e9, 8000e9, 128, 64),
     Gpu("RTX 5090", "sm_120", 170, 2.407e9, 1792e9, 128, 2),
 )

@@ -34,7 +34,7 @@ def serving_kernel(
     if backend == "cpu":
         return str(introspect.cpu_select(*native)["name"]), ""
     if not hasattr(introspect, "device_select"):
-        return "?", f"built without the registry of CUDA kernels; {_library.REBUILD}"
+        return "?", f"the table of CUDA kernels comes with the CUDA kernels or the emulator; {_library.BUILD_EMULATOR}"
     row = introspect.device_select(*native, *_device(introspect, backend))
     if row is None:
         return "none", ""
