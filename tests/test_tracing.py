@@ -172,7 +172,7 @@ def test_a_case_that_cannot_be_traced_is_kept_with_its_error(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(("--gpu", "H200"), "gpu='H200' is unknown"), (("--table", "/nowhere.md"), "nowhere.md")]
+    ("arguments", "message"), [(("--gpu", "H300"), "gpu='H300' is unknown"), (("--table", "/nowhere.md"), "nowhere.md")]
 )
 def test_a_bad_argument_is_one_line(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as leaving:
