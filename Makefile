@@ -26,7 +26,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --no-compile --constraint $(CONSTRAINTS)
 # The targets that need the emulated kernels; where these were built once, they are kept up to date.
 EMULATED := simt test fuzz sanitize traffic
-ifneq ($(filter $(EMULATED),$(MAKECMDGOALS))$(shell grep -s CONVBOUND_SIMT=1 $(STAMPS)/options),)
+ifneq ($(filter $(EMULATED),$(MAKECMDGOALS))$(wildcard pytorch_ext/libconvbound_simt.so),)
 CONVBOUND_SIMT ?= 1
 endif
 export CONVBOUND_SIMT ?= 0
