@@ -22,7 +22,7 @@ $(error ENV=$(ENV) must be venv (a new .venv, the default) or active (the curren
 endif
 
 PIP := $(PY) -m pip --disable-pip-version-check
-# pip would compile every module to bytecode. The first import does that for those that are imported, which are few.
+# pip would compile every module to bytecode; the first import does that for the few that are imported.
 INSTALL := $(PIP) install --quiet --no-compile --constraint $(CONSTRAINTS)
 # The targets that need the emulated kernels; where these were built once, they are kept up to date.
 EMULATED := simt test fuzz sanitize traffic
@@ -168,7 +168,7 @@ $(STAMPS)/options: always
 	@mkdir -p $(@D) && { echo '$(OPTIONS)' | cmp -s - $@ || echo '$(OPTIONS)' > $@; }
 
 ifeq ($(ENV),venv)
-unexport PYTHONDONTWRITEBYTECODE
+unexport PYTHONDONTWRITEBYTECODE  # see INSTALL
 
 $(STAMPS)/environment: pyproject.toml $(CONSTRAINTS) | prerequisites
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
