@@ -221,7 +221,7 @@ def test_cpu_seconds_of_a_command(tmp_path: Path):
 
     done = run("import time\nwhile time.process_time() < 0.3: pass\nprint('x')")
     assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")
-    assert 0.3 <= float((tmp_path / "seconds").read_text()) < 30
+    assert 0.2 <= float((tmp_path / "seconds").read_text()) < 30
     assert run("raise SystemExit(3)").returncode == 3
 
 
