@@ -71,6 +71,8 @@ def report() -> str:
     for backend in backends.backends():
         state = "available" if backend.available else f"absent: {backend.absent}"
         lines.append(f"  {backend.name:6}    {backend.kernels}, on {' and '.join(backend.devices)}: {state}")
+    if _library.OUTDATED is not None:
+        lines.append(f"  outdated  {_library.OUTDATED}")
     if isinstance(_library.introspect, str):
         lines.append(f"  explain   absent: {_library.introspect}")
     return "\n".join(lines)

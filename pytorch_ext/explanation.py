@@ -19,7 +19,8 @@ GPU_BACKENDS = ("cuda", "triton", "torch")
 class PassExplanation:
     """The backend and the kernel of one pass, why this backend, how a GPU's kernel is launched, what it spreads.
 
-    `nonfinite` says how far the kernel spreads infinities and NaNs, see convbound/nonfinite.py.
+    `nonfinite` says how far the kernel spreads infinities and NaNs, see convbound/nonfinite.py. `refused` are the CUDA
+    kernels that are preferred to it, each with the reason why it does not serve this problem.
     """
 
     pass_: Pass
@@ -29,6 +30,7 @@ class PassExplanation:
     tile: str = ""
     launches: tuple[Launch, ...] = ()
     nonfinite: str = ""
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Explanation:
         for row in self.passes:
             rows.append(f"  {row.pass_}  {row.backend:6} {row.kernel:{kernel_width}}  {row.reason}")
             more = [row.tile, *map(str, row.launches), row.nonfinite and f"non-finite values: {row.nonfinite}"]
+            more += [f"not {name}: {reason}" for name, reason in row.refused]
             rows += [f"{'':16}{text}" for text in more if text]
         heading = f"{p}  {p.family}, {DTYPE_NAMES[self.dtype]} {self.layout} on {self.device}"
         return "\n".join(
@@ -157,4 +160,4 @@ def _on_gpu(
 
 def _explained(pass_: Pass, backend: str, kernel: ServingKernel, reason: str, layout: Layout) -> PassExplanation:
     spread = nonfinite.spread(backend, kernel.name, pass_, layout)
-    return PassExplanation(pass_, backend, kernel.name, reason, kernel.tile, kernel.launches, spread)
+    return PassExplanation(pass_, backend, kernel.name, reason, kernel.tile, kernel.launches, spread, kernel.refused)

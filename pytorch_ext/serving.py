@@ -47,13 +47,15 @@ class Launch:
 class ServingKernel:
     """The kernel by which a backend would serve a pass: its name in the backend's table, ``aten`` for torch.
 
-    A `designed` one is more than a naive one, and fit to compete. A GPU's kernel has a tile and launches.
+    A `designed` one is more than a naive one, and fit to compete. A GPU's kernel has a tile and launches. `refused` are
+    the rows of CUDA kernels that are preferred to it, each with the reason why it does not serve the problem.
     """
 
     name: str
     designed: bool = False
     tile: str = ""
     launches: tuple[Launch, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 def serving_kernel(
@@ -91,12 +93,14 @@ def serving_kernel(
         row = introspect.cpu_select(*native)
         return ServingKernel(str(row["name"]), designed=not row["naive"])
     if not hasattr(introspect, "device_select"):
-        return ServingKernel("?", tile=f"built without the registry of CUDA kernels; {_library.REBUILD}")
+        return ServingKernel(
+            "?", tile=f"the table of CUDA kernels comes with them or with the emulator; {_library.BUILD_EMULATOR}"
+        )
     row = introspect.device_select(*native, *_device(introspect, backend, gpu))
     if row is None:
         return ServingKernel("none")
     launch = Launch(row["grid"], row["block"], row["shared_bytes"])
-    return ServingKernel(str(row["name"]), not row["naive"], str(row["tile"]), (launch,))
+    return ServingKernel(str(row["name"]), not row["naive"], str(row["tile"]), (launch,), tuple(row["refused"]))
 
 
 def _triton_kernel(
