@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 L2_PORT_BYTES = 64  # a clock, between one SM and L2, in either direction
-# Of the emulator's profiles: 10 * major + minor of the compute capability, and KiB of shared memory that a block can have.
+# Of the emulator's profiles: 10 * major + minor of the compute capability, KiB of shared memory that a block can have.
 PROFILES = {
     "sm_75": (75, 64),
     "sm_80": (80, 163),

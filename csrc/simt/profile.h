@@ -1,5 +1,5 @@
-// Architecture profiles: the limits and sizes of one typical GPU per compute capability, and of one more GPU by its name,
-// from the tables "Technical Specifications per Compute Capability" and the product pages (SM count, L2).
+// Architecture profiles: the limits and sizes of one typical GPU per compute capability, and of one more GPU by its
+// name, from the tables "Technical Specifications per Compute Capability" and the product pages (SM count, L2).
 #pragma once
 
 #include <cstddef>
