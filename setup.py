@@ -6,7 +6,8 @@ package's.
 
     CONVBOUND_CXX          the C++ compiler (default: $CXX, else g++)
     CONVBOUND_CUDA         auto (the default: where torch is a CUDA build and nvcc is there), 1 (or stop), 0
-    CONVBOUND_SIMT         0 leaves out the emulated CUDA kernels
+    CONVBOUND_SIMT         1 builds the emulated CUDA kernels too (default: 0)
+    CONVBOUND_WERROR       1 makes every warning an error (default: 0)
     TORCH_CUDA_ARCH_LIST   such as "8.0+PTX;9.0" (default: the GPUs present, else these two)
     CUDACXX, CUDA_HOME     where nvcc is (default: on the path, else the pip package cuda-toolkit)
     MAX_JOBS               parallel compiler processes (default: the number of CPUs)
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc"))
 import build_parts  # noqa: E402
 import build_tools  # noqa: E402
+from source_hash import source_hash  # noqa: E402
 
 PACKAGES = {
     "convbound": "pytorch_ext",
@@ -37,9 +39,7 @@ PACKAGES = {
     "convbound.bench": "bench",
 }
 CXX_FLAGS = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -Werror=return-type -I{ROOT}"
-NVCC_FLAGS = (
-    f"-std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler=-fPIC,-fvisibility=hidden,-Wall -Werror=all-warnings -I{ROOT}"
-)
+NVCC_FLAGS = f"-std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler=-fPIC,-fvisibility=hidden,-Wall -I{ROOT}"
 
 
 class NinjaBuild(build_ext):
@@ -73,7 +73,7 @@ class NinjaBuild(build_ext):
         command = [sys.executable, "-m", "ninja", "-C", str(build_dir), "-j", jobs]
         if subprocess.run(command).returncode != 0:
             build_tools.stop("the compiled parts did not build; the compiler's messages stand above")
-        self._write_build_info(targets, absent)
+        self._write_build_info(build_dir, parts, targets, absent)
 
     def copy_extensions_to_source(self) -> None:
         """For an editable install: the record goes where the binaries go, and stale binaries go from there."""
@@ -89,17 +89,23 @@ class NinjaBuild(build_ext):
         from ninja.ninja_syntax import Writer
 
         cuda = build_tools.find_cuda()
+        strict = build_tools.switched_on("CONVBOUND_WERROR")
         with path.open("w") as file:
             ninja = Writer(file, width=120)
             ninja.variable("cxx", self.cxx)
-            ninja.variable("cxxflags", CXX_FLAGS)
+            ninja.variable("cxxflags", CXX_FLAGS + " -Werror -Wno-error=maybe-uninitialized" * strict)
             compilers = {
                 "cxx": "$cxx $cxxflags $flags -MMD -MF $out.d -c $in -o $out",
                 "kernel": f"sh {ROOT}/csrc/simt/compile_kernel.sh $in $out $cxx $cxxflags $flags",
             }
             if not isinstance(cuda, str):
-                ninja.variable("nvccflags", " ".join([NVCC_FLAGS, *cuda.target_flags]))
-                compilers["nvcc"] = f"{cuda.nvcc} -ccbin $cxx $nvccflags $flags -MMD -MF $out.d -c $in -o $out"
+                ninja.variable(
+                    "nvccflags", " ".join([NVCC_FLAGS, *["-Werror=all-warnings"] * strict, *cuda.target_flags])
+                )
+                compilers["nvcc"] = (
+                    f"{sys.executable} {ROOT}/csrc/cpu_seconds.py $out.seconds "
+                    f"{cuda.nvcc} -ccbin $cxx $nvccflags $flags -MMD -MF $out.d -c $in -o $out"
+                )
             for rule, command in compilers.items():
                 ninja.rule(rule, command, depfile="$out.d", deps="gcc", description=f"{rule} $out")
             ninja.rule("link", command="$cxx -shared $in $flags -o $out", description="link $out")
@@ -114,17 +120,29 @@ class NinjaBuild(build_ext):
                 inputs = list(dict.fromkeys(str(path.parent / source.object) for source in part.sources))
                 ninja.build(str(targets[part.name]), "link", inputs, variables={"flags": " ".join(part.link)})
 
-    def _write_build_info(self, targets: dict[str, Path], absent: dict[str, str]) -> None:
+    def _write_build_info(
+        self,
+        build_dir: Path,
+        parts: tuple[build_parts.Part, ...],
+        targets: dict[str, Path],
+        absent: dict[str, str],
+    ) -> None:
         cuda = build_tools.find_cuda()
         info = {
-            "source_hash": build_parts.source_hash(),
+            "source_hash": source_hash(),
             "compiler": (build_tools.output_of(self.cxx, "--version") or "").partition("\n")[0],
             "torch": build_tools.import_torch().__version__,
             "parts": {name: path.name for name, path in targets.items()},
             "absent": absent,
         }
         if not isinstance(cuda, str):
-            info["cuda"] = {"nvcc": cuda.version, "architectures": list(cuda.architectures)}
+            objects = [build_dir / source.object for source in build_parts.all_sources(parts) if source.rule == "nvcc"]
+            seconds = sum(float(Path(f"{path}.seconds").read_text()) for path in objects)
+            info["cuda"] = {
+                "nvcc": cuda.version,
+                "architectures": list(cuda.architectures),
+                "nvcc_cpu_minutes": round(seconds / 60, 2),
+            }
         (next(iter(targets.values())).parent / "build_info.json").write_text(json.dumps(info, indent=2) + "\n")
 
 

@@ -131,7 +131,7 @@ def contenders(
         Contender(
             backend,
             layout,
-            serving_kernel(case.problem, case.pass_, case.dtype, layout, backend)[0],
+            serving_kernel(case.problem, case.pass_, case.dtype, layout, backend).name,
             ours_run(case, backend, layout),
             by_layout[layout],
         )

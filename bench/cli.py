@@ -28,7 +28,7 @@ from convbound.bench.arguments import (
 from convbound.bench.commands import means_command, train_command, tune_command
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
 from convbound.bench.rivals import INDUCTOR, usual_rivals
-from convbound.bench.tables import Tier, load_models
+from convbound.bench.tables import Tier, load_models, load_suites
 from convbound.choice.backends import backends, our_backends, refusal
 from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, Parser
 from convbound.devices import NAMES, default_device, find_device
@@ -53,6 +53,7 @@ examples:
   {PROGRAM}                                      most layers, in under 3 minutes
   {PROGRAM} --quick                              a few layers of each kind, in under a minute
   {PROGRAM} --suite convnext_t dcgan --full      every layer of two models
+  {PROGRAM} --suite dimensions                   a list of 1-D and 3-D layers; --list-suites names all
   {PROGRAM} --pass wgrad --layout NHWC           one pass in one layout
   {PROGRAM} --problem mb8g144ic144ih56oc144kh3ph1
   {PROGRAM} --trace --problem mb1g144ic144ih56oc144kh3ph1 --gpu A100
@@ -90,9 +91,13 @@ def run_parser() -> Parser:
     size.add_argument("--quick", action="store_true", help="a few layers of each kind, in under a minute")
     size.add_argument("--full", action="store_true", help="every layer, each with its full share of time")
     what = parser.add_argument_group("what is measured")
-    models = list(load_models())
     what.add_argument(
-        "--suite", nargs="+", type=one_of("model", models), metavar="MODEL", help=f"models: {', '.join(models)}"
+        "--suite",
+        nargs="+",
+        action="extend",
+        type=one_of("suite", list(load_suites())),
+        metavar="NAME",
+        help=f"models ({', '.join(load_models())}) or lists of problems, which --list-suites names",
     )
     what.add_argument(
         "--problem",
@@ -149,6 +154,7 @@ def run_parser() -> Parser:
     output.add_argument(
         "--plain", action="store_true", help="only measure and write the rows: needs neither rich nor matplotlib"
     )
+    output.add_argument("--list-suites", action="store_true", help="print what --suite can name, and stop")
     output.add_argument("--list", action="store_true", help="print the layers that would be measured, and stop")
     return parser
 
@@ -180,6 +186,9 @@ def run_command(arguments: Sequence[str], started: float) -> int:
     args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.list_suites:
+        print_suites()
+        return EXIT_OK
     options = _options(parser, args)
     if args.list:
         print_layers(options)
@@ -236,14 +245,22 @@ COMMANDS: dict[str, Callable[[Sequence[str], float], int]] = {
 }
 
 
+def print_suites() -> None:
+    """Print every suite with its title."""
+    for name, suite in load_suites().items():
+        print(f"{name:16}  {'model' if suite.is_model else 'list '}  {len(suite.layers):3} layers  {suite.title}")
+
+
 def print_layers(options: Options) -> None:
     """Print the layers of a run, and where they come from."""
     chosen = layers(options)
-    models = load_models()
+    suites = load_suites()
     width = max((len(layer.name) for layer in chosen), default=0)
     for name in dict.fromkeys(layer.model for layer in chosen):
-        if name in models:
-            print(f"{name}: {models[name].title}\n  paper: {models[name].paper}\n  code:  {models[name].code}")
+        if name in suites:
+            print(f"{name}: {suites[name].title}")
+            if suites[name].is_model:
+                print(f"  paper: {suites[name].paper}\n  code:  {suites[name].code}")
         for layer in (layer for layer in chosen if layer.model == name):
             transposed = "  transposed" if layer.transposed else ""
             print(f"  {layer.name:{width}}  x{layer.count:<2} {layer.problem.family:9}  {layer.problem}{transposed}")
@@ -257,7 +274,7 @@ def print_layers(options: Options) -> None:
 
 def _options(parser: Parser, args: argparse.Namespace) -> Options:
     size: Tier = "quick" if args.quick else "full" if args.full else "default"
-    # A model that is asked for by name is measured whole, unless the run is to be quick.
+    # A suite that is asked for by name is measured whole, unless the run is to be quick.
     tier: Tier = "full" if args.suite and not args.quick else size
     if args.transposed and not args.problem:
         parser.error("--transposed: says how to read --problem, which is missing")
@@ -287,7 +304,7 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
         batch=args.batch,
         target_seconds=args.time or TARGET_SECONDS[size],
         cold=not args.warm,
-        overhead=not args.problem,
+        overhead=not args.problem and set(suites) <= load_models().keys(),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from convbound.bench.cases import Case
-from convbound.bench.tables import Layer, Tier, load_models
+from convbound.bench.tables import Layer, Tier, load_suites
 from convbound.problem import ConvProblem, Layout, Pass
 
 AD_HOC = "problem"
@@ -45,10 +45,10 @@ class Options:
 def layers(options: Options) -> list[Layer]:
     """The layers of a run, at the batch they run at."""
     chosen = [
-        layer.with_batch(options.batch or model.batch_on(options.device))
-        for name, model in load_models().items()
+        layer
+        for name, suite in load_suites().items()
         if name in options.suites
-        for layer in model.select(options.tier)
+        for layer in suite.at_batch(options.batch, options.device).select(options.tier)
     ]
     ad_hoc = [
         Layer(AD_HOC, problem.origin or str(problem), 1, options.transposed, "quick", problem)

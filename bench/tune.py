@@ -8,7 +8,7 @@ beside what the table would take. The table is then changed by hand.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -22,7 +22,8 @@ from convbound.timing import Call, Timer, medians
 
 # Seconds for timing the alternatives of one pass, per alternative.
 BUDGET = 0.1
-MOST_WARPS, LEAST_POSITIONS, LEAST_DEPTH = 16, 16, 16
+# The least and most of a tile's sizes by their names. Others are 16 at least, as a matrix product needs.
+LIMITS: dict[str, tuple[int, int | None]] = {"warps": (1, 16), "stages": (1, None), "steps": (1, None)}
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,16 @@ def alternatives(
 
 
 def neighbours(tile: Tile) -> Iterator[Tile]:
-    """Tiles with one size halved or doubled."""
-    if tile.warps < MOST_WARPS:
-        yield replace(tile, warps=2 * tile.warps)
-    if tile.warps > 1:
-        yield replace(tile, warps=tile.warps // 2)
-    yield replace(tile, positions=2 * tile.positions)
-    if tile.positions > LEAST_POSITIONS:
-        yield replace(tile, positions=tile.positions // 2)
-    if tile.steps > 1:
-        yield replace(tile, steps=2 * tile.steps)
-        yield replace(tile, steps=tile.steps // 2)
-    if tile.depth > 1:
-        yield replace(tile, stages=tile.stages + 1)
-        yield replace(tile, depth=2 * tile.depth)
-    if tile.depth > LEAST_DEPTH:
-        yield replace(tile, depth=tile.depth // 2)
+    """Tiles with one size halved or doubled, or with one stage less or more."""
+    for name, size in asdict(tile).items():
+        least, most = LIMITS.get(name, (16, None))
+        if size < least:
+            continue  # a 1, where the kernel has no choice
+        less, more = (size - 1, size + 1) if name == "stages" else (size // 2, 2 * size)
+        if size > least:
+            yield replace(tile, **{name: less})
+        if most is None or size < most:
+            yield replace(tile, **{name: more})
 
 
 def search(
@@ -113,7 +108,7 @@ def report(timings: Sequence[Timing]) -> list[str]:
     for timing in timings:
         took = f"{1e3 * timing.seconds:9.4f} ms" if timing.seconds is not None else f"{'-':>9}   "
         note = "  selected by the table" if timing.selected else ""
-        lines.append(f"  {took}  {timing.row:36} {timing.tile:20}{note}{timing.reason and '  ' + timing.reason}")
+        lines.append(f"  {took}  {timing.row:36} {timing.tile:62}{note}{timing.reason and '  ' + timing.reason}")
     return lines
 
 

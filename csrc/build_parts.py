@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import platform
 import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import build_tools
+from source_hash import source_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 STABLE_ABI = "0x020a000000000000"  # the oldest torch that the ops run on: 2.10
@@ -39,16 +37,6 @@ class Part:
     name: str
     sources: tuple[Source, ...]
     link: tuple[str, ...] = ()
-
-
-@lru_cache(maxsize=1)
-def source_hash() -> str:
-    """One hash over everything that is compiled."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file()):
-        if "__pycache__" not in path.parts:
-            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def sources_in(folder: str, suffix: str) -> list[str]:
@@ -214,11 +202,11 @@ def parts() -> tuple[tuple[Part, ...], dict[str, str]]:
     """Every part that is built, and why the others are not, by backend."""
     absent = {}
     found: list[Part] = [cpu_part()]
-    simt = os.environ.get("CONVBOUND_SIMT", "1") != "0"
+    simt = build_tools.switched_on("CONVBOUND_SIMT")
     if simt:
         found += simt_parts()
     else:
-        absent["simt"] = "CONVBOUND_SIMT=0 turned it off"
+        absent["simt"] = "the emulator is built only where CONVBOUND_SIMT=1 asks for it"
     cuda = build_tools.find_cuda()
     if isinstance(cuda, str):
         absent["cuda"] = cuda

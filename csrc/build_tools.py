@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 MIN_TORCH = (2, 10)
 DEFAULT_CUDA = "13.0"  # where torch is a CPU build and names none
 DEFAULT_ARCHITECTURES = "8.0+PTX;9.0"
+OLDEST = (7, 5)
 
 
 def stop(message: str) -> NoReturn:
@@ -34,6 +35,14 @@ def output_of(*command: str) -> str | None:
     except OSError:
         return None
     return done.stdout + done.stderr if done.returncode == 0 else None
+
+
+def switched_on(variable: str) -> bool:
+    """Whether a variable of the environment is 1; it may be 0 or missing, too."""
+    value = os.environ.get(variable) or "0"
+    if value not in ("0", "1"):
+        stop(f"{variable}={value!r} must be 0 or 1")
+    return value == "1"
 
 
 def check_environment(cxx: str) -> None:
@@ -121,7 +130,7 @@ def _toolkit(torch_cuda: str | None) -> Cuda | str:
     libraries = next((root / name for name in ("lib64", "lib") if (root / name / "libcudart_static.a").exists()), None)
     if libraries is None or not (root / "include" / "cuda_runtime.h").exists():
         return f"the CUDA toolkit in {root} lacks libcudart_static.a or cuda_runtime.h"
-    return Cuda(nvcc, version[1], str(root / "include"), str(libraries), architectures())
+    return Cuda(nvcc, version[1], str(root / "include"), str(libraries), architectures(nvcc))
 
 
 def find_nvcc() -> str | None:
@@ -139,19 +148,50 @@ def nvcc_requirement(torch_cuda: str | None) -> str:
     return f"cuda-toolkit[nvcc,cccl,cudart]=={torch_cuda or DEFAULT_CUDA}.*"
 
 
-def architectures() -> tuple[str, ...]:
-    """The architectures to compile for: TORCH_CUDA_ARCH_LIST, else the GPUs present, else the default two."""
+def architectures(nvcc: str) -> tuple[str, ...]:
+    """The architectures to compile for: TORCH_CUDA_ARCH_LIST, else those of the GPUs present, else the default two."""
     named = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if not named:
         present = output_of("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
-        named = ";".join(sorted(set(present.split()))) if present else DEFAULT_ARCHITECTURES
+        return _for_gpus(present.split(), nvcc) if present else tuple(DEFAULT_ARCHITECTURES.split(";"))
     found = tuple(named.replace(";", " ").split())
     for architecture in found:
         if not re.fullmatch(r"\d+\.\d+[af]?(\+PTX)?", architecture):
             stop(f"TORCH_CUDA_ARCH_LIST: {architecture!r} is no architecture such as 8.0 or 9.0+PTX")
-        if float(re.match(r"\d+\.\d+", architecture)[0]) < 7.5:  # type: ignore[index]
+        if _number(architecture) < OLDEST:
             stop(f"TORCH_CUDA_ARCH_LIST: {architecture} is too old; the kernels need 7.5 or newer")
     return found
+
+
+def _for_gpus(present: list[str], nvcc: str) -> tuple[str, ...]:
+    """The architectures of these GPUs, the newest with PTX, which newer GPUs and drivers can use.
+
+    A GPU that nvcc does not know runs PTX of the newest architecture before it.
+    """
+    listed = (output_of(nvcc, "--list-gpu-arch") or "").split()
+    known = [(int(number[:-1]), int(number[-1])) for number in re.findall(r"\bcompute_(\d+)\b", " ".join(listed))]
+    found = set()
+    for gpu in sorted({_number(text) for text in present}):
+        if gpu < OLDEST:
+            stop(f"a GPU of compute capability {_text(gpu)} is too old; the kernels need {_text(OLDEST)} or newer")
+        fits = max((number for number in known if number <= gpu), default=gpu)
+        if fits != gpu:
+            sys.stderr.write(
+                f"convbound: {nvcc} does not know the compute capability {_text(gpu)} of the GPU here: "
+                f"it gets PTX of {_text(fits)}, which the driver compiles at first use\n"
+            )
+        found.add(fits)
+    return tuple(_text(number) + "+PTX" * (number == max(found)) for number in sorted(found))
+
+
+def _number(architecture: str) -> tuple[int, int]:
+    """9.0a+PTX as (9, 0)."""
+    major, minor = re.findall(r"\d+", architecture)
+    return int(major), int(minor)
+
+
+def _text(number: tuple[int, int]) -> str:
+    return f"{number[0]}.{number[1]}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 import triton
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
@@ -25,7 +26,7 @@ from triton.compiler import ASTSource, make_backend
 from convbound.kernels import machine_code
 from convbound.kernels.launch import Launch
 from convbound.kernels.machine_code import Counts, MachineCode
-from convbound.kernels.table import KERNELS, select
+from convbound.kernels.table import KERNELS, Kernel, select
 from convbound.problem import DTYPE_NAMES, ConvProblem
 
 ARCHITECTURES = (80, 90, 100)
@@ -116,7 +117,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
             continue
         if options.selected and row is not select(problem, row.pass_, dtype, row.layout, arch):
             continue
-        for launch in row.plan(problem, dtype, bias=True).launches:
+        for launch in row.plan(problem, dtype, bias=not options.without_bias).launches:
             for specialised in options.specialised:
                 if row.aligned and "div16" not in specialised:
                     continue  # Its channels are divisible by 16; in NHWC it does not matter whether other sizes are.
@@ -209,6 +210,16 @@ def report(*arguments: str) -> list[dict[str, Any]]:
     return list(json.loads(result.stdout))
 
 
+def resources(row: Kernel, problem: ConvProblem, dtype: torch.dtype, arch: int) -> list[tuple[int, int]]:
+    """Shared memory of a block in bytes and registers of a thread, of each launch of a row, compiled for a GPU.
+
+    As for tensors whose addresses are divisible by 16, without a bias.
+    """
+    where = ["--arch", str(arch), "--dtype", DTYPE_NAMES[dtype], "--problem", str(problem)]
+    records = report("--kernel", row.name, *where, "--specialised", "div16+eq1", "--without-bias")
+    return [(record["shared"], record["code"]["registers"]) for record in records if record["row"] == row.name]
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
 
@@ -258,6 +269,7 @@ def parser() -> argparse.ArgumentParser:
         help="what Triton knows about integer arguments: which are divisible by 16, which are 1; all by default",
     )
     parser.add_argument("--selected", action="store_true", help="only rows that the table would select for a problem")
+    parser.add_argument("--without-bias", action="store_true", help="without a bias, and in wgrad without its gradient")
     parser.add_argument(
         "--parse",
         action="store_true",

@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, constants, locate, sizes
+from convbound.kernels.tile import PositionTile, constants, locate, sizes
 from convbound.problem import ConvProblem, Layout
 
 
@@ -83,7 +83,7 @@ def depthwise_dgrad(
     tl.store(dx_ptr + c * x_channel + hw * x_position, total.to(dx_ptr.dtype.element_ty), mask=inside)
 
 
-def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: PositionTile, bias: bool) -> Plan:
     """The launch for dy, w, bias (or None) and dx, dense in the layout."""
     arguments = sizes(problem)
     tiles = triton.cdiv(problem.c, tile.channels) * triton.cdiv(arguments["H"] * arguments["W"], tile.positions)

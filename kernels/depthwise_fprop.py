@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, constants, locate, sizes
+from convbound.kernels.tile import PositionTile, constants, locate, sizes
 from convbound.problem import ConvProblem, Layout
 
 
@@ -84,7 +84,7 @@ def depthwise_fprop(
     tl.store(y_ptr + k * y_channel + pq * y_position, total.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: PositionTile, bias: bool) -> Plan:
     """The launch for x, w, bias (or None) and y, dense in the layout."""
     arguments = sizes(problem)
     tiles = triton.cdiv(problem.k, tile.channels) * triton.cdiv(arguments["P"] * arguments["Q"], tile.positions)

@@ -45,7 +45,8 @@ import triton.language as tl
 
 from convbound.kernels.depthwise_rows import MOST_STRIDE, as_dgrad
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, sizes
+from convbound.kernels.strips import StripTile
+from convbound.kernels.tile import sizes
 from convbound.problem import ConvProblem, Layout
 
 MOST_SUMS = 28  # of a thread
@@ -220,13 +221,13 @@ def serves(problem: ConvProblem, swaps: bool) -> bool:
     return (dilation == 1 or stride == 1) and stride <= MOST_STRIDE
 
 
-def plan_fprop(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan_fprop(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: StripTile, bias: bool) -> Plan:
     """The launches for x, w, bias (or None) and y, dense in the layout, and in NHWC with the filter between them."""
     constants = {"MULTIPLIER": problem.k // problem.c, "SOURCES": 1, "FLIP": False}
     return _plan(problem, sizes(problem), constants, dtype, layout, tile, bias, names={})
 
 
-def plan_dgrad(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan_dgrad(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: StripTile, bias: bool) -> Plan:
     """The same for dy, w, bias (or None) and dx; the stride is 1."""
     constants = {"MULTIPLIER": 1, "SOURCES": problem.k // problem.c, "FLIP": True}
     return _plan(problem, as_dgrad(problem), constants, dtype, layout, tile, bias, names={"x": "dy", "y": "dx"})
@@ -238,7 +239,7 @@ def _plan(
     constants: dict[str, int | bool],
     dtype: torch.dtype,
     layout: Layout,
-    tile: Tile,
+    tile: StripTile,
     bias: bool,
     names: dict[str, str],
 ) -> Plan:
@@ -250,15 +251,15 @@ def _plan(
 
     # Lanes, as few as there are columns and channels; in NHWC wider types take as many channels as are as many bytes.
     channels = max(1, tile.channels * 2 // dtype.itemsize) if layout == "NHWC" else tile.channels
-    lanes = tile.positions * channels
+    lanes = tile.columns * channels
     a_thread = max(1, lanes // (32 * tile.warps))
-    columns = min(tile.positions, int(triton.next_power_of_2(arguments["Q"])))
+    columns = min(tile.columns, int(triton.next_power_of_2(arguments["Q"])))
     channels = min(lanes // columns, int(triton.next_power_of_2(arguments["K"])))
     warps = min(tile.warps, max(1, columns * channels // (32 * a_thread)))
 
     classes = min(arguments["dilation_h"], arguments["P"])
     of_a_class = triton.cdiv(arguments["P"], classes)
-    rows = triton.cdiv(of_a_class, triton.cdiv(of_a_class, tile.steps))
+    rows = triton.cdiv(of_a_class, triton.cdiv(of_a_class, tile.rows))
     in_registers = triton.cdiv(rows, triton.cdiv(rows, max(1, MOST_SUMS // a_thread)))
     parts = triton.cdiv(arguments["Q"], columns) * classes * triton.cdiv(of_a_class, rows)
     stride_h = arguments.pop("stride_h")

@@ -164,6 +164,13 @@ def depthwise_planes(
 
 
 @dataclass(frozen=True)
+class PlaneTile(Tile):
+    """So many `lanes`, each with a column of a plane, or in strided dgrad a block of columns."""
+
+    lanes: int
+
+
+@dataclass(frozen=True)
 class Planes:
     """How programs own planes: `count` of them, in `columns` lanes of `phases` columns each, and 2^`levels` rows."""
 
@@ -184,7 +191,7 @@ def cut(arguments: dict[str, int], r: int, weights: int, transposed: bool, lanes
     return Planes(max(1, lanes // columns), columns, phases, (arguments["P"] - 1).bit_length(), registers)
 
 
-def serves(problem: ConvProblem, pass_: Pass, tile: Tile, itemsize: int) -> bool:
+def serves(problem: ConvProblem, pass_: Pass, tile: PlaneTile, itemsize: int) -> bool:
     """Whether the rows of a result are no whole sectors, and its planes so small that programs own whole ones."""
     if problem.ndim != 2:
         return False
@@ -193,7 +200,7 @@ def serves(problem: ConvProblem, pass_: Pass, tile: Tile, itemsize: int) -> bool
     taps = r * s * sources
     if max(p, q) > LARGEST_PLANE or taps > MOST_TAPS or p * taps > MOST_STEPS or q * itemsize % SECTOR == 0:
         return False
-    planes = cut(arguments, r, s * sources, pass_ == "dgrad", tile.positions)
+    planes = cut(arguments, r, s * sources, pass_ == "dgrad", tile.lanes)
     if planes.phases not in (1, 2, 4):
         return False
     x = planes.count * sources * arguments["H"] * arguments["W"]
@@ -201,12 +208,12 @@ def serves(problem: ConvProblem, pass_: Pass, tile: Tile, itemsize: int) -> bool
     return (x + shared) * itemsize <= L1 // residents(tile.warps, planes.registers)
 
 
-def plan_fprop(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan_fprop(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: PlaneTile, bias: bool) -> Plan:
     """The launch for x, w, bias (or None) and y, dense and NCHW."""
     return Plan((_launch(problem, "fprop", dtype, tile, bias),))
 
 
-def plan_dgrad(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan_dgrad(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: PlaneTile, bias: bool) -> Plan:
     """The launch for dy, w, bias (or None) and dx, dense and NCHW."""
     return Plan((_launch(problem, "dgrad", dtype, tile, bias),), names={"x": "dy", "y": "dx"})
 
@@ -218,10 +225,10 @@ def _arguments(problem: ConvProblem, pass_: Pass) -> tuple[dict[str, int], int]:
     return exchanged(sizes(problem)), problem.k // problem.c
 
 
-def _launch(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, tile: Tile, bias: bool) -> Launch:
+def _launch(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, tile: PlaneTile, bias: bool) -> Launch:
     arguments, sources = _arguments(problem, pass_)
     r, s = problem.filter
-    planes = cut(arguments, r, s * sources, pass_ == "dgrad", tile.positions)
+    planes = cut(arguments, r, s * sources, pass_ == "dgrad", tile.lanes)
     all_planes, plane = problem.n * arguments["K"], arguments["P"] * arguments["Q"]
     return Launch(
         depthwise_planes,

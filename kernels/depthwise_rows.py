@@ -42,7 +42,7 @@ import triton.language as tl
 
 from convbound.kernels import strips
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, exchanged, sizes
+from convbound.kernels.tile import exchanged, sizes
 from convbound.problem import ConvProblem, Layout
 
 MOST_TAPS = 49  # in registers
@@ -152,14 +152,14 @@ def serves_dgrad(problem: ConvProblem) -> bool:
     return math.prod(problem.filter) * (problem.k // problem.c) <= MOST_TAPS
 
 
-def plan_fprop(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan_fprop(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: strips.StripTile, bias: bool) -> Plan:
     """The launch for x, w, bias (or None) and y, dense in the layout."""
     tensors = {"x": dtype, "w": dtype, "bias": dtype if bias else None, "y": dtype}
     constants = {"MULTIPLIER": problem.k // problem.c, "SOURCES": 1, "FLIP": False}
     return Plan((_launch(problem, sizes(problem), constants, tensors, layout, tile),))
 
 
-def plan_dgrad(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan_dgrad(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: strips.StripTile, bias: bool) -> Plan:
     """The launch for dy, w, bias (or None) and dx, dense in the layout; the stride is 1."""
     tensors = {"x": dtype, "w": dtype, "bias": dtype if bias else None, "y": dtype}
     constants = {"MULTIPLIER": 1, "SOURCES": problem.k // problem.c, "FLIP": True}
@@ -181,7 +181,7 @@ def _launch(
     constants: dict[str, int | bool],
     tensors: dict[str, torch.dtype | None],
     layout: Layout,
-    tile: Tile,
+    tile: strips.StripTile,
 ) -> Launch:
     r, s = (1, *problem.filter)[-2:]
     cut = strips.cut(arguments, r, s, tile, layout, tensors["y"] or torch.float32, wgrad=False)

@@ -41,7 +41,7 @@ import triton.language as tl
 from convbound.kernels import partial_sums, strips
 from convbound.kernels.depthwise_rows import MOST_TAPS
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, sizes
+from convbound.kernels.tile import sizes
 from convbound.problem import ConvProblem, Layout
 
 MOST_REGISTERS = 56  # for sums of a part and the window, as at 7x7
@@ -171,7 +171,7 @@ def part(r: int, s: int, stride_h: int) -> tuple[int, int]:
     return min(sizes, key=lambda size: seconds(*size))
 
 
-def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: strips.StripTile, bias: bool) -> Plan:
     """The launches for dy, x, dw and dbias (or None), dense in the layout, with the workspace between them."""
     arguments = {"N": problem.n, **sizes(problem)}
     filter_r, filter_s = (1, *problem.filter)[-2:]

@@ -34,6 +34,7 @@ columns, by 8 warps: at most 64 registers of sums per thread. More rows spill wh
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -125,6 +126,13 @@ def depthwise_toeplitz(
         tl.store(y_rows[:, None] + q[None, :], (totals[block] + start).to(y_ptr.dtype.element_ty), mask=inside)
 
 
+@dataclass(frozen=True)
+class ToeplitzTile(Tile):
+    """So many `rows` of images with the smallest window, and with a larger one as many fewer."""
+
+    rows: int
+
+
 def window(filter_width: int) -> int | None:
     """The columns that 16 outputs see, rounded up to what a product can have; None where it is too many."""
     return next((size for size in WINDOWS if size >= WIDTH + filter_width - 1), None)
@@ -140,13 +148,13 @@ def serves(problem: ConvProblem) -> bool:
     return plain and fits and problem.n * max(problem.input[0], problem.output[0]) <= LARGEST
 
 
-def plan_fprop(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan_fprop(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: ToeplitzTile, bias: bool) -> Plan:
     """The launch for x, w, bias (or None) and y, dense in NCHW."""
     constants = {"MULTIPLIER": problem.k // problem.c, "SOURCES": 1, "FLIP": False}
     return Plan((_launch(problem, sizes(problem), constants, dtype, tile, bias),))
 
 
-def plan_dgrad(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan_dgrad(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: ToeplitzTile, bias: bool) -> Plan:
     """The launch for dy, w, bias (or None) and dx, dense in NCHW."""
     constants = {"MULTIPLIER": 1, "SOURCES": problem.k // problem.c, "FLIP": True}
     launch = _launch(problem, as_dgrad(problem), constants, dtype, tile, bias)
@@ -158,7 +166,7 @@ def _launch(
     arguments: dict[str, int],
     constants: dict[str, int | bool],
     dtype: torch.dtype,
-    tile: Tile,
+    tile: ToeplitzTile,
     bias: bool,
 ) -> Launch:
     r, s = problem.filter
@@ -170,7 +178,7 @@ def _launch(
     lead = -(-arguments["padding_w"] // align)
     y_align = math.gcd(arguments["Q"], 8)
     blocks = min(MOST_BLOCKS, int(triton.next_power_of_2(triton.cdiv(arguments["Q"], WIDTH))))
-    rows = tile.positions * WINDOWS[0] // depth
+    rows = tile.rows * WINDOWS[0] // depth
     row_tiles = triton.cdiv(problem.n * arguments["P"], rows)
     return Launch(
         depthwise_toeplitz,

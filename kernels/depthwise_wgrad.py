@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, constants, sizes
+from convbound.kernels.tile import PositionTile, constants, sizes
 from convbound.problem import ConvProblem, Layout
 
 
@@ -117,7 +117,7 @@ def depthwise_wgrad_sum(
         tl.store(dbias_ptr + k, result, mask=(k < K) & (tap == TAPS))
 
 
-def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: PositionTile, bias: bool) -> Plan:
     """The launches for dy, x, dw and dbias (or None), dense in the layout, with the workspace between them."""
     arguments = {"N": problem.n, **sizes(problem)}
     positions = problem.n * arguments["P"] * arguments["Q"]

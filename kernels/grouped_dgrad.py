@@ -29,9 +29,17 @@ import torch
 import triton
 import triton.language as tl
 
-from convbound.kernels.implicit_gemm import accumulator, block, locate_block, packed_groups, precision, sum_of_taps
+from convbound.kernels.implicit_gemm import (
+    ProductTile,
+    accumulator,
+    block,
+    locate_block,
+    packed_groups,
+    precision,
+    sum_of_taps,
+)
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, sizes
+from convbound.kernels.tile import sizes
 from convbound.problem import ConvProblem, Layout
 
 
@@ -139,18 +147,18 @@ def grouped_dgrad(
         tl.store(position_ptrs + c * x_channel, total.to(dx_ptr.dtype.element_ty), mask=inside)
 
 
-def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: ProductTile, bias: bool) -> Plan:
     """The launch for dy, w, bias (or None) and dx, dense in the layout."""
     arguments = {"N": problem.n, **sizes(problem)}
     stride_h, stride_w = arguments.pop("stride_h"), arguments.pop("stride_w")
     group_c, group_k = problem.c // problem.groups, problem.k // problem.groups
-    pack = packed_groups(problem, group_c, tile.channels)
-    columns = block(tile.channels, pack * group_c)
+    pack = packed_groups(problem, group_c, tile.columns)
+    columns = block(tile.columns, pack * group_c)
     r, s = (1, *problem.filter)[-2:]
     blocks_h = triton.cdiv(arguments["H"] + arguments["padding_h"] % stride_h, stride_h)
     blocks_w = triton.cdiv(arguments["W"] + arguments["padding_w"] % stride_w, stride_w)
     programs = (
-        triton.cdiv(problem.n * blocks_h * blocks_w, tile.positions)
+        triton.cdiv(problem.n * blocks_h * blocks_w, tile.rows)
         * triton.cdiv(problem.groups, pack)
         * triton.cdiv(pack * group_c, columns)
     )
@@ -168,7 +176,7 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
             "STRIDE_W": stride_w,
             "CHANNELS_LAST": layout == "NHWC",
             "PACK": pack,
-            "ROWS": tile.positions,
+            "ROWS": tile.rows,
             "COLUMNS": columns,
             "DEPTH": block(tile.depth, pack * group_k),
             "PRECISION": precision(dtype),

@@ -29,9 +29,17 @@ import torch
 import triton
 import triton.language as tl
 
-from convbound.kernels.implicit_gemm import accumulator, block, locate_block, packed_groups, precision, sum_of_taps
+from convbound.kernels.implicit_gemm import (
+    ProductTile,
+    accumulator,
+    block,
+    locate_block,
+    packed_groups,
+    precision,
+    sum_of_taps,
+)
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, sizes
+from convbound.kernels.tile import sizes
 from convbound.problem import ConvProblem, Layout
 
 
@@ -114,15 +122,15 @@ def grouped_fprop(
     tl.store(y, total.to(y_ptr.dtype.element_ty), mask=row_inside & column_inside)
 
 
-def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: ProductTile, bias: bool) -> Plan:
     """The launch for x, w, bias (or None) and y, dense in the layout."""
     arguments = {"N": problem.n, **sizes(problem)}
     group_c, group_k = problem.c // problem.groups, problem.k // problem.groups
-    pack = packed_groups(problem, group_k, tile.channels)
-    columns = block(tile.channels, pack * group_k)
+    pack = packed_groups(problem, group_k, tile.columns)
+    columns = block(tile.columns, pack * group_k)
     r, s = (1, *problem.filter)[-2:]
     programs = (
-        triton.cdiv(problem.n * arguments["P"] * arguments["Q"], tile.positions)
+        triton.cdiv(problem.n * arguments["P"] * arguments["Q"], tile.rows)
         * triton.cdiv(problem.groups, pack)
         * triton.cdiv(pack * group_k, columns)
     )
@@ -136,7 +144,7 @@ def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, b
             "S": s,
             "CHANNELS_LAST": layout == "NHWC",
             "PACK": pack,
-            "ROWS": tile.positions,
+            "ROWS": tile.rows,
             "COLUMNS": columns,
             "DEPTH": block(tile.depth, pack * group_c),
             "PRECISION": precision(dtype),

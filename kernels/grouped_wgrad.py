@@ -25,14 +25,16 @@ The tile. 64 or 128 filters times 64 or 128 columns in registers, a depth of 64 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 import triton
 import triton.language as tl
 
 from convbound.kernels import partial_sums
-from convbound.kernels.implicit_gemm import accumulator, block, packed_groups, precision
+from convbound.kernels.implicit_gemm import ProductTile, accumulator, block, packed_groups, precision
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, sizes
+from convbound.kernels.tile import sizes
 from convbound.problem import ConvProblem, Layout
 
 # Two for each SM of a large GPU.
@@ -131,13 +133,20 @@ def grouped_wgrad(
         tl.store(partials_ptr + (elements - K) + k, bias_total, mask=row_inside)
 
 
-def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+@dataclass(frozen=True)
+class SplitTile(ProductTile):
+    """A product whose depth is split into chunks, of at least so many `steps` each."""
+
+    steps: int = field(kw_only=True)
+
+
+def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: SplitTile, bias: bool) -> Plan:
     """The launches for dy, x, dw and dbias (or None), dense in the layout, with the workspace between them."""
     arguments = {"N": problem.n, **sizes(problem)}
     group_c, group_k = problem.c // problem.groups, problem.k // problem.groups
-    pack = packed_groups(problem, group_k, tile.positions)
+    pack = packed_groups(problem, group_k, tile.rows)
     r, s = (1, *problem.filter)[-2:]
-    rows, columns = block(tile.positions, pack * group_k), block(tile.channels, r * s * pack * group_c)
+    rows, columns = block(tile.rows, pack * group_k), block(tile.columns, r * s * pack * group_c)
     blocks = (
         triton.cdiv(problem.groups, pack)
         * triton.cdiv(pack * group_k, rows)

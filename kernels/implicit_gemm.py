@@ -16,11 +16,14 @@ and loads all channels of the pack at once, each once. A large group is a pack o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 
 from convbound.kernels.precision import allows_tf32
+from convbound.kernels.tile import Tile
 from convbound.problem import ConvProblem
 
 # What a tensor core takes at least of rows, columns and depth.
@@ -95,6 +98,19 @@ def sum_of_taps(
         weight = tl.load(filter_ptrs + (tap + channel[:, None] * filter_stride_depth), mask=taken, other=0.0)
         total = tl.dot(source, weight, total, input_precision=PRECISION, out_dtype=ACCUMULATOR)
     return total
+
+
+@dataclass(frozen=True)
+class ProductTile(Tile):
+    """`rows` x `columns` of a product's result, and so much of its `depth` to a step.
+
+    The loads of so many steps, the `stages`, are under way at once.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    stages: int = 1
 
 
 def packed_groups(problem: ConvProblem, columns_per_group: int, columns: int) -> int:

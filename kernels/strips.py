@@ -23,6 +23,18 @@ OTHER_REGISTERS = 16
 
 
 @dataclass(frozen=True)
+class StripTile(Tile):
+    """`columns` of an image times `channels`, and at most so many `rows` to a strip.
+
+    The channels of NHWC are those of 16-bit types; of wider types a program takes as many as are as many bytes.
+    """
+
+    columns: int
+    channels: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class Strips:
     """Lanes of a program, whose threads have at least so many `registers`, and `rows` of output in a strip.
 
@@ -39,16 +51,18 @@ class Strips:
     per_program: int
 
 
-def cut(sizes: dict[str, int], r: int, s: int, tile: Tile, layout: Layout, dtype: torch.dtype, wgrad: bool) -> Strips:
-    """The strips of x (C, H, W) for outputs (K, P, Q), of at most `tile.steps` rows; in wgrad both are loaded.
+def cut(
+    sizes: dict[str, int], r: int, s: int, tile: StripTile, layout: Layout, dtype: torch.dtype, wgrad: bool
+) -> Strips:
+    """The strips of x (C, H, W) for outputs (K, P, Q), of at most `tile.rows` rows; in wgrad both are loaded.
 
     In NHWC a tile has the channels of 16-bit types; of wider ones it takes as many as are as many bytes, and where a
     dilation reaches far over the tile's columns, it takes more columns of fewer channels, down to a sector.
     """
     channels = max(1, tile.channels * 2 // dtype.itemsize) if layout == "NHWC" else tile.channels
-    lanes = tile.positions * channels
+    lanes = tile.columns * channels
     shift = (s - 1) * sizes["dilation_w"]
-    positions = tile.positions
+    positions = tile.columns
     if layout == "NHWC" and 4 * shift > positions:
         positions = max(positions, lanes * dtype.itemsize // SECTOR)
     columns = min(positions, int(triton.next_power_of_2(sizes["Q"])))
@@ -69,7 +83,7 @@ def cut(sizes: dict[str, int], r: int, s: int, tile: Tile, layout: Layout, dtype
     share = L1 // residents(warps, registers) - (0 if wgrad else planes * (r * s * dtype.itemsize + SECTOR))
     classes = min(sizes["dilation_h"], sizes["P"])
     of_a_class = triton.cdiv(sizes["P"], classes)
-    strips = triton.cdiv(of_a_class, max(1, min(tile.steps, (share - halo) // per_row)))
+    strips = triton.cdiv(of_a_class, max(1, min(tile.rows, (share - halo) // per_row)))
     rows = triton.cdiv(of_a_class, strips)
     of_a_plane = triton.cdiv(sizes["Q"], columns) * classes * triton.cdiv(of_a_class, rows)
 

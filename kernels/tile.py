@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import triton
 import triton.language as tl
@@ -15,23 +15,24 @@ from convbound.problem import ConvProblem
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program computes: `positions` of an image times `channels`, by `warps` warps.
+    """What one program computes at once, by `warps` warps. Each family of kernels names the sizes of its own."""
 
-    A wgrad program sums over its positions, `steps` times in a row. A matrix product sums `depth` products in a step,
-    and loads for `stages` steps at once.
+    warps: int = field(kw_only=True)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{size.name} {getattr(self, size.name)}" for size in fields(self))
+
+
+@dataclass(frozen=True)
+class PositionTile(Tile):
+    """Of version 0: `positions` of an image, or in wgrad of all images, times `channels`.
+
+    A wgrad program sums over its positions, at most `steps` times in a row.
     """
 
     positions: int
     channels: int
-    warps: int
     steps: int = 1
-    depth: int = 1
-    stages: int = 1
-
-    def __str__(self) -> str:
-        more = "".join(f"x{size}" for size in (self.steps, self.depth) if size > 1)
-        stages = f"/{self.stages}s" if self.depth > 1 else ""
-        return f"{self.positions}x{self.channels}{more}/{self.warps}w{stages}"
 
 
 @triton.jit
@@ -83,7 +84,7 @@ def exchanged(arguments: dict[str, int]) -> dict[str, int]:
     return arguments | {name: arguments[other] for name, other in zip("CHWKPQ", "KPQCHW", strict=True)}
 
 
-def constants(problem: ConvProblem, layout: str, tile: Tile) -> dict[str, int | bool]:
+def constants(problem: ConvProblem, layout: str, tile: PositionTile) -> dict[str, int | bool]:
     """The compile-time arguments of the kernels, by name."""
     r, s = (1, *problem.filter)[-2:]
     return {

@@ -72,7 +72,7 @@ def count(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout,
         plan.run(tensors)
     launches = [_launch(*pair, compulsory) for pair in zip(plan.launches, counted, strict=True)]
     gpu = find_gpu(DEFAULT_GPU)
-    return Trace(problem, pass_, dtype, layout, gpu, row.name, tuple(launches), tensor_cores=not row.depthwise)
+    return Trace(problem, pass_, dtype, layout, gpu, row.name, tuple(launches), tensor_cores=row.tensor_cores)
 
 
 def _row(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, kernel: str) -> Kernel:

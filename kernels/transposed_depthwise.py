@@ -34,7 +34,7 @@ import triton.language as tl
 
 from convbound.kernels import strips
 from convbound.kernels.launch import Launch, Plan
-from convbound.kernels.tile import Tile, sizes
+from convbound.kernels.tile import sizes
 from convbound.problem import ConvProblem, Layout
 
 MOST_TAPS = 49  # in registers
@@ -172,7 +172,7 @@ def serves(problem: ConvProblem) -> bool:
     return taps <= MOST_TAPS and 1 < math.prod(problem.stride) <= MOST_BLOCK
 
 
-def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: Tile, bias: bool) -> Plan:
+def plan(problem: ConvProblem, dtype: torch.dtype, layout: Layout, tile: strips.StripTile, bias: bool) -> Plan:
     """The launch for dy, w, bias (or None) and dx, dense in the layout."""
     given = sizes(problem)
     r, s = (1, *problem.filter)[-2:]

@@ -1,7 +1,8 @@
 """``python -m convbound``: versions, compiled parts and devices, to paste into a bug report.
 
-``python -m convbound explain PROBLEM`` shows which kernel would serve a problem, ``python -m convbound trace PROBLEM``
-the memory traffic of a CUDA kernel, and ``python -m convbound tuning`` what ``auto`` has measured on this machine.
+``python -m convbound explain PROBLEM`` shows which kernel would serve a problem, here or on another GPU, ``python -m
+convbound trace PROBLEM`` the memory traffic of a CUDA kernel, and ``python -m convbound tuning`` what ``auto`` has
+measured on this machine.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def report() -> str:
     for backend in backends.backends():
         state = "available" if backend.available else f"absent: {backend.absent}"
         lines.append(f"  {backend.name:6}    {backend.kernels}, on {' and '.join(backend.devices)}: {state}")
+    if _library.OUTDATED is not None:
+        lines.append(f"  outdated  {_library.OUTDATED}")
     if isinstance(_library.introspect, str):
         lines.append(f"  explain   absent: {_library.introspect}")
     return "\n".join(lines)
@@ -85,7 +88,11 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("problem", help="a problem string such as mb8g144ic144ih56oc144kh3sh2ph1")
         command.add_argument("--dtype", choices=DTYPE_NAMES.values(), default="fp32")
         command.add_argument("--layout", choices=LAYOUTS, default="NCHW")
-    explained.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="cpu|cuda")
+    explained.add_argument("--device", metavar="cpu|cuda", help="default: cuda with --arch, or where there is a GPU")
+    explained.add_argument("--arch", metavar="GPU", help="a GPU that need not be there, such as sm_90 or A100")
+    explained.add_argument(
+        "--compile", action="store_true", help="compile Triton's kernels for their registers and shared memory"
+    )
     explained.add_argument("--backend", choices=backends.NAMES, default=None)
     traced.add_argument("--pass", dest="pass_", choices=PASSES, default="fprop")
     traced.add_argument("--gpu", default=DEFAULT_GPU, help=f"such as A100 or sm_80 (default: {DEFAULT_GPU})")
@@ -107,8 +114,17 @@ def _dtype(options: argparse.Namespace) -> torch.dtype:
 
 
 def _explained(options: argparse.Namespace) -> str:
-    device, backend = options.device, options.backend
-    return str(explain(options.problem, dtype=_dtype(options), layout=options.layout, device=device, backend=backend))
+    on_gpu = options.arch is not None or torch.cuda.is_available()
+    explained = explain(
+        options.problem,
+        dtype=_dtype(options),
+        layout=options.layout,
+        device=options.device or ("cuda" if on_gpu else "cpu"),
+        backend=options.backend,
+        arch=options.arch,
+        compiled=options.compile,
+    )
+    return str(explained)
 
 
 def _traced(options: argparse.Namespace) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import runpy
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +17,8 @@ import torch
 from convbound.kernels import ops as triton_ops
 
 PACKAGE = Path(__file__).resolve().parent
-REBUILD = "rebuild with: pip install --no-build-isolation ."
+REBUILD = "rebuild with: make setup, or pip install --no-build-isolation ."
+BUILD_EMULATOR = "build it with: make simt, or CONVBOUND_SIMT=1 pip install --no-build-isolation ."
 ISA_VARIABLE = "CONVBOUND_CPU_ISA"
 ISAS = ("generic", "avx2", "avx512")
 
@@ -38,7 +41,7 @@ def _load_ops(backend: str) -> str | None:
     file = build_info().get("parts", {}).get(f"libconvbound_{backend}")
     if file is None:
         why = build_info().get("absent", {}).get(backend, "this package was built without it")
-        return f"{why}; {REBUILD}"
+        return f"{why}; {BUILD_EMULATOR if backend == 'simt' else REBUILD}"
     path = PACKAGE / file
     if not path.exists():
         return f"{file} is missing from {PACKAGE}; {REBUILD}"
@@ -84,7 +87,21 @@ def _load_introspection() -> ModuleType | str:
     return _introspect
 
 
+def _changed_sources() -> str | None:
+    """In a checkout: whether csrc is no longer what was built. A package that was copied here has no csrc beside it."""
+    file = PACKAGE.parent / "csrc" / "source_hash.py"
+    built = build_info().get("source_hash")
+    if built is None or not file.exists() or runpy.run_path(str(file))["source_hash"]() == built:
+        return None
+    return f"the files of {file.parent} have changed since the kernels in use were built; {REBUILD}"
+
+
 check_isa()
+
+# That the compiled parts are older than their sources, or None. Looked at once: what is loaded does not change either.
+OUTDATED: str | None = _changed_sources()
+if OUTDATED is not None:
+    warnings.warn(f"convbound: {OUTDATED}", RuntimeWarning, stacklevel=2)
 
 # Why the ops of a backend are not there, by backend; None where they are. Those of Triton were defined by the import.
 LOADED: dict[str, str | None] = {**{backend: _load_ops(backend) for backend in ("cpu", "simt", "cuda")}, "triton": None}

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convbound import _library, derivatives, fakes, vmap
+from convbound.kernels import ops as triton_ops
 from convbound.layout import to_layout
 from convbound.problem import PASSES, ConvProblem, Pass
 
@@ -27,6 +28,11 @@ for _name, _absent in _library.LOADED.items():
         for _pass in PASSES:
             derivatives.register(_name, _pass)
         _NATIVE[_name] = {pass_: getattr(torch.ops.convbound, f"{_name}_{pass_}").default for pass_ in PASSES}
+# The ops that are written in Python. torch's dispatcher takes about as long to get there as they take themselves, so
+# where nobody could tell, they are called without it.
+_IN_PYTHON: dict[str, dict[Pass, Any]] = {
+    "triton": {"fprop": triton_ops.fprop, "dgrad": triton_ops.dgrad, "wgrad": triton_ops.wgrad}
+}
 
 
 class _TorchsOwn(threading.local):
@@ -55,11 +61,32 @@ def _geometry(problem: ConvProblem) -> tuple[Any, ...]:
     return problem.stride, padding, problem.dilation, problem.groups
 
 
+def is_recorded(*tensors: Tensor) -> bool:
+    """Whether somebody sees, records or transforms the ops that are called with these tensors."""
+    for tensor in tensors:  # no generator, which costs more than the rest of it
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            return True
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def _is_seen(*tensors: Tensor) -> bool:
+    """Whether anybody could tell that an op was called: a profiler, too, and what overrides torch's functions."""
+    return is_recorded(*tensors) or torch._C._len_torch_function_stack() > 0 or torch._C._autograd._profiler_enabled()
+
+
 def _run(backend: str, pass_: Pass, problem: ConvProblem, *args: Any) -> Any:
     """Call an op; where memory does not suffice, say for what."""
+    op = _NATIVE[backend][pass_]
+    if backend in _IN_PYTHON and not _is_seen(*args[:2]):
+        op = _IN_PYTHON[backend][pass_]
     try:
         with derivatives.below_autograd():
-            return _NATIVE[backend][pass_](*args)
+            return op(*args)
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise

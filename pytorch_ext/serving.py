@@ -3,25 +3,83 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from convbound import _library
+from convbound.gpus import Gpu
+from convbound.kernels.ops import NOT_INSTALLED
 from convbound.problem import DTYPE_NAMES, ConvProblem, Layout, Pass
 
 
-def serving_kernel(
-    problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, backend: str
-) -> tuple[str, str]:
-    """The registry name of the kernel by which a backend would serve a pass, and its launch where it is a GPU's kernel.
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a GPU's kernel: `function` is its name in the source, `sizes` are those of a program in words.
 
-    The name is ``aten`` for torch.
+    `shared_bytes` of a block and `registers` of a thread are None where only the compiled kernel tells.
+    """
+
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int | None = None
+    registers: int | None = None
+    function: str = ""
+    sizes: str = ""
+
+    def __str__(self) -> str:
+        grid, block = (
+            "x".join(map(str, size)).removesuffix("x1").removesuffix("x1") for size in (self.grid, self.block)
+        )
+        known = [f"grid {grid}", f"block {block}"]
+        if self.shared_bytes is not None:
+            known.append(f"{self.shared_bytes} bytes of shared memory")
+        if self.registers is not None:
+            known.append(f"{self.registers} registers")
+        named = f"{self.function}{f' ({self.sizes})' if self.sizes else ''}: " if self.function else ""
+        return named + ", ".join(known)
+
+
+@dataclass(frozen=True)
+class ServingKernel:
+    """The kernel by which a backend would serve a pass: its name in the backend's table, ``aten`` for torch.
+
+    A `designed` one is more than a naive one, and fit to compete. A GPU's kernel has a tile and launches. `refused` are
+    the rows of CUDA kernels that are preferred to it, each with the reason why it does not serve the problem.
+    """
+
+    name: str
+    designed: bool = False
+    tile: str = ""
+    launches: tuple[Launch, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+def serving_kernel(
+    problem: ConvProblem,
+    pass_: Pass,
+    dtype: torch.dtype,
+    layout: Layout,
+    backend: str,
+    gpu: Gpu | None = None,
+    compiled: bool = False,
+) -> ServingKernel:
+    """The kernel by which a backend would serve a pass, on a named GPU or on the one in use.
+
+    `compiled` has Triton compile its kernels, to know their registers and shared memory.
+
+    Raises
+    ------
+    RuntimeError
+        Where no kernel serves it, and the backend knows why, or where its table cannot be read.
     """
     if backend == "torch":
-        return "aten", ""
+        return ServingKernel("aten")
     if backend == "triton":
-        return _triton_kernel(problem, pass_, dtype, layout)
+        return _triton_kernel(problem, pass_, dtype, layout, gpu, compiled)
     introspect: Any = _library.introspect
     if isinstance(introspect, str):
         raise RuntimeError(introspect)
@@ -32,28 +90,47 @@ def serving_kernel(
         introspect.Layout[layout],
     )
     if backend == "cpu":
-        return str(introspect.cpu_select(*native)["name"]), ""
+        row = introspect.cpu_select(*native)
+        return ServingKernel(str(row["name"]), designed=not row["naive"])
     if not hasattr(introspect, "device_select"):
-        return "?", f"built without the registry of CUDA kernels; {_library.REBUILD}"
-    row = introspect.device_select(*native, *_device(introspect, backend))
+        return ServingKernel(
+            "?", tile=f"the table of CUDA kernels comes with them or with the emulator; {_library.BUILD_EMULATOR}"
+        )
+    row = introspect.device_select(*native, *_device(introspect, backend, gpu))
     if row is None:
-        return "none", ""
-    launch = f"{row['tile']}; grid {row['grid']}, block {row['block']}, {row['shared_bytes']} bytes of shared memory"
-    return str(row["name"]), launch
+        return ServingKernel("none")
+    launch = Launch(row["grid"], row["block"], row["shared_bytes"])
+    return ServingKernel(str(row["name"]), not row["naive"], str(row["tile"]), (launch,), tuple(row["refused"]))
 
 
-def _triton_kernel(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout) -> tuple[str, str]:
+def _triton_kernel(
+    problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, gpu: Gpu | None, compiled: bool
+) -> ServingKernel:
+    if not find_spec("triton"):
+        raise RuntimeError(NOT_INSTALLED)
     # Here, not above: they import Triton, which takes a second.
-    from convbound.kernels import table
+    from convbound.kernels import aot, table
     from convbound.kernels.launch import architecture
 
-    row = table.select(problem, pass_, dtype, layout, architecture(torch.device("cuda")))
+    arch = architecture(torch.device("cuda")) if gpu is None else gpu.arch
+    row = table.select(problem, pass_, dtype, layout, arch)
     launches = row.plan(problem, dtype, bias=False).launches
-    return row.name, f"tile {row.tile}; {', '.join(map(str, launches))}"
+    resources: Sequence[tuple[int | None, int | None]] = [(None, None)] * len(launches)
+    if compiled:
+        if arch is None:
+            raise RuntimeError("Triton interprets here, for no architecture; name one")
+        resources = aot.resources(row, problem, dtype, arch)
+    found = [
+        Launch((one.programs, 1, 1), (32 * one.warps, 1, 1), *has, one.kernel.__name__, one.sizes_in_use)
+        for one, has in zip(launches, resources, strict=True)
+    ]
+    return ServingKernel(row.name, not row.naive, f"tile of at most {row.tile}", tuple(found))
 
 
-def _device(introspect: Any, backend: str) -> tuple[int, int]:
-    """Architecture and shared memory per block of the GPU in use, or of the one that is emulated."""
+def _device(introspect: Any, backend: str, gpu: Gpu | None) -> tuple[int, int]:
+    """Architecture and shared memory per block of a named GPU, of the one in use, or of the one that is emulated."""
+    if gpu is not None:
+        return gpu.arch, gpu.shared_per_block
     if backend == "cuda":
         properties: Any = torch.cuda.get_device_properties()
         return 10 * properties.major + properties.minor, properties.shared_memory_per_block_optin

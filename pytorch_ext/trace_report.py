@@ -12,7 +12,6 @@ from convbound.gpus import L1_BYTES, L2_PORT_BYTES, Gpu
 from convbound.problem import DTYPE_NAMES, ConvProblem, Layout, Pass
 
 SECTOR = 32
-_ON_TENSOR_CORES = ("toeplitz",)  # kernels whose products the fp32 lanes do not do
 _WIDTHS = (1, 2, 4, 8, 16)
 
 
@@ -142,7 +141,7 @@ class Trace:
             l2 += (launch.load_bytes + launch.store_bytes) / L2_PORT_BYTES / clocks
             l1 += sum(site.l1_cycles for site in launch.sites) / clocks
         found = [Bound("DRAM", dram), Bound("the ports between SMs and L2", l2), Bound("L1 and shared memory", l1)]
-        if not self.tensor_cores and not any(name in self.kernel for name in _ON_TENSOR_CORES):
+        if not self.tensor_cores:
             fma = self.problem.flops / 2 / (gpu.fma_rate(self.dtype) * min(1.0, self.blocks / gpu.sms))
             found.append(Bound("multiply-adds", fma))
         return tuple(sorted(found, key=lambda bound: -bound.seconds))

@@ -91,7 +91,7 @@ def trace(
     if isinstance(introspect, str):
         raise RuntimeError(f"trace: {introspect}")
     if not hasattr(introspect, "simt_run"):
-        raise RuntimeError(f"trace: this build has no emulated CUDA kernels; {_library.REBUILD}")
+        raise RuntimeError(f"trace: this build has no emulated CUDA kernels; {_library.BUILD_EMULATOR}")
     row = _row(problem, pass_, dtype, layout, chosen, kernel)
     like = torch.empty(0, dtype=dtype)
     # Zeros, and no bias: addresses do not depend on values, and a bias adds next to nothing.
@@ -125,7 +125,7 @@ def trace(
         least = first.compulsory_bytes
         most = least + first.filled_bytes if len(launches) == 1 else first.dram_bytes
         launches[0] = replace(first, dram_bytes=max(least, min(first.dram_bytes, most)))
-    return Trace(problem, pass_, dtype, layout, chosen, str(row["name"]), tuple(launches))
+    return Trace(problem, pass_, dtype, layout, chosen, str(row["name"]), tuple(launches), row["tensor_cores"])
 
 
 def _triton(

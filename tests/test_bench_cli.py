@@ -9,7 +9,7 @@ import torch
 
 from convbound.bench import arguments, cli
 from convbound.bench.plan import cases, layers
-from convbound.bench.tables import load_models
+from convbound.bench.tables import load_models, load_suites
 from convbound.choice import backends
 from convbound.command_line import EXIT_USAGE
 
@@ -24,7 +24,7 @@ def options(*arguments: str):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "mobilnet_v2"], "--suite: unknown model 'mobilnet_v2'; did you mean mobilenet_v2?"),
+        (["--suite", "mobilnet_v2"], "--suite: unknown suite 'mobilnet_v2'; did you mean mobilenet_v2?"),
         (["--layout", "NWHC"], "--layout: unknown layout 'NWHC'; did you mean NHWC? it is one of NCHW, NHWC"),
         (["--pass", "forward"], "--pass: unknown pass 'forward'; it is one of fprop, dgrad, wgrad"),
         (["--dtype", "fp8"], "--dtype: unknown dtype 'fp8'"),
@@ -101,6 +101,25 @@ def test_choices_take_several_values_in_any_case():
     )
     assert (chosen.suites, chosen.passes, chosen.layouts) == (("dcgan", "convnext_t"), ("wgrad", "fprop"), ("NHWC",))
     assert {case.layer.model for case in cases(chosen)} == {"dcgan", "convnext_t"}
+
+
+def test_a_list_is_measured_as_it_stands():
+    chosen = options("--suite", "decoders", "--suite", "halves", "--quick", "--batch", "2")
+    assert chosen.suites == ("decoders", "halves")
+    assert not chosen.overhead
+    found = layers(chosen)
+    assert {str(layer.problem)[:3] for layer in found} == {"mb1", "mb8"}
+    assert {(layer.model, layer.transposed) for layer in found} == {("decoders", True), ("halves", False)}
+    assert not {layer.model for layer in layers(options())} & {"decoders", "halves"}
+
+
+def test_the_suites_are_listed(capsys):
+    assert cli.main(["--list-suites"]) == cli.EXIT_OK
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(load_suites())
+    assert any(re.match(r"decoders +list +11 layers  Depthwise decoders of GANs", line) for line in lines)
+    assert cli.main(["--list", "--suite", "decoders"]) == cli.EXIT_OK
+    assert "mb8g512ic512ih8oc512kh4sh2ph1  transposed" in capsys.readouterr().out
 
 
 def test_batch_applies_to_models_and_not_to_given_problems():

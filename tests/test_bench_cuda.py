@@ -283,7 +283,7 @@ def test_defaults_follow_the_device(fake):
     assert (options.device, options.dtypes, options.rivals) == ("cuda", (torch.float16,), (TORCH, NATIVE, INDUCTOR))
     on_cpu = cli._options(parser, parser.parse_args(["--device", "cpu"]))
     assert (on_cpu.device, on_cpu.dtypes, on_cpu.rivals) == ("cpu", (torch.float32,), (TORCH,))
-    assert all(model.batch_on("cuda") >= model.batch_on("cpu") for model in load_models().values())
+    assert all(model.gpu_batch >= model.batch for model in load_models().values())
 
 
 def test_the_peak_without_tensor_cores_is_measured_without_tf32(monkeypatch):

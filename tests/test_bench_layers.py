@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from convbound.bench.tables import Layer, load_models, parse_table
+from convbound.bench.tables import Layer, load_models, load_suites, parse_table
 from convbound.problem import ConvProblem
 
 MODELS = load_models()
+LISTS = {name: suite for name, suite in load_suites().items() if not suite.is_model}
 
 
 def convolutions(model: nn.Module, image: torch.Tensor) -> Iterator[tuple[ConvProblem, bool]]:
@@ -150,6 +153,22 @@ def test_tiers_include_each_other():
     assert sum(len(model.select("quick")) for model in MODELS.values()) >= 8
 
 
+@pytest.mark.parametrize("suite", LISTS.values(), ids=LISTS)
+def test_lists_hold_different_problems_with_batches_of_their_own(suite: Any):
+    problems = [layer.problem for layer in suite.layers]
+    assert len(set(problems)) == len(problems) > 1
+    assert all(layer.name == str(layer.problem) and layer.name.startswith("mb") for layer in suite.layers)
+    assert suite.at_batch(3, "cpu") is suite.at_batch(None, "cuda") is suite
+    assert suite.select("quick") == suite.layers
+
+
+def test_suites_that_a_command_names_exist():
+    makefile = (Path(__file__).resolve().parent.parent / "Makefile").read_text()
+    named = re.findall(r"--suite ([a-z_0-9]+)\n", makefile)
+    named += [name for names in re.findall(r"call PERF,\w+,([^)]*)\)", makefile) for name in names.split()]
+    assert set(named) == set(LISTS)
+
+
 def test_batch_is_chosen_at_run_time():
     layer: Layer = MODELS["convnext_t"].layers[0]
     assert layer.with_batch(4).problem == dataclasses.replace(layer.problem, n=4)
@@ -158,7 +177,11 @@ def test_batch_is_chosen_at_run_time():
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("a,1,conv9d,quick,ic1ih3oc1kh3", "op=conv9d"), ("a,1,conv2d,slow,ic1ih3oc1kh3", "tier=slow")],
+    [
+        ("a,1,conv9d,quick,ic1ih3oc1kh3", "toy:a: .*op=conv9d"),
+        ("a,1,conv1d,quick,ic1ih3oc1kh3", "op=conv1d"),
+        ("a,1,conv2d,slow,ic1ih3oc1kh3", "tier=slow"),
+    ],
 )
 def test_a_wrong_line_is_named(line: str, message: str):
     with pytest.raises(ValueError, match=message):
@@ -166,5 +189,5 @@ def test_a_wrong_line_is_named(line: str, message: str):
 
 
 def test_a_table_without_its_source_is_refused():
-    with pytest.raises(ValueError, match="toy lacks the line '# batch"):
-        parse_table("toy", "# title: t\nlayer,count,op,tier,problem\n")
+    with pytest.raises(ValueError, match=r"toy.csv lacks the line '# batch"):
+        parse_table("toy", "# title: t\n# paper: p\nlayer,count,op,tier,problem\n")

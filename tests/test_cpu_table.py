@@ -70,8 +70,8 @@ def test_a_problem_belongs_to_one_row_at_most():
 def test_rows_name_the_kernels_that_serve():
     for row in filter(preferred, MEASURED):
         problem, pass_, dtype, layout, _ = case(row)
-        served, _ = serving_kernel(problem, pass_, dtype, layout, "cpu")
-        assert served == f"{cpu_table.family(problem)}_{pass_}", row["problem"]
+        served = serving_kernel(problem, pass_, dtype, layout, "cpu")
+        assert served.name == f"{cpu_table.family(problem)}_{pass_}", row["problem"]
 
 
 # Problems that torch serves, and words of the reason; each rule has one of its own at least.

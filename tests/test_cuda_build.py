@@ -39,6 +39,8 @@ def architectures() -> list[str]:
 
 @cache
 def launches_of(index: int) -> list[dict[str, Any]]:
+    if device.ABSENT is not None:
+        pytest.skip(f"no emulated kernels: {device.ABSENT}")
     row = ROWS[index]
     found: dict[str, dict[str, Any]] = {}
     for problem in walk(row["name"]):
@@ -80,9 +82,10 @@ def test_the_library_needs_no_cuda_library():
     assert "cuda" not in "".join(line for line in needed.splitlines() if "NEEDED" in line)
 
 
-def test_the_registry_keeps_to_its_budget():
-    # More rows are more minutes of nvcc for everybody who installs: a new one has to replace an old one.
-    assert len(ROWS) <= 150
+def test_the_build_keeps_to_its_budget():
+    # Everybody who installs waits for nvcc: 12 CPU-minutes at most for the two default architectures.
+    built = _library.build_info()["cuda"]
+    assert 0 < built["nvcc_cpu_minutes"] <= 6 * len(built["architectures"])
 
 
 @needs_cuobjdump

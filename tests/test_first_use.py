@@ -119,19 +119,15 @@ def test_naive_kernels_do_not_compete():
 @pytest.mark.parametrize(
     ("kernel", "found"),
     [
-        ("naive_fprop", ()),
-        ("none", ()),
-        ("?", ()),
-        ("depthwise_fprop_nchw_3x3", ("cuda",)),
-        ("transposed_dgrad_s2", ("cuda",)),
-        ("dilated_fprop", ("cuda",)),
-        ("grouped_wgrad", ("cuda",)),
+        (serving.ServingKernel("naive_fprop"), ()),
+        (serving.ServingKernel("none"), ()),
+        (serving.ServingKernel("depthwise_fprop_nchw_3x3", designed=True), ("cuda",)),
     ],
 )
-def test_what_competes_on_a_gpu(monkeypatch: pytest.MonkeyPatch, kernel: str, found: tuple[str, ...]):
+def test_what_competes_on_a_gpu(monkeypatch: pytest.MonkeyPatch, kernel: serving.ServingKernel, found: tuple[str, ...]):
     """Without a GPU: torch.cuda and the dispatcher's answer are made up."""
     monkeypatch.setattr(backends, "_BACKENDS", (backends.Backend("cuda", "", ("cuda",)), *backends._BACKENDS))
-    monkeypatch.setattr(serving, "serving_kernel", lambda *_: (kernel, ""))
+    monkeypatch.setattr(serving, "serving_kernel", lambda *_: kernel)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))

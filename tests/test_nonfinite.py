@@ -155,8 +155,9 @@ def test_cpu_kernels(pass_: Pass, layout: str):
 
 def test_explain_says_it():
     problem = "mb2g8ic8ih9iw11oc8kh3ph1"
-    told = str(convbound.explain(problem, backend="simt"))
-    assert f"non-finite values: {nonfinite.WEIGHT_TO_OUTPUTS}" in told
+    if device.ABSENT is None:
+        told = str(convbound.explain(problem, backend="simt"))
+        assert f"non-finite values: {nonfinite.WEIGHT_TO_OUTPUTS}" in told
     assert "non-finite values" not in str(convbound.explain(problem, dtype=torch.float64, backend="cpu"))
 
 

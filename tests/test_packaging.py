@@ -40,9 +40,9 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tree / "pytorch_ext" / "libconvbound_gone.so").write_bytes(b"stale")
     stale = tree / "build" / f"lib.stale-{sys.implementation.cache_tag}" / "convbound"
     stale.mkdir(parents=True)
-    # Without CUDA, which make test builds: so a part that is turned off is seen to stay out.
+    # Without CUDA and the emulator, which make test builds: so a part that is turned off is seen to stay out.
     pip = ("-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(out), str(tree))
-    result = run(*pip, CONVBOUND_CUDA="0")
+    result = run(*pip, CONVBOUND_CUDA="0", CONVBOUND_SIMT="")
     assert result.returncode == 0, result.stdout + result.stderr
     return next(out.glob("convbound-*.whl"))
 
@@ -57,12 +57,12 @@ def test_wheel_contains_the_whole_package(wheel: Path) -> None:
     }.items():
         modules = [path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*.py")]
         assert {f"{package}/{module}" for module in modules} <= set(names)
-    libraries = ("libconvbound_cpu.so", "libconvbound_simt.so", "libconvbound_simt_checked.so")
-    for file in ("py.typed", "build_info.json", "_introspect.pyi", *libraries):
+    for file in ("py.typed", "build_info.json", "_introspect.pyi", "libconvbound_cpu.so"):
         assert f"convbound/{file}" in names
     assert any(name.startswith("convbound/bench/layers/") for name in names)
     assert any(name.startswith("convbound/_introspect.cpython") for name in names)
-    assert not [name for name in names if "gone" in name or "libconvbound_cuda" in name]
+    absent = ("gone", "libconvbound_cuda", "libconvbound_simt")
+    assert not [name for name in names if any(part in name for part in absent)]
     assert not [name for name in names if not name.startswith("convbound")]
 
 
@@ -78,14 +78,22 @@ def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     )
     result = run("-c", code, cwd=tmp_path, PYTHONPATH=str(target))
     assert result.stdout.split() == [str(target / "convbound" / "__init__.py"), "324.0"], result.stderr
+    problem = "mb1g2ic2ih9oc2kh3"
+    emulator = "CONVBOUND_SIMT=1 asks for it; build it with: make simt, or CONVBOUND_SIMT=1 pip install"
     for command, expected in (
         (["convbound"], "backend='auto'"),
         (["convbound"], "absent: CONVBOUND_CUDA=0 turned it off"),
+        (["convbound"], emulator),
+        (["convbound", "explain", problem], "depthwise_fprop"),
+        (["convbound", "explain", problem, "--backend", "simt"], emulator),
         (["convbound.bench", "--list"], "mobilenet_v2"),
+        (["convbound.bench", "--problem", problem, "--time", "1", "--plain"], "fprop"),
     ):
         result = run("-m", *command, cwd=tmp_path, PYTHONPATH=str(target))
         assert result.returncode == 0, result.stderr
         assert expected in result.stdout
+    result = run("-m", "convbound", "trace", problem, cwd=tmp_path, PYTHONPATH=str(target))
+    assert "this build has no emulated CUDA kernels; build it with: make simt" in result.stderr
 
 
 @packaging

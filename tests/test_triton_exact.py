@@ -14,6 +14,7 @@ from support.check import assert_exact, expected
 from support.data import Operands, Sign, integers
 
 from convbound.kernels import depthwise_rows_wgrad, strips, table
+from convbound.kernels.strips import StripTile
 from convbound.kernels.table import Kernel
 from convbound.problem import DTYPE_NAMES, DTYPES, PASSES, ConvProblem, Layout, Pass
 
@@ -78,13 +79,14 @@ def at_the_edges(row: Kernel) -> list[ConvProblem]:
             problems.append(ConvProblem.parse(f"mb{planes // c}g{c}ic{c}" + window.format(c=c)))
         # In fp32 the blocks of strided dgrad with 32 rows are too large for L1.
         return [p for p in problems if stride == 1 or p.input[0] <= 16 or row.dtypes[0].itemsize == 2]
-    if not row.naive and tile.steps > 1:
+    if isinstance(tile, StripTile) and tile.rows > 1:
         stride = 2 if row.family == "transposed" else 1
-        sizes = [(stride * tile.steps + more, stride * tile.positions + more) for more in (0, 1)]
+        sizes = [(stride * tile.rows + more, stride * tile.columns + more) for more in (0, 1)]
         c = 3 if row.layout == "NHWC" else 1  # a program of NCHW has one channel where columns fill its tile
         window = f"kh2kw2sh{stride}ph1eh0pw1ew0"
         return [ConvProblem.parse(f"g{c}ic{c}ih{h}iw{w}oc{c}{window}") for h, w in sizes]
-    positions = [f"g2ic2iw{tile.positions + more}oc2{short}" for more in (-1, 0, 1)]
+    columns = tile.columns if isinstance(tile, StripTile) else tile.positions
+    positions = [f"g2ic2iw{columns + more}oc2{short}" for more in (-1, 0, 1)]
     counts = [tile.channels + more for more in (-1, 0, 1)] if tile.channels > 1 else []
     return list(map(ConvProblem.parse, positions + [f"g{c}ic{c}iw3oc{c}{short}" for c in counts]))
 

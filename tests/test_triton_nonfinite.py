@@ -108,7 +108,7 @@ def pack(row: Kernel, problem: ConvProblem, index: Index, met: Tensor) -> Tensor
     """What depends on an element of an activation, and the same positions of the groups in its pack."""
     source, result = (problem.c, problem.k) if row.pass_ == "fprop" else (problem.k, problem.c)
     source, result = source // problem.groups, result // problem.groups
-    groups = packed_groups(problem, result, row.tile.channels)
+    groups = packed_groups(problem, result, row.tile.columns)
     assert 1 < groups * result <= 64
     first = index[1] // source // groups * groups
     mask = torch.zeros_like(met)

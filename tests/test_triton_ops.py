@@ -13,12 +13,15 @@ import torch.nn.functional as F
 from support import triton_rows
 from support.check import assert_exact, expected, poisoned_outputs
 from support.data import integers, reals
+from support.dispatched import Dispatched
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import convbound
 from convbound import autograd, ops
-from convbound.kernels import depthwise_planes
+from convbound.kernels import depthwise_planes, table
+from convbound.kernels import ops as triton_ops
 from convbound.kernels.launch import Launch, Plan
 from convbound.layout import to_layout
 from convbound.problem import LAYOUTS, PASSES, ConvProblem, Layout, Pass
@@ -151,10 +154,72 @@ def test_launches_are_made_on_the_device_of_the_tensors(monkeypatch: pytest.Monk
             return lambda **arguments: launched.append(current[-1])
 
     monkeypatch.setattr(torch.cuda, "device", device)
-    second = torch.device("cuda", 1)
-    tensors: Any = {"x": SimpleNamespace(is_cuda=True, device=second)}
-    Plan((Launch(Kernel(), 1, {}, {}, {}, warps=1),) * 2).run(tensors)
-    assert (launched, current) == ([second, second], [None])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    first, second = (torch.device("cuda", index) for index in range(2))
+    plan = Plan((Launch(Kernel(), 1, {"x": torch.float32}, {}, {}, warps=1),) * 2)
+    for place in (second, first):
+        tensor: Any = SimpleNamespace(device=place, data_ptr=lambda: 0)
+        plan.run({"x": tensor})
+    assert (launched, current) == ([second, second, None, None], [None])  # the first is the current one
+
+
+def test_a_repeated_call_neither_selects_nor_plans(monkeypatch: pytest.MonkeyPatch):
+    for pass_ in PASSES:
+        op(pass_)(*arguments(pass_))
+
+    def again(*_: Any) -> Any:
+        raise AssertionError("the table was searched again")
+
+    monkeypatch.setattr(table, "select", again)
+    for pass_ in PASSES:
+        op(pass_)(*arguments(pass_))
+
+
+def test_what_a_plan_depends_on_is_told_apart():
+    """Shapes, dtype, layout, bias, and how fp32 is multiplied, which matters to matrix products alone."""
+    x, w, bias = (torch.ones(shape, device=DEVICE) for shape in ((1, 4, 5, 5), (4, 2, 3, 3), (4,)))
+    calls: list[Any] = [
+        lambda x, w: convbound.conv2d(x, w, groups=2, backend="triton"),
+        lambda x, w: convbound.conv2d(x, w, bias.to(x.dtype), groups=2, backend="triton"),
+        lambda x, w: convbound.conv2d(x, w, groups=2, padding=1, backend="triton"),
+        lambda x, w: convbound.conv2d(x[..., 1:], w, groups=2, backend="triton"),
+        lambda x, w: convbound.conv2d(x.to(memory_format=torch.channels_last), w, groups=2, backend="triton"),
+        lambda x, w: convbound.conv2d(x.half(), w.half(), groups=2, backend="triton"),
+    ]
+    triton_ops.prepare.cache_clear()
+    allowed = torch.backends.cudnn.allow_tf32
+    try:
+        for tf32 in (True, False):
+            torch.backends.cudnn.allow_tf32 = tf32
+            for call in calls * 2:
+                call(x, w)
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+    assert triton_ops.prepare.cache_info().misses == 2 * len(calls) - 1  # fp16 knows no tf32
+
+
+def test_the_dispatcher_is_passed_by_where_nobody_could_tell(monkeypatch: pytest.MonkeyPatch):
+    """It takes as long as all else that a call of an op in Python costs the host."""
+    real, dispatched = ops._NATIVE["triton"]["fprop"], []
+
+    def watched(*args: Any) -> Tensor:
+        dispatched.append(args)
+        result: Tensor = real(*args)
+        return result
+
+    monkeypatch.setitem(ops._NATIVE["triton"], "fprop", watched)
+    x, w, bias, *_ = arguments("fprop")
+    call = lambda x: ops.fprop(x, w, bias, PROBLEM, backend="triton", channels_last=False)  # noqa: E731
+    alone = call(x)
+    assert not dispatched
+    with torch.profiler.profile() as profiler:
+        assert torch.equal(call(x), alone)
+    assert "convbound::triton_fprop" in {event.name for event in profiler.events()}
+    for mode in (Dispatched(), torch.device(DEVICE), FakeTensorMode(allow_non_fake_inputs=True)):
+        with mode:
+            call(x)
+    torch.vmap(call)(x[None])
+    assert len(dispatched) == 5
 
 
 def test_compiled_calls_are_refused_like_others():
@@ -184,6 +249,7 @@ def test_an_error_in_a_kernel_names_kernel_grid_and_problem(monkeypatch: pytest.
             raise ValueError("out of resources")
 
     monkeypatch.setattr(depthwise_planes, "depthwise_planes", Broken())
+    monkeypatch.setattr(triton_ops, "prepare", triton_ops.prepare.__wrapped__)
     message = "depthwise_fprop_planes_fp32_nchw served .*: broken on a grid of 1 programs of 4 warps: out of resources"
     with pytest.raises(RuntimeError, match=f"while {message}"):
         op("fprop")(*arguments("fprop"))

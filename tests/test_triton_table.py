@@ -16,6 +16,7 @@ from support import triton_rows
 import convbound
 from convbound import _library
 from convbound.kernels import limits, table
+from convbound.kernels.tile import PositionTile
 from convbound.problem import DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
 
 DEPTHWISE = ConvProblem.parse("mb2g4ic4ih6iw5oc4kh3ph1")
@@ -36,7 +37,10 @@ def test_names_are_family_pass_and_layout():
         assert row.name.startswith(f"{row.family}_{row.pass_}_")
         assert row.layout.lower() in row.name.split("_")
         assert row.naive == ("naive" in row.name)
-        assert not row.naive or row.tile.positions >= limits.LEAST_POSITIONS
+        assert row.tensor_cores == (not row.depthwise or "toeplitz" in row.name)
+        if row.naive:
+            assert isinstance(row.tile, PositionTile)
+            assert row.tile.positions >= limits.LEAST_POSITIONS
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -105,6 +109,8 @@ def test_huge_problems_are_counted_by_32_bits_or_refused():
                 plan = row.plan(problem, row.dtypes[0], bias=True)
                 plans += len(plan.launches)
                 for launch in plan.launches:
+                    pointers = [f"{name}_ptr" for name in launch.tensors]
+                    assert launch.kernel.arg_names[: len(pointers)] == pointers
                     assert 0 < launch.programs <= limits.LARGEST
                     assert all(-(2**31) <= size < 2**31 for size in launch.sizes.values()), f"{row.name}: {problem}"
     assert plans > 500
@@ -205,9 +211,12 @@ def test_explain_names_row_tile_and_launches():
     for explained in told.passes:
         row = table.select(DEPTHWISE, explained.pass_, torch.float32, "NHWC")
         assert explained.kernel == row.name
-        assert str(row.tile) in explained.launch
-        for launch in row.plan(DEPTHWISE, torch.float32, bias=False).launches:
-            assert f"{launch.kernel.__name__} on a grid of {launch.programs} programs" in explained.launch
+        assert str(row.tile) in explained.tile
+        launches = row.plan(DEPTHWISE, torch.float32, bias=False).launches
+        for told_launch, launch in zip(explained.launches, launches, strict=True):
+            assert told_launch.function == launch.kernel.__name__
+            assert (told_launch.grid, told_launch.block) == ((launch.programs, 1, 1), (32 * launch.warps, 1, 1))
+            assert str(told_launch) in str(told)
     told = convbound.explain("ic4id6ih6iw6oc4kd3kh3kw3", device=triton_rows.DEVICE, backend="triton")
     assert all("1 and 2 spatial dimensions" in explained.reason for explained in told.passes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from convbound import choice
 from convbound.bench import tune
 from convbound.choice import backends
 from convbound.kernels import table
+from convbound.kernels.implicit_gemm import ProductTile
 from convbound.kernels.launch import Plan
+from convbound.kernels.strips import StripTile
 from convbound.problem import ConvProblem
 from convbound.timing import Prepared
 
@@ -46,6 +49,19 @@ def test_alternatives_are_the_selected_row_others_and_tiles_around():
     }
     assert len({(row.name, row.tile) for row in rows}) == len(rows) > 12
     assert all(row.serves(PROBLEM, "fprop", torch.float16, "NHWC", 90) for row in rows)
+
+
+def test_tiles_around_one_have_another_size_each():
+    product = ProductTile(64, 32, 32, stages=3, warps=8)
+    assert set(tune.neighbours(product)) == {
+        *(replace(product, rows=rows) for rows in (32, 128)),
+        *(replace(product, columns=columns) for columns in (16, 64)),
+        *(replace(product, depth=depth) for depth in (16, 64)),
+        *(replace(product, stages=stages) for stages in (2, 4)),
+        *(replace(product, warps=warps) for warps in (4, 16)),
+    }
+    strip = StripTile(512, 1, 1, warps=1)  # a row of one channel stays one
+    assert set(tune.neighbours(strip)) == {*(replace(strip, columns=n) for n in (256, 1024)), replace(strip, warps=2)}
 
 
 @pytest.mark.parametrize("pass_", ["fprop", "dgrad", "wgrad"])
@@ -84,12 +100,6 @@ def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch):
     erring = [timing for timing in timings if timing.seconds is None]
     assert erring
     assert all("the result is off by nan" in timing.reason for timing in erring)
-
-
-def test_auto_takes_designed_rows_alone():
-    designed = {row.name for row in table.KERNELS if choice.is_designed(row.name)}
-    assert designed == {row.name for row in table.KERNELS if not row.naive}
-    assert not choice.is_designed("naive_fprop")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ constexpr Profile kProfiles[] = {
     {"sm_86", "RTX 3090", 8, 6, 82, 1536, 16, 99 * kKiB, 100 * kKiB, kKiB, 128 * kKiB, 6144 * kKiB},
     {"sm_89", "RTX 4090", 8, 9, 128, 1536, 24, 99 * kKiB, 100 * kKiB, kKiB, 128 * kKiB, 73728 * kKiB},
     {"sm_90", "H100 SXM", 9, 0, 132, 2048, 32, 227 * kKiB, 228 * kKiB, kKiB, 256 * kKiB, 51200 * kKiB},
+    {"h200", "H200", 9, 0, 132, 2048, 32, 227 * kKiB, 228 * kKiB, kKiB, 256 * kKiB, 61440 * kKiB},
     {"sm_100", "B200", 10, 0, 148, 2048, 32, 227 * kKiB, 228 * kKiB, kKiB, 256 * kKiB, 129024 * kKiB},
     {"sm_120", "RTX 5090", 12, 0, 170, 1536, 24, 99 * kKiB, 100 * kKiB, kKiB, 128 * kKiB, 98304 * kKiB},
 };

@@ -1,5 +1,5 @@
-// Architecture profiles: the limits and sizes of one typical GPU per compute capability, from the tables "Technical
-// Specifications per Compute Capability" and the product pages (SM count, L2).
+// Architecture profiles: the limits and sizes of one typical GPU per compute capability, and of one more GPU by its
+// name, from the tables "Technical Specifications per Compute Capability" and the product pages (SM count, L2).
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 namespace convbound::simt {
 
 struct Profile {
-  std::string_view name;  // "sm_90"
+  std::string_view name;  // "sm_90", "h200"
   std::string_view gpu;   // the product whose SM count and L2 are used
   int major, minor;
   int sm_count;

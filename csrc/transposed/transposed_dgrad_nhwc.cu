@@ -41,13 +41,12 @@ struct TransposedNhwcParams {
   T* dx = nullptr;
 };
 
-// What one thread works on: its vector of channels in one image.
+// What one thread works on: its vector of channels in one image, and where the filter has those.
 template <typename T>
 struct TransposedNhwcLane {
   const T* dy;
   T* dx;
   const float* filter;
-  int lane;
 };
 
 // 3x3 at stride 2: the 2x2 block from a window of 2x2 elements of dy. The filter stays in shared memory: in registers
@@ -64,6 +63,7 @@ struct Blocks3x3 {
   __device__ __forceinline__ void make(int i, int, int j) const {
     const AxisView &h = params.view.h, &w = params.view.w;
     const int channels = params.slices.channels, first_h = 2 * i - h.padding, first_w = 2 * j - w.padding;
+    const T* const dy = at.dy + (static_cast<int64_t>(i) * w.output + j) * channels;
     T* const dx = at.dx + (static_cast<int64_t>(first_h) * w.input + first_w) * channels;
     float window[2][2][kElements] = {};
 #pragma unroll
@@ -72,7 +72,7 @@ struct Blocks3x3 {
       for (int u = 0; u < 2; u++) {
         const int p = i - t, q = j - u;
         if (p >= 0 && p < h.output && q >= 0 && q < w.output) {
-          load_widened(at.dy + (static_cast<int64_t>(p) * w.output + q) * channels, window[t][u]);
+          load_widened(dy - (static_cast<int64_t>(t) * w.output + u) * channels, window[t][u]);
         }
       }
     }
@@ -81,13 +81,13 @@ struct Blocks3x3 {
 #pragma unroll
       for (int fw = 0; fw < 2; fw++) {
         float sum[kElements];
-        read_slot<kElements>(params.slices, at.filter, 9, at.lane, sum);  // the bias
+        read_slot<kElements>(params.slices, at.filter, 9, 0, sum);  // the bias
 #pragma unroll
         for (int r = fh; r < 3; r += 2) {
 #pragma unroll
           for (int s = fw; s < 3; s += 2) {
             float tap[kElements];
-            read_slot<kElements>(params.slices, at.filter, r * 3 + s, at.lane, tap);
+            read_slot<kElements>(params.slices, at.filter, r * 3 + s, 0, tap);
             add_product(window[r / 2][s / 2], tap, sum);
           }
         }
@@ -120,8 +120,7 @@ struct BlocksAny {
         if (at_w < 0 || at_w >= w.input) continue;
         float sum[kRows][kElements];
 #pragma unroll
-        for (int b = 0; b < kRows; b++)
-          read_slot<kElements>(params.slices, at.filter, params.slices.taps, at.lane, sum[b]);
+        for (int b = 0; b < kRows; b++) read_slot<kElements>(params.slices, at.filter, params.slices.taps, 0, sum[b]);
         for (int m = 0; m < params.view.outputs; m++) {
           for (int t = 0; t < row_taps; t++) {
             const int p = i + rows.offset[fh] - t * rows.move;
@@ -132,7 +131,7 @@ struct BlocksAny {
               const int q = j + columns.offset[fw] - u * columns.move;
               if (q < 0 || q >= w.output) continue;
               float tap[kElements];
-              read_slot<kElements>(params.slices, at.filter, first + u * columns.step, at.lane, tap);
+              read_slot<kElements>(params.slices, at.filter, first + u * columns.step, 0, tap);
 #pragma unroll
               for (int b = 0; b < kRows; b++) {
                 if (p + b < 0 || p + b >= h.output) continue;
@@ -180,7 +179,8 @@ __global__ void __launch_bounds__(kNhwcThreads, 3)
   const int multiplier = kFilter == 3 ? 1 : params.view.outputs;
   const T* const dy =
       params.dy + n * h.output * w.output * slices.channels * multiplier + static_cast<int64_t>(channel) * multiplier;
-  const Blocks blocks(params, {dy, params.dx + n * h.input * w.input * slices.channels + channel, filter, lane});
+  const Blocks blocks(params, {dy, params.dx + n * h.input * w.input * slices.channels + channel,
+                               filter + filter_index<kElements>(slices, 0, 0, lane)});
 #pragma unroll 1
   for (int item = position; item < items; item += positions) {
     blocks.make(first_i + item / width * Blocks::kRows, first_i + height, first_j + item % width);

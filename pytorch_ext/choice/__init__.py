@@ -28,10 +28,6 @@ __all__ = ["Choice", "choose"]
 
 VARIABLE = "CONVBOUND_TUNE"
 _DEVICES = ("cpu", "cuda")
-# A designed kernel's name begins with its family. Naive ones, which are "naive_fprop" or "depthwise_fprop_naive_nchw",
-# never compete.
-FAST_FAMILIES = ("dense", "depthwise", "dilated", "grouped", "transposed")
-_NAIVE = "_naive"
 
 
 def choose(
@@ -112,15 +108,10 @@ def candidates(
     for backend in backends.our_backends(device.type):
         if backends.unsupported(problem, pass_, dtype, backend) is None:
             with current(device):
-                kernel, _ = serving.serving_kernel(problem, pass_, dtype, layout, backend)
-            if is_designed(kernel):
+                kernel = serving.serving_kernel(problem, pass_, dtype, layout, backend)
+            if kernel.designed:
                 found.append(backend)
     return tuple(found)
-
-
-def is_designed(kernel: str) -> bool:
-    """Whether a kernel of this name is more than a naive one."""
-    return kernel.startswith(FAST_FAMILIES) and _NAIVE not in kernel
 
 
 def current(device: torch.device) -> AbstractContextManager[None]:

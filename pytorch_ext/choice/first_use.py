@@ -123,15 +123,7 @@ def _serving(
 def _may_measure(work: Work) -> bool:
     """Whether nobody sees, records or transforms what is called beside the call that was asked for."""
     tensors = [tensor for tensor in (work.first, work.second, work.bias) if tensor is not None]
-    return (
-        bool(choice.stamp())
-        and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
-        and not _is_capturing(work.first.device)
-    )
+    return bool(choice.stamp()) and not ops.is_recorded(*tensors) and not _is_capturing(work.first.device)
 
 
 def _is_capturing(device: torch.device) -> bool:

@@ -230,7 +230,7 @@ def _on(isa: str, serves: Callable[[ConvProblem], bool], problem: ConvProblem) -
 
 def _simt_rows() -> Iterator[Row]:
     introspect: Any = device.introspect
-    for registered in device.rows():
+    for registered in device.rows() if device.ABSENT is None else []:
 
         def serves(problem: ConvProblem, row: dict[str, Any] = registered) -> bool:
             return device.serves(row, problem, PROFILE)
