@@ -89,7 +89,7 @@ AVX2 := CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 PERF = $(PY) -m convbound.bench --out results/$(1) --suite $(2) --time
 
 .PHONY: perf
-perf: $(STAMPS)/tests ## repeat the committed measurements (25 minutes): bench/results, tables of README and docs/cpu.md, docs/roofline.png
+perf: $(STAMPS)/tests ## repeat the committed measurements (25 minutes): bench/results, README, docs/tables/cpu.md, docs/cpu.md, docs/roofline.png
 	mkdir -p bench/results
 	$(PY) -m convbound.bench --out results/cpu
 	$(call PERF,cpu_depthwise,depthwise_shapes depthwise_models) 170
@@ -106,13 +106,13 @@ perf: $(STAMPS)/tests ## repeat the committed measurements (25 minutes): bench/r
 	  cpu_grouped cpu_grouped_avx2; do \
 	  cp results/$$run/result.json bench/results/$$run.json || exit 1; done
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
-	$(PY) -m convbound.bench means docs/cpu.md bench/results/cpu*.json
+	$(PY) -m convbound.bench means docs/tables/cpu.md bench/results/cpu*.json
 	$(PY) -m convbound.bench train --document docs/cpu.md
 
 TRACE = $(PY) -m convbound.bench --trace --dtype fp16 --out results/traffic/$(1) --table
 
 .PHONY: traffic
-traffic: setup ## repeat the traces of the CUDA kernels: the tables of docs/traffic.md and docs/depthwise.md
+traffic: setup ## repeat the traces of the CUDA kernels: the tables of docs/traffic.md, docs/depthwise.md and docs/tables
 	$(call TRACE,step0) 'docs/traffic.md#step0' --kernel naive \
 	  --problem mb2g144ic144ih56oc144kh3ph1 mb2g96ic96ih56oc96kh7ph3
 	$(call TRACE,coalesced) 'docs/depthwise.md#coalesced' --pass fprop --layout NHWC \
@@ -123,7 +123,7 @@ traffic: setup ## repeat the traces of the CUDA kernels: the tables of docs/traf
 	  --kernel depthwise_fprop_nchw_bands --suite traced_steps
 	$(call TRACE,toeplitz) 'docs/depthwise.md#toeplitz' --pass fprop --layout NCHW \
 	  --kernel depthwise_fprop_nchw_toeplitz --problem mb32g128ic128ih56oc128kh31ph15
-	$(call TRACE,layers) 'docs/depthwise.md#layers' --suite traced
+	$(call TRACE,layers) 'docs/tables/depthwise.md#layers' --suite traced
 
 .PHONY: lint
 lint: $(STAMPS)/dev ## ruff (format and lint) and clang-format, changing nothing

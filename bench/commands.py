@@ -33,7 +33,7 @@ def means_command(arguments: Sequence[str], started: float) -> int:
     """Rewrite a document's table of means."""
     del started
     parser = Parser(prog=f"{PROGRAM} means", description=MEANS_HELP)
-    parser.add_argument("document", type=path, metavar="DOCUMENT", help="such as docs/cpu.md")
+    parser.add_argument("document", type=path, metavar="DOCUMENT", help="such as docs/tables/cpu.md")
     parser.add_argument("files", type=path, nargs="+", metavar="RESULT", help="result.json of some runs")
     args = parser.parse_args(arguments)
     require_extras(parser)
