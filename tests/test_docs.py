@@ -28,14 +28,15 @@ def named(page: Path) -> list[str]:
     """The files and folders that a page names in backticks, outside of blocks of code."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     quoted = re.findall(r"`([\w./*-]+)`", text)
-    return [name for name in quoted if name.endswith("/") or (name.rpartition(".")[2] in SUFFIXES and "." in name)]
+    split = [(name, *name.rpartition(".")) for name in quoted]
+    return [name for name, stem, _, suffix in split if name.endswith("/") or (stem and suffix in SUFFIXES)]
 
 
 def exists(name: str, page: Path) -> bool:
     if name in WRITTEN:
         return True
     if "/" in name.rstrip("/"):
-        return any(any(folder.glob(name)) for folder in (ROOT, ROOT / "csrc", page.parent))
+        return any(any(folder.glob(name)) for folder in (ROOT, ROOT / "csrc", ROOT / "pytorch_ext", page.parent))
     tops = [ROOT / top for top in ("csrc", "kernels", "pytorch_ext", "bench", "tests", "docs", ".ci")]
     return any(ROOT.glob(name)) or any(any(top.rglob(name.rstrip("/"))) for top in tops)
 
