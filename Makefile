@@ -125,6 +125,11 @@ traffic: setup ## repeat the traces of the CUDA kernels: the tables of docs/traf
 	  --kernel depthwise_fprop_nchw_toeplitz --problem mb32g128ic128ih56oc128kh31ph15
 	$(call TRACE,layers) 'docs/tables/depthwise.md#layers' --suite traced
 
+.PHONY: docs
+docs: setup ## draw the pictures of docs/ and write its table of layers and kernels
+	$(PY) docs/figures.py
+	$(PY) docs/kernel_table.py
+
 .PHONY: lint
 lint: $(STAMPS)/dev ## ruff (format and lint) and clang-format, changing nothing
 	$(PY) -m ruff format --check .
