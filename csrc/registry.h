@@ -7,7 +7,7 @@
 
 namespace convbound {
 
-using RowsOfKernel = Rows();
+using RowsOfKernel = KernelRows();
 
 // More special than the depthwise kernels below: with a dilation, then the dgrad of a stride.
 RowsOfKernel dilated_nchw_rows, dilated_nhwc_rows, dilated_wgrad_nhwc_rows;

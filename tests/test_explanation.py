@@ -41,6 +41,8 @@ def test_cuda_kernels_are_those_of_the_dispatcher(gpu, dtype: torch.dtype):
         )
         assert (row.kernel, row.tile) == (found["name"], found["tile"])
         assert row.launches == (Launch(found["grid"], found["block"], found["shared_bytes"]),)
+        assert row.refused == tuple(found["refused"])
+        assert all(f"not {name}: {reason}\n" in f"{told}\n" for name, reason in found["refused"])
         assert row.reason.startswith("naive" if found["naive"] else "auto times it")
 
 

@@ -56,7 +56,7 @@ struct KernelRow {
   LaunchPlan (*plan)(const KernelRow&, const ConvProblem&, const Device&);
 };
 
-using Rows = std::vector<KernelRow>;
+using KernelRows = std::vector<KernelRow>;
 
 template <typename T>
 constexpr DType kDTypeOf = std::is_same_v<T, __half>          ? DType::kFloat16
@@ -66,14 +66,14 @@ constexpr DType kDTypeOf = std::is_same_v<T, __half>          ? DType::kFloat16
 
 // The rows of a kernel for several types of element: add(rows, type) appends those for one, decltype(type)::type.
 template <typename... Ts, typename Add>
-Rows rows_of_types(const Add& add) {
-  Rows rows;
+KernelRows rows_of_types(const Add& add) {
+  KernelRows rows;
   (add(rows, std::type_identity<Ts>{}), ...);
   return rows;
 }
 
 template <typename Add>
-Rows rows_of_fast_types(const Add& add) {
+KernelRows rows_of_fast_types(const Add& add) {
   return rows_of_types<__half, __nv_bfloat16, float>(add);
 }
 

@@ -434,8 +434,8 @@ LaunchPlan plan_bands_row(const KernelRow& row, const ConvProblem& problem, cons
 
 // The rows of one size of filter: a file each, because each compiles for a minute.
 template <int kFilter>
-Rows bands_rows() {
-  return rows_of_fast_types([](Rows& rows, auto type) {
+KernelRows bands_rows() {
+  return rows_of_fast_types([](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
       rows.push_back({.name = pass == Pass::kFprop ? "depthwise_fprop_nchw_bands" : "depthwise_dgrad_nchw_bands",

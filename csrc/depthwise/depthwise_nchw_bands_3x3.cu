@@ -3,6 +3,6 @@
 
 namespace convbound {
 
-Rows depthwise_nchw_bands_3x3_rows() { return depthwise::bands_rows<3>(); }
+KernelRows depthwise_nchw_bands_3x3_rows() { return depthwise::bands_rows<3>(); }
 
 }  // namespace convbound

@@ -3,6 +3,6 @@
 
 namespace convbound {
 
-Rows depthwise_nchw_bands_5x5_rows() { return depthwise::bands_rows<5>(); }
+KernelRows depthwise_nchw_bands_5x5_rows() { return depthwise::bands_rows<5>(); }
 
 }  // namespace convbound

@@ -3,6 +3,6 @@
 
 namespace convbound {
 
-Rows depthwise_nchw_bands_7x7_rows() { return depthwise::bands_rows<7>(); }
+KernelRows depthwise_nchw_bands_7x7_rows() { return depthwise::bands_rows<7>(); }
 
 }  // namespace convbound

@@ -59,67 +59,83 @@ constexpr int bank_conflicts(int plane_bytes, int lane_bytes, int columns, int s
   return most;
 }
 
-constexpr BandPlan plan_bands(const ConvView& p, const BandShape& shape) {
-  BandPlan plan{};
-  const int64_t in_row = int64_t{p.w.input} * shape.element, out_row = int64_t{p.w.output} * shape.element;
-  const int64_t whole = p.h.input * in_row + p.h.output * out_row;
-  const auto band_bytes = [&](int64_t rows) {
-    return std::min<int64_t>(p.h.input, (rows - 1) * p.h.stride + p.h.filter) * in_row + rows * out_row;
-  };
-  plan.columns = divide_up(p.w.output, shape.columns);
+// Bytes of a row of input, a row of output, and a whole plane of both.
+struct PlaneBytes {
+  int64_t in_row, out_row, whole;
+
+  constexpr PlaneBytes(const ConvView& p, int element)
+      : in_row(int64_t{p.w.input} * element),
+        out_row(int64_t{p.w.output} * element),
+        whole(p.h.input * in_row + p.h.output * out_row) {}
+};
+
+// Bands of a plane that is too large for a block, of as many strips as fit.
+constexpr void cut_bands(BandPlan& plan, const ConvView& p, const BandShape& shape, const PlaneBytes& bytes) {
   plan.band_rows = p.h.output;
   plan.bands = 1;
-  if (whole > kBlockBytes) {
-    int rows = shape.strip;
-    for (int more = rows + shape.strip; more < p.h.output; more += shape.strip) {
-      if (band_bytes(more) <= kBlockBytes) rows = more;
-    }
-    plan.bands = divide_up(p.h.output, rows);
-    plan.band_rows = divide_up(divide_up(p.h.output, plan.bands), shape.strip) * shape.strip;
-    plan.bands = divide_up(p.h.output, plan.band_rows);
+  if (bytes.whole <= kBlockBytes) return;
+  int rows = shape.strip;
+  for (int more = rows + shape.strip; more < p.h.output; more += shape.strip) {
+    const int64_t in_rows = std::min<int64_t>(p.h.input, (int64_t{more} - 1) * p.h.stride + p.h.filter);
+    if (in_rows * bytes.in_row + more * bytes.out_row <= kBlockBytes) rows = more;
   }
-  const int strips = divide_up(plan.band_rows, shape.strip);
+  plan.bands = divide_up(p.h.output, rows);
+  plan.band_rows = round_up(divide_up(p.h.output, plan.bands), shape.strip);
+  plan.bands = divide_up(p.h.output, plan.band_rows);
+}
+
+// Planes of a block: as many as a warp has slots for, more where that saves bank conflicts or fills the warps.
+constexpr void take_planes(BandPlan& plan, const ConvView& p, const BandShape& shape, const PlaneBytes& bytes) {
+  plan.slot_log2 = log2_up(plan.columns);
+  const int groups = kLanes >> plan.slot_log2, strips = divide_up(plan.band_rows, shape.strip);
+  const auto conflicts = [&](int apart) {
+    return bank_conflicts(static_cast<int>(p.h.input * bytes.in_row), shape.columns * p.w.stride * shape.element,
+                          plan.columns, plan.slot_log2, apart, shape.access) +
+           bank_conflicts(static_cast<int>(p.h.output * bytes.out_row), shape.columns * shape.element, plan.columns,
+                          plan.slot_log2, apart, shape.columns == 2 ? shape.access : shape.element);
+  };
+  int fewest = conflicts(1);
+  for (int log2 = 1; log2 < 4; log2++) {
+    const int found = conflicts(1 << log2);
+    if (found < fewest && (groups << log2) * bytes.whole <= kBlockBytes) {
+      fewest = found;
+      plan.apart_log2 = log2;
+    }
+  }
+  plan.planes = groups << plan.apart_log2;
+  constexpr int kTooMany = kWarps / 2 + 1;  // warps, to have twice as many
+  for (int warps = strips << plan.apart_log2; warps < kTooMany; warps *= 2) {
+    if (2 * plan.planes * bytes.whole <= kManyPlanesBytes) {
+      plan.sets_log2++;
+      plan.planes *= 2;
+    }
+  }
+  const int plane_warps = 1 << (plan.apart_log2 + plan.sets_log2);
+  const int passes = divide_up(strips, std::max(1, kWarps / plane_warps));
+  plan.threads = plane_warps * divide_up(strips, passes) * kLanes;
+}
+
+constexpr BandPlan plan_bands(const ConvView& p, const BandShape& shape) {
+  BandPlan plan{};
+  const PlaneBytes bytes(p, shape.element);
+  cut_bands(plan, p, shape, bytes);
+  plan.columns = divide_up(p.w.output, shape.columns);
   plan.segments = divide_up(plan.columns, kLanes);
   plan.lanes = divide_up(plan.columns, plan.segments);
-  plan.planes = 1;
   if (plan.bands > 1 || plan.segments > 1) {
-    const int units = strips * plan.segments;
+    const int units = divide_up(plan.band_rows, shape.strip) * plan.segments;
+    plan.planes = 1;
     plan.slot_log2 = 5;
     plan.threads = divide_up(units, divide_up(units, kWarps)) * kLanes;
   } else {
-    plan.slot_log2 = log2_up(plan.columns);
-    const int groups = kLanes >> plan.slot_log2;
-    const auto conflicts = [&](int apart) {
-      return bank_conflicts(static_cast<int>(p.h.input * in_row), shape.columns * p.w.stride * shape.element,
-                            plan.columns, plan.slot_log2, apart, shape.access) +
-             bank_conflicts(static_cast<int>(p.h.output * out_row), shape.columns * shape.element, plan.columns,
-                            plan.slot_log2, apart, shape.columns == 2 ? shape.access : shape.element);
-    };
-    int fewest = conflicts(1);
-    for (int log2 = 1; log2 < 4; log2++) {
-      const int found = conflicts(1 << log2);
-      if (found < fewest && (groups << log2) * whole <= kBlockBytes) {
-        fewest = found;
-        plan.apart_log2 = log2;
-      }
-    }
-    plan.planes = groups << plan.apart_log2;
-    constexpr int kTooMany = kWarps / 2 + 1;  // warps, to have twice as many
-    for (int warps = strips << plan.apart_log2; warps < kTooMany; warps *= 2) {
-      if (2 * plan.planes * whole <= kManyPlanesBytes) {
-        plan.sets_log2++;
-        plan.planes *= 2;
-      }
-    }
-    const int plane_warps = 1 << (plan.apart_log2 + plan.sets_log2);
-    const int passes = divide_up(strips, std::max(1, kWarps / plane_warps));
-    plan.threads = plane_warps * divide_up(strips, passes) * kLanes;
+    take_planes(plan, p, shape, bytes);
   }
   // Filters of more than a fifth of the planes' size are read once for two images.
   const int planes_size = p.h.input * p.w.input + p.h.output * p.w.output;
   const bool large_filter = plan.bands == 1 && 5 * p.h.filter * p.w.filter > planes_size;
   const bool even_groups = p.outputs == 1 && p.out_channels() % plan.planes == 0 && p.images > 1;
-  plan.images = large_filter && even_groups && 2 * plan.planes * whole <= kBlockBytes ? 2 : 1;
+  plan.images = large_filter && even_groups && 2 * plan.planes * bytes.whole <= kBlockBytes ? 2 : 1;
+
   const auto padded = [&](int64_t elements) {
     return static_cast<int>(std::min<int64_t>((elements * shape.element + 31) / 16 * 16, 1 << 30));
   };

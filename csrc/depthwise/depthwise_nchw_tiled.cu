@@ -306,8 +306,8 @@ LaunchPlan plan_tiled_row(const KernelRow& row, const ConvProblem& problem, cons
 
 namespace convbound {
 
-Rows depthwise_nchw_tiled_rows() {
-  return rows_of_fast_types([](Rows& rows, auto type) {
+KernelRows depthwise_nchw_tiled_rows() {
+  return rows_of_fast_types([](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     using namespace depthwise;
     for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {

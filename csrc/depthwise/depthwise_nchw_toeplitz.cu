@@ -442,8 +442,8 @@ LaunchPlan plan_toeplitz_row(const KernelRow& row, const ConvProblem& problem, c
 
 namespace convbound {
 
-Rows depthwise_nchw_toeplitz_rows() {
-  return rows_of_types<__half, __nv_bfloat16>([](Rows& rows, auto type) {
+KernelRows depthwise_nchw_toeplitz_rows() {
+  return rows_of_types<__half, __nv_bfloat16>([](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     using namespace depthwise;
     for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {

@@ -300,8 +300,8 @@ LaunchPlan plan_ncl(const KernelRow& row, const ConvProblem& p, const Device&) {
 
 namespace convbound {
 
-Rows depthwise_ncl_rows() {
-  return rows_of_fast_types([](Rows& rows, auto type) {
+KernelRows depthwise_ncl_rows() {
+  return rows_of_fast_types([](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     using namespace depthwise;
     for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {

@@ -187,8 +187,8 @@ KernelRow nhwc_row(Pass pass) {
 
 namespace convbound {
 
-Rows depthwise_nhwc_rows() {
-  return rows_of_fast_types([](Rows& rows, auto type) {
+KernelRows depthwise_nhwc_rows() {
+  return rows_of_fast_types([](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     using namespace depthwise;
     rows.insert(rows.end(),

@@ -243,8 +243,8 @@ LaunchPlan plan_nhwc_general(const KernelRow& row, const ConvProblem& problem, c
 
 namespace convbound {
 
-Rows depthwise_nhwc_general_rows() {
-  return rows_of_fast_types([](Rows& rows, auto type) {
+KernelRows depthwise_nhwc_general_rows() {
+  return rows_of_fast_types([](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     using namespace depthwise;
     for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {

@@ -178,7 +178,7 @@ KernelRow wgrad_row(const char* name) {
 
 // The rows of one element type: a file each, because each compiles for minutes.
 template <typename T>
-Rows wgrad_rows() {
+KernelRows wgrad_rows() {
   constexpr Layout kFirst = Layout::kChannelsFirst, kLast = Layout::kChannelsLast;
   return {wgrad_row<T, kFirst, 3>("depthwise_wgrad_3x3"), wgrad_row<T, kFirst, 5>("depthwise_wgrad_5x5"),
           wgrad_row<T, kFirst, 7>("depthwise_wgrad_7x7"), wgrad_row<T, kFirst, 0>("depthwise_wgrad"),

@@ -3,6 +3,6 @@
 
 namespace convbound {
 
-Rows depthwise_wgrad_bfloat16_rows() { return depthwise::wgrad_rows<__nv_bfloat16>(); }
+KernelRows depthwise_wgrad_bfloat16_rows() { return depthwise::wgrad_rows<__nv_bfloat16>(); }
 
 }  // namespace convbound

@@ -3,6 +3,6 @@
 
 namespace convbound {
 
-Rows depthwise_wgrad_float_rows() { return depthwise::wgrad_rows<float>(); }
+KernelRows depthwise_wgrad_float_rows() { return depthwise::wgrad_rows<float>(); }
 
 }  // namespace convbound

@@ -3,6 +3,6 @@
 
 namespace convbound {
 
-Rows depthwise_wgrad_half_rows() { return depthwise::wgrad_rows<__half>(); }
+KernelRows depthwise_wgrad_half_rows() { return depthwise::wgrad_rows<__half>(); }
 
 }  // namespace convbound

@@ -301,8 +301,8 @@ LaunchPlan plan_nchw(const KernelRow& row, const ConvProblem& p, const Device&) 
 
 namespace convbound {
 
-Rows dilated_nchw_rows() {
-  return rows_of_fast_types([&](Rows& rows, auto type) {
+KernelRows dilated_nchw_rows() {
+  return rows_of_fast_types([&](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     const auto add = [&](const char* name, Pass pass) {
       rows.push_back({.name = name,

@@ -300,8 +300,8 @@ LaunchPlan plan_wgrad_nhwc(const KernelRow& row, const ConvProblem& p, const Dev
 
 namespace convbound {
 
-Rows dilated_wgrad_nhwc_rows() {
-  return rows_of_fast_types([&](Rows& rows, auto type) {
+KernelRows dilated_wgrad_nhwc_rows() {
+  return rows_of_fast_types([&](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     using namespace dilated;
     const std::string taps = std::to_string(kTile) + "x" + std::to_string(kTile);

@@ -51,8 +51,8 @@ int attribute(cudaDeviceAttr which, int device) {
 }  // namespace
 
 std::span<const KernelRow> rows() {
-  static const Rows all = [] {
-    Rows rows;
+  static const KernelRows all = [] {
+    KernelRows rows;
     for (RowsOfKernel* const kernel : kKernels) {
       for (KernelRow& row : kernel()) rows.push_back(std::move(row));
     }

@@ -112,8 +112,8 @@ LaunchPlan plan_one_launch(const KernelRow& row, void (*kernel)(NaiveParams<T>),
 
 // The rows of a pass: plan_of.template operator()<T, kLayout>() is the plan of one.
 template <typename PlanOf>
-Rows rows_of_pass(const char* name, Pass pass, const PlanOf& plan_of) {
-  return rows_of_types<__half, __nv_bfloat16, float, double>([&](Rows& rows, auto type) {
+KernelRows rows_of_pass(const char* name, Pass pass, const PlanOf& plan_of) {
+  return rows_of_types<__half, __nv_bfloat16, float, double>([&](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     const auto add = [&](Layout layout, auto plan) {
       rows.push_back({.name = name,

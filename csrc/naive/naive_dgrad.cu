@@ -64,7 +64,7 @@ LaunchPlan plan_dgrad(const KernelRow& row, const ConvProblem& p, const Device&)
 
 namespace convbound {
 
-Rows naive_dgrad_rows() {
+KernelRows naive_dgrad_rows() {
   return naive::rows_of_pass("naive_dgrad", Pass::kDgrad,
                              [&]<typename T, Layout kLayout>() { return naive::plan_dgrad<T, kLayout>; });
 }

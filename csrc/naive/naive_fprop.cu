@@ -52,7 +52,7 @@ LaunchPlan plan_fprop(const KernelRow& row, const ConvProblem& p, const Device&)
 
 namespace convbound {
 
-Rows naive_fprop_rows() {
+KernelRows naive_fprop_rows() {
   return naive::rows_of_pass("naive_fprop", Pass::kFprop,
                              [&]<typename T, Layout kLayout>() { return naive::plan_fprop<T, kLayout>; });
 }

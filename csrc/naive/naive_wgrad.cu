@@ -81,7 +81,7 @@ LaunchPlan plan_wgrad(const KernelRow& row, const ConvProblem& p, const Device&)
 
 namespace convbound {
 
-Rows naive_wgrad_rows() {
+KernelRows naive_wgrad_rows() {
   return naive::rows_of_pass("naive_wgrad", Pass::kWgrad,
                              [&]<typename T, Layout kLayout>() { return naive::plan_wgrad<T, kLayout>; });
 }

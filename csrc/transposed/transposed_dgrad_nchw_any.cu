@@ -75,8 +75,8 @@ LaunchPlan plan_any(const KernelRow& row, const ConvProblem& p, const Device&) {
 
 namespace convbound {
 
-Rows transposed_dgrad_nchw_any_rows() {
-  return rows_of_fast_types([&](Rows& rows, auto type) {
+KernelRows transposed_dgrad_nchw_any_rows() {
+  return rows_of_fast_types([&](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     rows.push_back({.name = "transposed_dgrad_nchw_any",
                     .family = Family::kTransposed,

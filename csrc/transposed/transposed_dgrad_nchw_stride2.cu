@@ -243,8 +243,8 @@ KernelRow stride2_row() {
 
 namespace convbound {
 
-Rows transposed_dgrad_nchw_stride2_rows() {
-  return rows_of_fast_types([&](Rows& rows, auto type) {
+KernelRows transposed_dgrad_nchw_stride2_rows() {
+  return rows_of_fast_types([&](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     using namespace transposed;
     for (const KernelRow& row : {stride2_row<T, 3>(), stride2_row<T, 4>(), stride2_row<T, 5>(), stride2_row<T, 7>()}) {

@@ -259,8 +259,8 @@ KernelRow nhwc_row() {
 
 namespace convbound {
 
-Rows transposed_dgrad_nhwc_rows() {
-  return rows_of_fast_types([&](Rows& rows, auto type) {
+KernelRows transposed_dgrad_nhwc_rows() {
+  return rows_of_fast_types([&](KernelRows& rows, auto type) {
     using T = typename decltype(type)::type;
     rows.push_back(transposed::nhwc_row<T, 3>());
     rows.push_back(transposed::nhwc_row<T, 0>());
