@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from convbound import ops
-from convbound.bench import cli, devices, runner, training
+from convbound import devices, ops
+from convbound.bench import cli, runner, training
 from convbound.bench.report import README_END, README_START
 from convbound.bench.rows import Row, read_result
 from convbound.roofs import Roofs
