@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -230,7 +231,7 @@ def test_the_readme_shows_the_committed_run_and_what_auto_makes_of_it():
     readme = Path(__file__).resolve().parent.parent / "README.md"
     assert f"{README_START}\n{block}\n{README_END}" in readme.read_text(encoding="utf-8")
     lines = [line.split(" | ") for line in block.splitlines()]
-    models = {names[0]: (names[1:], with_auto[1:]) for names, with_auto in zip(lines, lines[1:], strict=False)}
+    models = {names[0]: (names[1:], with_auto[1:]) for names, with_auto in itertools.pairwise(lines)}
     naive, left_to_torch = models["| dcgan"]
     assert all(cell.startswith("0.0") for cell in naive)
     assert all(cell.startswith("1.00x") for cell in left_to_torch)
