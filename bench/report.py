@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from rich.text import Text
 
 from convbound.bench.rivals import RIVALS, TORCH
 from convbound.bench.rows import Result, Row
-from convbound.bench.summary import grouped, is_slower, ours, ratio, speedups, sum_up, summary_lines
+from convbound.bench.summary import grouped, is_slower, ours, ratio, speedups, sum_up, summary_lines, with_auto
+from convbound.choice.cpu_table import MEASURED_ISAS
 from convbound.problem import LAYOUTS, PASSES, ConvProblem
 from convbound.untrusted import read_text, replace_text
 
 README_START, README_END = "<!-- results:start -->", "<!-- results:end -->"
+_AUTO = "The rows with `auto` say what a user gets: torch's kernel counts where `auto` leaves a layer to torch."
 # In terminals narrower than this, the table leaves out details; all of them stand in the files.
 _MEDIUM, _WIDE, FULL_WIDTH = 110, 150, 172
 _SLOWER, _FAILED = "slower", "FAILED"
@@ -179,10 +182,12 @@ def print_report(result: Result, console: Console) -> None:
 def markdown(result: Result, picture: str) -> str:
     """The results block of a README: speed-ups by model, pass and layout, the summary, and the roofline."""
     mine = ours(result.rows)
+    isa = _native_isa(result)
     columns = [(p, layout) for p in PASSES for layout in LAYOUTS if any(_is(r, p, layout) for r in mine)]
     lines = [
         "From `python -m convbound.bench`: torch's time over ours, geometric mean over the model's layers, in the same "
         "layout and in brackets against torch in its better layout. Above 1 ours is faster.",
+        *(["", _AUTO] if isa else []),
         "",
         "| | " + " | ".join(f"{pass_} {layout}" for pass_, layout in columns) + " |",
         "|---|" + "---|" * len(columns),
@@ -192,12 +197,22 @@ def markdown(result: Result, picture: str) -> str:
         cells = [speedups(sum_up(r for r in rows if _is(r, *column))) for column in columns]
         name = f"{model} {dtype} {backend}" if several else model
         lines.append(f"| {escaped(name)} | " + " | ".join(cells) + " |")
+        if isa and backend == "cpu":
+            taken = [with_auto(row, isa) for row in rows]
+            cells = [speedups(sum_up(r for r in taken if _is(r, *column))) for column in columns]
+            lines.append("| with `auto` | " + " | ".join(cells) + " |")
     others = summary_lines([r for r in result.rows if r not in mine])[:1]
     summary = [
         f"{'  ' * line.startswith('  ')}- {escaped(line.strip())}"
         for line in (*summary_lines(mine), *others, *machine_lines(result))
     ]
     return "\n".join([*lines, "", *summary, "", f"![Roofline]({quote(picture)})"])
+
+
+def _native_isa(result: Result) -> str | None:
+    """The instruction set that the native CPU kernels of a run used, if there were any: part of what names them."""
+    found = re.search(r"\((\w+)\)", str(result.machine.get("kernels", {}).get("cpu", "")))
+    return found[1] if found and found[1] in MEASURED_ISAS else None
 
 
 def rewrite_readme(readme: Path, result: Result, picture: Path) -> None:

@@ -6,12 +6,14 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 from convbound.bench.overhead import MODEL as HOST
 from convbound.bench.rivals import RIVALS
 from convbound.bench.rows import Row
+from convbound.choice import cpu_table
+from convbound.problem import DTYPE_NAMES, ConvProblem, Layout, Pass
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -71,6 +73,19 @@ def geometric_mean(values: list[float]) -> float | None:
 def is_slower(row: Row) -> bool:
     """Whether torch is faster in the same layout."""
     return row.speedup_same_layout is not None and row.speedup_same_layout < 1
+
+
+def with_auto(row: Row, isa: str) -> Row:
+    """The row as ``backend="auto"`` gives it: as it is where the table for CPUs takes the kernel, else torch's."""
+    dtype = next((dtype for dtype, name in DTYPE_NAMES.items() if name == row.dtype), None)
+    if dtype is None or row.speedup_same_layout is None:
+        return row
+    problem = ConvProblem.parse(row.problem)
+    choice = cpu_table.look_up(problem, cast(Pass, row.pass_), dtype, cast(Layout, row.layout), isa)
+    if choice.backend == row.backend:
+        return row
+    best = row.speedup_best_layout and row.speedup_best_layout / row.speedup_same_layout
+    return replace(row, backend=choice.backend, speedup_same_layout=1.0, speedup_best_layout=best)
 
 
 def summary_lines(rows: Iterable[Row]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from convbound.bench import cli, runner
-from convbound.bench.report import README_END, README_START, escaped
+from convbound.bench.report import README_END, README_START, escaped, markdown
 from convbound.bench.rows import RowWriter, read_result
 from convbound.command_line import EXIT_USAGE
 from convbound.roofs import Roofs
@@ -223,3 +224,16 @@ def test_a_full_disk_ends_a_run_in_one_line(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(RowWriter, "append", append)
     assert "No space left on device" in refused(capsys, *RUN, tmp_path)
+
+
+def test_the_readme_shows_the_committed_run_and_what_auto_makes_of_it():
+    block = markdown(read_result(COMMITTED), "docs/roofline.png")
+    readme = Path(__file__).resolve().parent.parent / "README.md"
+    assert f"{README_START}\n{block}\n{README_END}" in readme.read_text(encoding="utf-8")
+    lines = [line.split(" | ") for line in block.splitlines()]
+    models = {names[0]: (names[1:], with_auto[1:]) for names, with_auto in itertools.pairwise(lines)}
+    naive, left_to_torch = models["| dcgan"]
+    assert all(cell.startswith("0.0") for cell in naive)
+    assert all(cell.startswith("1.00x") for cell in left_to_torch)
+    ours, taken = models["| convnext_t"]
+    assert ours == taken
