@@ -93,9 +93,9 @@ def test_auto_chooses_for_each_pass(passes: tuple[Pass, ...]):
     assert all(choice.reason for choice in choices)
 
 
-def test_auto_takes_torch_on_an_instruction_set_that_was_not_measured(monkeypatch: pytest.MonkeyPatch):
-    with native_preferred():
-        monkeypatch.setattr(cpu_table, "MEASURED_ISAS", ())
+def test_auto_takes_torch_on_an_instruction_set_that_was_not_measured():
+    with native_preferred(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_table, "MEASURED_ISAS", ())
         assert served(backend="auto") == []
         choice = choose(PROBLEM, "fprop", torch.float32, "NCHW", torch.device("cpu"))
     assert backends.CPU_ISA in choice.reason

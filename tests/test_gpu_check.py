@@ -89,10 +89,8 @@ def test_rows_of_triton_are_checked_where_it_is(target: Target):
 
 
 def row_of(pass_: str) -> dict[str, Any]:
-    wanted = ("naive", pass_, "fp32", "NCHW")
-    return next(
-        r for r in registry.rows() if (r["family"], r["pass"].name, r["dtype"].name, r["layout"].name) == wanted
-    )
+    wanted = (True, pass_, "fp32", "NCHW")
+    return next(r for r in registry.rows() if (r["naive"], r["pass"].name, r["dtype"].name, r["layout"].name) == wanted)
 
 
 @pytest.mark.parametrize(

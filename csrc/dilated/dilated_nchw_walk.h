@@ -28,10 +28,9 @@ template <typename T>
 struct ColumnPair {
   const T* at[2][3];  // where the taps of a row read; a column in the padding reads a zero, again and again
   int step[2][3];
-  int y;  // row of input
   float sum[2][3] = {};
 
-  __device__ __forceinline__ void add_row(int turn, const AxisView& h, const float (&tap)[9], float bias) {
+  __device__ __forceinline__ void add_row(int turn, int y, const AxisView& h, const float (&tap)[9], float bias) {
     sum[0][turn % 3] = sum[1][turn % 3] = bias;
     if (within(y, h.input)) {
 #pragma unroll
@@ -47,7 +46,6 @@ struct ColumnPair {
     }
 #pragma unroll
     for (int i = 0; i < 6; i++) at[i / 3][i % 3] += step[i / 3][i % 3];
-    y += h.dilation;
   }
 };
 
@@ -71,16 +69,18 @@ __device__ __forceinline__ void walk_3x3(const DilatedNchwParams<T>& params, con
       columns.at[column][s] = inside ? in + offset : zero;
       columns.step[column][s] = inside ? tile.in.step : 0;
     }
-    columns.y = walk.y + row_class - h.padding;
+    int y = walk.y + row_class - h.padding;
     const int y_end = min(walk.y_end + row_class, h.output) - h.padding + 2 * h.dilation;
-    columns.add_row(0, h, tap, bias);
-    columns.add_row(1, h, tap, bias);
+    columns.add_row(0, y, h, tap, bias);
+    columns.add_row(1, y + h.dilation, h, tap, bias);
+    y += 2 * h.dilation;
 #pragma unroll 1
-    while (columns.y < y_end) {
+    while (y < y_end) {
 #pragma unroll
       for (int turn = 2; turn < 5; turn++) {
-        if (turn > 2 && columns.y >= y_end) break;
-        columns.add_row(turn, h, tap, bias);
+        if (turn > 2 && y >= y_end) break;
+        columns.add_row(turn, y, h, tap, bias);
+        y += h.dilation;
         out[0] = narrow<T>(columns.sum[0][(turn + 1) % 3]);
         if (second) out[apart] = narrow<T>(columns.sum[1][(turn + 1) % 3]);
         out += tile.out.step;
