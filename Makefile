@@ -55,7 +55,7 @@ bench: setup ## set up, build, and time our kernels against PyTorch (2 minutes t
 	$(PY) -m convbound.bench $(BENCH)
 
 .PHONY: test
-test: $(STAMPS)/tests ## set up, build, and run the tests (9 minutes on two cores)
+test: $(STAMPS)/tests ## set up, build, and run the tests (20 minutes on two slow cores)
 	$(PY) -m pytest -n $$($(PYTHON) -c 'import os; print(os.cpu_count() or 1)') $(PYTEST)
 
 .PHONY: fuzz
