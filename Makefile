@@ -63,7 +63,7 @@ fuzz: $(STAMPS)/tests ## random convolutions through every function and kernel, 
 	PYTHONPATH=tests $(PY) -m fuzz $(FUZZ)
 
 .PHONY: sanitize
-sanitize: $(STAMPS)/tests ## run the CUDA kernels, emulated, under AddressSanitizer, UBSan and ThreadSanitizer (4 minutes)
+sanitize: $(STAMPS)/tests ## run the CUDA kernels, emulated, under AddressSanitizer, UBSan and ThreadSanitizer (11 minutes on two slow cores)
 	$(PY) -m pytest -m sanitize tests/simt $(PYTEST)
 
 # One command on a machine with a GPU: every kernel, streams, graphs, compute-sanitizer, the quick benchmark.
