@@ -71,6 +71,16 @@ inline ConvView as_fprop(Pass pass, const ConvProblem& p) {
 inline const void* input_of(Pass pass, const Tensors& t) { return pass == Pass::kDgrad ? t.y : t.x; }
 inline void* output_of(Pass pass, const Tensors& t) { return pass == Pass::kDgrad ? t.x : t.y; }
 
+// A kernel's parameters, as planned without tensors, with those of a launch in `in`, `filter`, `bias` and `out`.
+template <typename T, template <typename> class Params>
+Params<T> with_tensors(Params<T> params, Pass pass, const Tensors& t) {
+  params.in = static_cast<const T*>(input_of(pass, t));
+  params.filter = static_cast<const T*>(t.w);
+  params.bias = static_cast<const T*>(t.bias);
+  params.out = static_cast<T*>(output_of(pass, t));
+  return params;
+}
+
 // What kernels ask of a problem: functions that return the reason why not, in words, or nothing.
 
 // Whether along every axis the padded input, outputs times stride and taps times dilation are at most `most`, and the

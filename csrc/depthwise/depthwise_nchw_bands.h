@@ -412,12 +412,8 @@ LaunchPlan plan_bands_launch(const KernelRow& row, const ConvView& view) {
   plan.launch = [name = row.name, pass = row.pass, view, aligned](const Tensors& t, cudaStream_t stream) {
     const uintptr_t addresses = reinterpret_cast<uintptr_t>(t.x) | reinterpret_cast<uintptr_t>(t.y);
     choose_bands<T, kFilter, kStride>(view, addresses, [&]<typename Traits>() {
-      BandParams<T> params = addresses % kVectorBytes == 0 ? aligned : bands_params<Traits>(view);
-      params.in = static_cast<const T*>(input_of(pass, t));
-      params.filter = static_cast<const T*>(t.w);
-      params.bias = static_cast<const T*>(t.bias);
-      params.out = static_cast<T*>(output_of(pass, t));
-      launch(name, depthwise_nchw_bands<Traits>, bands_shape(view, params.plan), stream, params);
+      const BandParams<T> params = addresses % kVectorBytes == 0 ? aligned : bands_params<Traits>(view);
+      launch(name, depthwise_nchw_bands<Traits>, bands_shape(view, params.plan), stream, with_tensors(params, pass, t));
     });
   };
   return plan;

@@ -278,12 +278,7 @@ LaunchPlan plan_tiled_launch(const KernelRow& row, const ConvView& view) {
   plan.shape = tiled_shape(view, params.plan);
   plan.refusal = shared_beyond(static_cast<int64_t>(plan.shape.shared_bytes));
   plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, params](const Tensors& t, cudaStream_t stream) {
-    TiledParams<T> with_tensors = params;
-    with_tensors.in = static_cast<const T*>(input_of(pass, t));
-    with_tensors.filter = static_cast<const T*>(t.w);
-    with_tensors.bias = static_cast<const T*>(t.bias);
-    with_tensors.out = static_cast<T*>(output_of(pass, t));
-    launch(name, depthwise_nchw_tiled<T, kUnitStride>, shape, stream, with_tensors);
+    launch(name, depthwise_nchw_tiled<T, kUnitStride>, shape, stream, with_tensors(params, pass, t));
   };
   return plan;
 }

@@ -285,12 +285,7 @@ LaunchPlan plan_nchw(const KernelRow& row, const ConvProblem& p, const Device&) 
   const auto kernel = is_3x3(conv.view) ? nchw_kernel<T, 3> : nchw_kernel<T, 0>;
   plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, kernel, params](const Tensors& t,
                                                                                        cudaStream_t stream) {
-    DilatedNchwParams<T> here = params;
-    here.in = static_cast<const T*>(input_of(pass, t));
-    here.filter = static_cast<const T*>(t.w);
-    here.bias = static_cast<const T*>(t.bias);
-    here.out = static_cast<T*>(output_of(pass, t));
-    launch(name, kernel, shape, stream, here);
+    launch(name, kernel, shape, stream, with_tensors(params, pass, t));
   };
   return plan;
 }

@@ -241,12 +241,7 @@ LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& p, const Device&) 
   plan.shape = wide.shape;
   plan.launch = [name = row.name, pass = row.pass, single, wide](const Tensors& t, cudaStream_t stream) {
     const DilatedNhwcLaunch<T>& chosen = at_boundary(t.x) && at_boundary(t.y) ? wide : single;
-    DilatedNhwcParams<T> params = chosen.params;
-    params.in = static_cast<const T*>(input_of(pass, t));
-    params.filter = static_cast<const T*>(t.w);
-    params.bias = static_cast<const T*>(t.bias);
-    params.out = static_cast<T*>(output_of(pass, t));
-    launch(name, chosen.kernel, chosen.shape, stream, params);
+    launch(name, chosen.kernel, chosen.shape, stream, with_tensors(chosen.params, pass, t));
   };
   return plan;
 }
