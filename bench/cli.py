@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,7 +25,9 @@ from convbound.bench.arguments import (
     require_extras,
 )
 from convbound.bench.commands import means_command, train_command, tune_command
+from convbound.bench.experiments.command import experiment_command
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
+from convbound.bench.progress import Bar, Lines, terminal
 from convbound.bench.rivals import INDUCTOR, usual_rivals
 from convbound.bench.tables import Tier, load_models, load_suites
 from convbound.choice.backends import backends, our_backends, refusal
@@ -34,9 +35,6 @@ from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, 
 from convbound.devices import NAMES, default_device, find_device
 from convbound.gpus import DEFAULT_GPU, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
@@ -202,12 +200,11 @@ def run_command(arguments: Sequence[str], started: float) -> int:
         parser.error(f"--out: cannot use {folder}: {error.strerror}")
     if args.trace:
         return _trace(parser, args, options, folder)
-    from convbound.bench.progress import Bar, Lines
     from convbound.bench.runner import INTERRUPTED, run
 
     file = folder / "result.json"
     try:
-        result = run(options, folder, Lines() if args.plain else Bar(_console()), started)
+        result = run(options, folder, Lines() if args.plain else Bar(terminal()), started)
         result.write_json(file)
     except OSError as error:  # such as a full disk; the rows that found room are kept
         parser.error(f"--out: cannot write to {folder}: {error.strerror}")
@@ -242,6 +239,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], float], int]] = {
     "means": means_command,
     "tune": tune_command,
     "train": train_command,
+    "experiment": experiment_command,
 }
 
 
@@ -311,7 +309,7 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
 def _trace(parser: Parser, args: argparse.Namespace, options: Options, folder: Path) -> int:
     from convbound.bench.traces import rewrite_table, trace_all
 
-    console = _console()
+    console = terminal()
     try:
         rows = trace_all(options, find_gpu(args.gpu).name, args.kernel, folder, console)
         if args.table:
@@ -330,18 +328,9 @@ def _show(parser: Parser, file: Path, picture: Path, readme: Path | None = None)
 
     with refusing(parser):
         result = read_result(file)
-        print_report(result, _console())
+        print_report(result, terminal())
         picture.parent.mkdir(parents=True, exist_ok=True)
         if any(row.gflops for row in result.rows):
             draw_roofline(result, picture)
         if readme is not None:
             rewrite_readme(readme, result, picture)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    from convbound.bench.report import FULL_WIDTH
-
-    # Where the output goes to a file, every column has room.
-    return Console() if sys.stdout.isatty() else Console(width=FULL_WIDTH)

@@ -14,6 +14,8 @@ from convbound.bench.tables import Layer, Tier, load_suites
 from convbound.problem import ConvProblem, Layout, Pass
 
 AD_HOC = "problem"
+# The models of a run that names none.
+DEFAULT_SUITES = ("convnext_t", "dcgan", "deeplabv3_aspp", "efficientnet_b0", "mobilenet_v2", "resnext50")
 # Seconds that a whole run aims at, by tier; None: each case gets its full share.
 TARGET_SECONDS: dict[Tier, float | None] = {"quick": 42.0, "default": 145.0, "full": None}
 # Shares of one case: below the least, medians mean nothing; above the most, they no longer move.

@@ -10,6 +10,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+# Of an output that is no terminal: every column has room.
+FULL_WIDTH = 172
+
+
+def terminal() -> Console:
+    """Where tables are printed."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=FULL_WIDTH)
+
+
 class Progress(Protocol):
     """Shows which of `total` steps is under way, between ``with`` and its end."""
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from convbound.bench.progress import FULL_WIDTH
 from convbound.bench.rivals import RIVALS, TORCH
 from convbound.bench.rows import Result, Row
 from convbound.bench.summary import grouped, is_slower, ours, ratio, speedups, sum_up, summary_lines, with_auto
@@ -25,7 +26,7 @@ from convbound.untrusted import read_text, replace_text
 README_START, README_END = "<!-- results:start -->", "<!-- results:end -->"
 _AUTO = "The rows with `auto` say what a user gets: torch's kernel counts where `auto` leaves a layer to torch."
 # In terminals narrower than this, the table leaves out details; all of them stand in the files.
-_MEDIUM, _WIDE, FULL_WIDTH = 110, 150, 172
+_MEDIUM, _WIDE = 110, 150
 _SLOWER, _FAILED = "slower", "FAILED"
 # What makes tags, comments, links, pictures, code, emphasis or cells of a table.
 _MARKUP = str.maketrans({character: f"&#{ord(character)};" for character in "&<>[]|`*~\\"})

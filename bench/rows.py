@@ -165,16 +165,17 @@ def read_result(path: Path) -> Result:
         if head["schema"] != SCHEMA:
             raise ValueError(f"schema {head['schema']} is not {SCHEMA}, the one that this version reads")
         rows = [Row.from_record(record) for record in records]
-        _check_machine(head["machine"])
+        check_machine(head["machine"])
         if rows or head["roofs"]:
-            _check_roofs(head["roofs"])
+            check_roofs(head["roofs"])
         ended = str(head.get("ended", ""))
         return Result(head["machine"], head["roofs"], head["options"], head["complete"], ended, rows)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a result file of convbound.bench ({error})") from error
 
 
-def _check_machine(machine: dict[str, Any]) -> None:
+def check_machine(machine: dict[str, Any]) -> None:
+    """Raise a ValueError where a machine lacks what reports read of it."""
     check_kinds({"gpu": None, **machine}, _MACHINE)
     for name, kind in (("caches", int), ("kernels", str)):
         check_kinds(machine[name], dict.fromkeys(machine[name], kind))
@@ -184,7 +185,8 @@ def _check_machine(machine: dict[str, Any]) -> None:
             check_kinds(machine["nvidia_smi"], _SMI)
 
 
-def _check_roofs(roofs: dict[str, Any]) -> None:
+def check_roofs(roofs: dict[str, Any]) -> None:
+    """Raise a ValueError where roofs are missing or not positive."""
     check_kinds({"fma_gflops": None, **roofs}, _ROOFS)
     check_kinds(roofs["peak_gflops"], dict.fromkeys(roofs["peak_gflops"], int | float))
     for roof in (roofs["copy_gbps"], roofs.get("fma_gflops"), *roofs["peak_gflops"].values()):
