@@ -89,7 +89,7 @@ AVX2 := CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 PERF = $(PY) -m convbound.bench --out results/$(1) --suite $(2) --time
 
 .PHONY: perf
-perf: $(STAMPS)/tests ## repeat the committed measurements (25 minutes): bench/results, README, docs/tables/cpu.md, docs/cpu.md, docs/roofline.png
+perf: $(STAMPS)/tests ## repeat the committed measurements (35 minutes): bench/results, README, docs/experiments, docs/tables/cpu.md, docs/cpu.md
 	mkdir -p bench/results
 	$(PY) -m convbound.bench --out results/cpu
 	$(call PERF,cpu_depthwise,depthwise_shapes depthwise_models) 170
@@ -107,6 +107,9 @@ perf: $(STAMPS)/tests ## repeat the committed measurements (25 minutes): bench/r
 	  cp results/$$run/result.json bench/results/$$run.json || exit 1; done
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
 	$(PY) -m convbound.bench means docs/tables/cpu.md bench/results/cpu*.json
+	$(PY) -m convbound.bench experiment --all --out results/experiments
+	cp results/experiments/experiments.json bench/results/experiments.json
+	$(PY) -m convbound.bench experiment --from bench/results/experiments.json --docs docs
 	$(PY) -m convbound.bench train --document docs/cpu.md
 
 TRACE = $(PY) -m convbound.bench --trace --dtype fp16 --out results/traffic/$(1) --table

@@ -37,6 +37,7 @@ PACKAGES = {
     "convbound.nn": "pytorch_ext/nn",
     "convbound.kernels": "kernels",
     "convbound.bench": "bench",
+    "convbound.bench.experiments": "bench/experiments",
 }
 CXX_FLAGS = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -Werror=return-type -I{ROOT}"
 NVCC_FLAGS = f"-std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler=-fPIC,-fvisibility=hidden,-Wall -I{ROOT}"

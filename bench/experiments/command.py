@@ -22,6 +22,7 @@ from convbound.problem import DTYPE_NAMES
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from convbound.bench.experiments.experiment import Points
     from convbound.bench.experiments.run import Record
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
@@ -156,11 +157,11 @@ def _run(options: Parser, args: argparse.Namespace, names: list[str], console: C
     return EXIT_OK
 
 
-def _predict(points: Sequence[object], gpu: str, dtype: torch.dtype, console: Console) -> None:
+def _predict(points: Points, gpu: str, dtype: torch.dtype, console: Console) -> None:
     """Print what binds each single convolution on a GPU."""
     from convbound.bench.experiments.predict import predictions
 
-    for line in predictions(points, gpu):  # type: ignore[arg-type]
+    for line in predictions(points, gpu):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -39,14 +40,14 @@ def _pair(
     problems: list[ConvProblem],
     fused: list[ConvProblem],
     tensors: tuple[Tensor, ...],
-    run: object,
-    run_fused: object,
+    run: Callable[..., Tensor],
+    run_fused: Callable[..., Tensor],
 ) -> list[Subject]:
     """Both ways to one result."""
     made = []
     for way, of, one in ((APART, problems, run), (FUSED, fused, run_fused)):
         point = summed(Point(f"{way} {series}", label, 0, layout=layout), of, setting.dtype)
-        made.append(Subject(point, tensors, one, f"{label} {series}"))  # type: ignore[arg-type]
+        made.append(Subject(point, tensors, one, f"{label} {series}"))
     return made
 
 
@@ -81,7 +82,7 @@ def _horizontal(setting: Setting, layout: Layout, series: str) -> list[Subject]:
         return first
 
     def fused(x: Tensor, *filters: Tensor) -> Tensor:
-        return convolve(whole, x, filters[3], ours=ours).split(CHANNELS // 2, 1)[0]
+        return convolve(whole, x, filters[3], ours=ours).narrow(1, 0, CHANNELS // 2)
 
     tensors = (x, *filters, torch.cat(filters))
     return _pair(setting, HORIZONTAL, layout, series, [third] * 3, [whole], tensors, apart, fused)
@@ -109,8 +110,8 @@ def _batch(setting: Setting) -> int:
     return 32 if setting.gpu else 4
 
 
-def _subjects(setting: Setting, layout: Layout, part: object) -> list[Subject]:
-    return [one for series in (TORCH, OURS) for one in part(setting, layout, series)]  # type: ignore[operator]
+def _subjects(setting: Setting, layout: Layout, part: Callable[..., list[Subject]]) -> list[Subject]:
+    return [one for series in (TORCH, OURS) for one in part(setting, layout, series)]
 
 
 def _groups(setting: Setting) -> list[Group]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -45,9 +47,9 @@ def _subjects(setting: Setting, label: str, series: str) -> list[Subject]:
     nchw, nhwc = tensors["NCHW"], tensors["NHWC"]
     known = summed(Point(series, label, 0), [problem], setting.dtype)
 
-    def subject(part: str, operands: list[torch.Tensor], run: object) -> Subject:
+    def subject(part: str, operands: list[torch.Tensor], run: Callable[..., torch.Tensor]) -> Subject:
         point = Point(f"{series}: {part}", label, 0, multiply_adds=known.multiply_adds, bytes=known.bytes)
-        return Subject(point, tuple(operands), run)  # type: ignore[arg-type]
+        return Subject(point, tuple(operands), run)
 
     return [
         subject(PLAIN, nchw, conv),
@@ -85,7 +87,9 @@ def _verdict(points: Points, roofs: Roofs) -> Verdict:
 
 def _draw(figure: Figure, points: Points, roofs: Roofs) -> None:
     for axes, series in zip(figure.subplots(1, 2, sharey=True), (OURS, TORCH), strict=True):
-        bars(axes, Points(p for p in points if p.series.startswith(series)))
+        axes.set_yscale("log")
+        mine = [p for p in points if p.series.startswith(series)]
+        bars(axes, Points(dataclasses.replace(p, series=p.series.partition(": ")[2]) for p in mine))
         axes.set_title(series)
         axes.tick_params(axis="x", labelsize=8)
     legend(figure, axes)

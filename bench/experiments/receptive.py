@@ -47,7 +47,7 @@ def _subjects(setting: Setting, reach: int) -> list[Subject]:
     made = []
     for way, problems in ways(32 if setting.gpu else 2, reach).items():
         for series in (TORCH, OURS):
-            facts = {"reach": reach_of(problems), "layers": len(problems)}
+            facts: dict[str, float] = {"reach": reach_of(problems), "layers": len(problems)}
             point = Point(f"{way} {series}", f"reach {reach}", reach, facts=facts)
             made.append(setting.chain(problems, point, ours=series == OURS))
     return made

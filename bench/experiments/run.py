@@ -128,8 +128,10 @@ def _compare(subjects: Sequence[Subject]) -> None:
         if not subject.equal:
             continue
         expected = results.setdefault(subject.equal, result)
+        name = f"{subject.point.series} {subject.point.label} {subject.point.layout} {subject.point.pass_}"
+        if result.shape != expected.shape:
+            raise RuntimeError(f"{name} is wrong: its shape is {tuple(result.shape)}, not {tuple(expected.shape)}")
         scale = float(expected.abs().max())
         off = float((result - expected).abs().max()) / scale if scale else 0.0
-        if result.shape != expected.shape or not off <= _TOLERANCE[expected.dtype]:
-            name = f"{subject.point.series} {subject.point.label} {subject.point.layout} {subject.point.pass_}"
+        if not off <= _TOLERANCE[expected.dtype]:
             raise RuntimeError(f"{name} is wrong: it is off by {off:.1e} of the largest element")

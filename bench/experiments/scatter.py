@@ -14,14 +14,15 @@ from convbound.bench.experiments.show import COLOURS, MARKERS
 from convbound.bench.plan import DEFAULT_SUITES
 from convbound.bench.rivals import TORCH
 from convbound.bench.tables import Layer, load_models
-from convbound.problem import LAYOUTS, ConvProblem
+from convbound.problem import LAYOUTS, ConvProblem, Pass
 from convbound.roofs import Roofs
 
 BEST = "the better of both"
 
 
 def _subjects(setting: Setting, layer: Layer) -> list[Subject]:
-    label, forward = f"{layer.model}:{layer.name}", "dgrad" if layer.transposed else "fprop"
+    label = f"{layer.model}:{layer.name}"
+    forward: Pass = "dgrad" if layer.transposed else "fprop"
     return [
         subject
         for layout in LAYOUTS

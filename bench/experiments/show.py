@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from rich.text import Text
 
 from convbound.bench.experiments.experiment import OURS, Experiment, Point, Points
 from convbound.bench.experiments.run import Record
-from convbound.bench.report import escaped
+from convbound.bench.report import escaped, machine_lines
 from convbound.bench.rivals import TORCH
+from convbound.bench.rows import Result
 from convbound.untrusted import replace_bytes, replace_text
 
 _KEYS = ("series", "label", "layout", "pass_", "cache")
@@ -111,8 +113,9 @@ def _plain_numbers(axes: Axes) -> None:
     """Write 0.2 and 50 beside a logarithmic axis, not powers of ten."""
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log" and not isinstance(axis.get_major_locator(), FixedLocator):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-            axis.set_major_formatter(lambda value, _: number(value))
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,), numticks=8))
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.set_minor_formatter(NullFormatter())
 
 
@@ -198,7 +201,31 @@ def chapter(experiment: Experiment, points: Points, record: Record, picture: str
     )
 
 
-def write_page(experiments: Iterable[Experiment], record: Record, folder: Path, introduction: str) -> None:
+def introduction(record: Record) -> str:
+    """The head of the page: how to make it, how to read it, and where the numbers come from."""
+    result = Result(record.machine, dataclasses.asdict(record.roofs), {})
+    lines = "\n".join(f"- {escaped(line)}" for line in machine_lines(result))
+    return f"""# The experiments
+
+What the usual notes on convolutions claim, measured. Each chapter states a hypothesis, shows what was measured and ends
+in a verdict that follows from the data by a rule. On your machine it may be another:
+
+```sh
+python -m convbound.bench experiment --list
+python -m convbound.bench experiment three
+python -m convbound.bench experiment --all     # ten minutes
+```
+
+Times are medians in milliseconds, of calls that are sampled in turns. *Warm*: the operands of the call before are still
+in the caches. *Cold*: the caches hold none of them. *torch* is PyTorch's own convolution, *convbound* what `auto`
+chooses, which is torch's kernel where none of ours is faster. Bytes are compulsory: every input read once, every output
+written once. The points stand in [bench/results/experiments.json](../bench/results/experiments.json), of which
+`python -m convbound.bench experiment --from bench/results/experiments.json --docs docs` makes this page.
+
+{lines}"""
+
+
+def write_page(experiments: Iterable[Experiment], record: Record, folder: Path) -> None:
     """Write experiments.md and its pictures into a folder, from the points of a file."""
     chapters = []
     for experiment in experiments:
@@ -206,7 +233,7 @@ def write_page(experiments: Iterable[Experiment], record: Record, folder: Path, 
         picture = folder / "experiments" / f"{experiment.name}.svg"
         draw(experiment, points, record, picture)
         chapters.append(chapter(experiment, points, record, f"experiments/{picture.name}"))
-    replace_text(folder / "experiments.md", "\n\n".join([introduction, *chapters]) + "\n")
+    replace_text(folder / "experiments.md", "\n\n".join([introduction(record), *chapters]) + "\n")
 
 
 def ratio(slower: Point, faster: Point) -> float:

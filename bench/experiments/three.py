@@ -103,6 +103,7 @@ def _draw(figure: Figure, points: Points, roofs: Roofs) -> None:
         )
     axes.set_xlabel("multiply-adds (millions)")
     axes.set_ylabel("ms, warm caches")
+    axes.set_ylim(min(p.ms for p in best.values()) / 4, dense.ms * 3)
     axes.set_title(
         f"{dense.multiply_adds / best[DEPTHWISE].multiply_adds:.0f} times the multiply-adds, "
         f"{ratio(dense, best[DEPTHWISE]):.0f} times the time"

@@ -54,20 +54,17 @@ def _subjects(setting: Setting, name: str, layout: Layout) -> list[Subject]:
     w = setting.random(*problem.w_shape, layout=layout)
     # (in, out / groups, ...) as conv_transpose has it, to (out, in / groups, ...).
     per = CHANNELS // groups
-    exchanged = w.unflatten(0, (groups, per)).transpose(1, 2).flatten(0, 1)
-    reversed_ = exchanged.flip(-1, -2).contiguous()
+    exchanged = w.view(groups, per, per, 4, 4).transpose(1, 2).reshape(w.shape)
+    reversed_ = exchanged.flip(-1, -2)
     small = setting.random(*resized.w_shape, layout=layout)
 
     def point(series: str, of: ConvProblem) -> Point:
         return summed(Point(series, name, 0, layout=layout), [of], setting.dtype)
 
-    def transposed(function: object) -> object:
-        return lambda x, w: function(x, w, stride=2, padding=1, groups=groups)  # type: ignore[operator]
-
     forward = dataclasses.replace(point(OURS, problem), problem=str(problem), pass_="fprop")
     return [
-        Subject(forward, (x, w), transposed(convbound.conv_transpose2d), name),  # type: ignore[arg-type]
-        Subject(point(TORCH, problem), (x, w), transposed(F.conv_transpose2d), name),  # type: ignore[arg-type]
+        Subject(forward, (x, w), partial(convbound.conv_transpose2d, stride=2, padding=1, groups=groups), name),
+        Subject(point(TORCH, problem), (x, w), partial(F.conv_transpose2d, stride=2, padding=1, groups=groups), name),
         Subject(point(ZEROS, inserted), (x, reversed_), lambda x, w: zero_insertion(x, w, groups), name),
         Subject(
             point(RESIZE, resized),
