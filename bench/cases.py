@@ -156,7 +156,7 @@ def contenders(
 def _ours(case: Case, backend: str, layout: Layout, tensors: Tensors) -> tuple[Callable[[], str], Run]:
     """The name of the kernel and the pass of a backend of ours, or of what ``auto`` makes of them."""
     if backend == AUTO:
-        what = (case.layer, case.pass_, layout, tensors)
+        what = (case.layer, case.pass_, tensors)
         return partial(auto_kernel, *what), auto_run(*what)
     name = serving_kernel(case.problem, case.pass_, case.dtype, layout, backend).name
     return lambda: name, ours_run(case, backend, layout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,10 +31,11 @@ class Progress(Protocol):
 
 
 class Lines:
-    """One line for each step."""
+    """One line for each step, with the time left if the steps to come take as long as those that are done."""
 
     def __init__(self) -> None:
         self._done, self._total = 0, 0
+        self._started = time.perf_counter()
 
     def __enter__(self) -> Lines:
         return self
@@ -47,7 +49,11 @@ class Lines:
         self._total = steps
 
     def step(self, description: str) -> None:
-        sys.stdout.write(f"{self._done}/{self._total} {description}\n")
+        left = ""
+        if 0 < self._done < self._total:
+            seconds = (time.perf_counter() - self._started) / self._done * (self._total - self._done)
+            left = f", {seconds // 60:.0f}:{seconds % 60:02.0f} left"
+        sys.stdout.write(f"{self._done}/{self._total} {description}{left}\n")
         sys.stdout.flush()
 
     def advance(self) -> None:
@@ -65,8 +71,9 @@ class Bar:
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TimeElapsedColumn(),
-            progress.TextColumn("ETA"),
+            progress.TextColumn("elapsed,"),
             progress.TimeRemainingColumn(),
+            progress.TextColumn("left"),
             console=console,
         )
         self._task = self._bar.add_task("")

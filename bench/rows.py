@@ -241,7 +241,7 @@ class RowWriter:
 
 
 def write_rows(folder: Path, result: Result) -> None:
-    """Write ``rows.csv`` and ``rows.jsonl`` of a finished run, each as a whole: its rows as the final roofs judge them."""
+    """Write ``rows.csv`` and ``rows.jsonl`` of a finished run, each as a whole: rows as the final roofs judge them."""
     replace_text(folder / "rows.csv", _csv_text(result, result.rows, head=True))
     lines = [result.header(), *(row.record() for row in result.rows)]
     replace_text(folder / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
