@@ -28,8 +28,8 @@ PROBLEMS = {
     "dense": ConvProblem.parse("mb1ic8ih4oc8kh3ph1 host:dense"),
     "1-D": ConvProblem.parse("mb1g8ic8iw16oc8kw3pw1 host:1-D"),
 }
-# One sample is this many calls, for the clock's own cost not to count.
-CALLS = 50
+# One sample is this many calls, for the clock's own cost not to count; fewer where calls take so long that it does not.
+CALLS, SAMPLE_SECONDS = 50, 5e-3
 # A call that takes so many times as long on all threads as on one waits for them, for there is no work to share.
 CONTENDED = 3.0
 
@@ -69,7 +69,8 @@ def _measure(layer: Layer, tensors: Sequence[Tensor], names: Sequence[str], devi
     problem = layer.problem
     calls = {name: partial(forward_call(layer, name), *tensors) for name in names}
     expected = calls[TORCH]()
-    rows, right = [], {}
+    timer = device.host_timer()
+    rows, loops, counts = [], {}, {}
     for name, call in calls.items():
         row = Row(
             model=MODEL,
@@ -93,24 +94,24 @@ def _measure(layer: Layer, tensors: Sequence[Tensor], names: Sequence[str], devi
         )
         try:
             torch.testing.assert_close(call(), expected)
-            right[name] = call
+            counts[name] = max(1, min(CALLS, round(SAMPLE_SECONDS / max(timer.sample(call), 1e-9))))
+            loops[name] = _repeated(call, counts[name])
         except Exception as error:  # kept in its row, as everywhere
             row.status, row.message = STATUS_FAILED, " ".join(f"{type(error).__name__}: {error}".split())
         rows.append(row)
-    loops = [_repeated(call) for call in right.values()]
-    samples = dict(zip(right, interleave(loops, device.host_timer(), budget, [0.0] * len(right)), strict=True))
-    for row in (row for row in rows if row.backend in samples):
+    samples = dict(zip(loops, interleave(list(loops.values()), timer, budget, [0.0] * len(loops)), strict=True))
+    found = {name: [q / counts[name] * 1e3 for q in quantiles(taken)] for name, taken in samples.items()}
+    for row in (row for row in rows if row.backend in found):
         row.samples = len(samples[row.backend])
-        row.p20_ms, row.median_ms, row.p80_ms = (q / CALLS * 1e3 for q in quantiles(samples[row.backend]))
-        if row.backend != TORCH and TORCH in samples:
-            speedup = quantiles(samples[TORCH])[1] / CALLS * 1e3 / row.median_ms
-            row.speedup_same_layout = row.speedup_best_layout = speedup
+        row.p20_ms, row.median_ms, row.p80_ms = found[row.backend]
+        if row.backend != TORCH and TORCH in found:
+            row.speedup_same_layout = row.speedup_best_layout = found[TORCH][1] / row.median_ms
     return rows
 
 
-def _repeated(call: Callable[[], Tensor]) -> Callable[[], None]:
+def _repeated(call: Callable[[], Tensor], count: int) -> Callable[[], None]:
     def loop() -> None:
-        for _ in range(CALLS):
+        for _ in range(count):
             call()
 
     return loop

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
+from convbound.bench.auto import AUTO
 from convbound.bench.measure import EITHER
 from convbound.bench.overhead import MODEL as HOST
 from convbound.bench.overhead import contention
@@ -152,6 +153,10 @@ def remark_lines(rows: Iterable[Row]) -> list[str]:
     if shares:
         lines.append("of the roof, in the median: " + ", ".join(f"{name} {share:.0%}" for name, share in shares))
     for name, group in _by_backend(everything):
+        if left := sum(row.backend == AUTO and row.kernel.startswith(f"{AUTO}: torch") for row in group):
+            lines.append(
+                f"{AUTO} leaves {left} of {len(group)} rows to torch: these differ by noise and the call alone"
+            )
         if naive := sum(row.naive for row in group):
             serves = f"a naive kernel serves {naive} of {len(group)} rows of {name}, for lack of a fast one"
             lines.append(f"{serves}; auto leaves these to torch")

@@ -29,7 +29,7 @@ def options(*arguments: str):
         (["--pass", "forward"], "--pass: unknown pass 'forward'; it is one of fprop, dgrad, wgrad"),
         (["--dtype", "fp8"], "--dtype: unknown dtype 'fp8'"),
         (["--backend", "cudnn"], "--backend: unknown backend 'cudnn'"),
-        (["--backend", "torch"], "--backend: torch is always measured, as the rival"),
+        (["--backend", "autoo"], "--backend: unknown backend 'autoo'; did you mean auto? it is one of auto, cpu,"),
         (["--problem", "mb8ic3x"], "--problem: cannot read 'x' in problem 'mb8ic3x'"),
         (["--problem", "mb0ic1iw9oc1kw2"], "--problem: mb0 in 'mb0ic1iw9oc1kw2' leaves nothing to time"),
         (["--transposed"], "--transposed: says how to read --problem, which is missing"),

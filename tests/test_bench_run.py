@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from convbound import devices, ops
 from convbound.bench import cli, runner, training
@@ -20,7 +22,7 @@ from convbound.bench.rows import Row, read_result
 from convbound.roofs import Roofs
 
 PROBLEM = "mb1g8ic8ih8oc8kh3ph1"
-FILES = ["result.json", "roofline.png", "rows.csv", "rows.jsonl"]
+FILES = ["result.json", "roofline.png", "rows.csv", "rows.jsonl", "table.txt"]
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +34,9 @@ def light(monkeypatch):
 
 
 def bench(folder: Path, *arguments: str) -> int:
-    return cli.main([*arguments, "--out", str(folder), "--time", "0.1", "--warm"])
+    """A run of the backend cpu, unless backends are named."""
+    backend = () if "--backend" in arguments else ("--backend", "cpu")
+    return cli.main([*arguments, *backend, "--out", str(folder), "--time", "0.1", "--warm"])
 
 
 def records(folder: Path) -> list[dict[str, str]]:
@@ -91,7 +95,10 @@ def test_the_better_layout_counts_even_when_not_asked_for(tmp_path):
 def test_host_overhead_is_a_row_of_its_own(tmp_path):
     assert bench(tmp_path, "--suite", "dcgan", "--batch", "1", "--pass", "fprop", "--quick") == cli.EXIT_OK
     host = [row for row in records(tmp_path) if row["model"] == "host"]
-    assert [row["backend"] for row in host] == ["auto", "cpu", "torch"]
+    found = [(row["layer"], row["threads"], row["backend"]) for row in host]
+    counts = sorted({"1", str(torch.get_num_threads())})
+    backends = ("auto", "cpu", "torch")
+    assert found == [(layer, n, b) for layer in ("depthwise", "dense", "1-D") for n in counts for b in backends]
     assert all(float(row["median_ms"]) > 0 for row in host)
 
 
@@ -223,7 +230,10 @@ def test_a_report_is_redrawn_from_a_file(result_file, tmp_path, capsys):
     capsys.readouterr()
     picture = tmp_path / "deep" / "picture.png"
     assert cli.main(["report", str(result_file), "--plot", str(picture)]) == cli.EXIT_OK
-    assert "geometric means" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "of 6 rows against torch in the same layout" in printed
+    assert f"written: {result_file.with_name('table.txt')}, {picture}" in printed
+    assert "geometric means" in result_file.with_name("table.txt").read_text(encoding="utf-8")
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -258,23 +268,25 @@ def test_means_by_kind(tmp_path):
     assert bench(tmp_path / "run", "--problem", *problems) == cli.EXIT_OK
     file = tmp_path / "run" / "result.json"
     result = read_result(file)
-    for row in result.rows:  # as if ours had been 2 and 8 times faster
-        row.speedup_same_layout, row.speedup_best_layout = (8.0, 2.0) if row.layout == "NCHW" else (2.0, 2.0)
+    for row in result.rows:  # as if ours had been 2, 4 and 16 times faster
+        wide = row.problem == PROBLEM and row.layout == "NCHW"
+        row.speedup_same_layout, row.speedup_best_layout = (16.0 if wide else 2.0, 4.0)
     result.write_json(file)
     document = tmp_path / "cpu.md"
     document.write_text("head\n<!-- means:start -->\nold\n<!-- means:end -->\ntail\n", encoding="utf-8")
     assert cli.main(["means", str(document), str(file), str(file)]) == cli.EXIT_OK
     lines = document.read_text(encoding="utf-8").splitlines()
     isa = result.machine["isa"]
-    cells = " | ".join(["5.00x (2.00x)", "2.00x (2.00x)"] * 3)  # no row counts more than 5x
+    # The file stands there twice, so each mean is of two rows at least; (16 * 2 * 2 * 2)^(1/4) = 3.36, uncapped.
+    mixed, wide, plain = "3.36x (4.00x), 2.00-16.0x", "16.0x (4.00x), 16.0-16.0x", "2.00x (4.00x), 2.00-2.00x"
     assert [line for line in lines if line.startswith(f"| {isa}")] == [
-        f"| {isa} fp32 {kind} | {layers} | {cells} |"
-        for layers, kind in (
-            (4, "all"),
-            (1, "depthwise 1-D"),
-            (1, "depthwise 2-D"),
-            (1, "depthwise 2-D strided"),
-            (1, "grouped 2-D"),
+        f"| {isa} fp32 {kind} | {layers} | {' | '.join([first, plain] * 3)} |"
+        for layers, kind, first in (
+            (4, "all", mixed),
+            (1, "depthwise 1-D", plain),
+            (1, "depthwise 2-D", wide),
+            (1, "depthwise 2-D strided", plain),
+            (1, "grouped 2-D", plain),
         )
     ]
     assert (lines[0], lines[-1]) == ("head", "tail")
@@ -287,13 +299,15 @@ def test_training_steps_are_timed_in_both_layouts(tmp_path, monkeypatch, capsys)
     document = tmp_path / "cpu.md"
     document.write_text("head\n<!-- training:start -->\nold\n<!-- training:end -->\ntail\n", encoding="utf-8")
     arguments = ["--model", "mobilenet_v2", "--batch", "2", "--time", "0.1", "--document", str(document)]
-    assert cli.main(["train", *arguments]) == cli.EXIT_OK
+    assert cli.main(["train", *arguments, "--out", str(tmp_path / "out")]) == cli.EXIT_OK
+    steps = [json.loads(line) for line in (tmp_path / "out" / "steps.jsonl").read_text().splitlines()]
+    assert [(step["model"], step["layout"]) for step in steps] == [("mobilenet_v2", "NCHW"), ("mobilenet_v2", "NHWC")]
     text = document.read_text(encoding="utf-8")
     assert text.startswith("head\n<!-- training:start -->\nA training step at batch 2, 32x32, fp32:\n")
     assert text.endswith("<!-- training:end -->\ntail\n")
     assert "old" not in text
     assert text.count("| mobilenet_v2 | 17 of 52 |") == 2
-    assert "mobilenet_v2 NHWC: " in capsys.readouterr().out
+    assert re.search(r"1/2 mobilenet_v2 NHWC, \d+:\d\d left", capsys.readouterr().out)
 
 
 def test_a_readme_without_markers_is_left_alone(result_file, tmp_path, capsys):
