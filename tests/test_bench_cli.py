@@ -90,6 +90,26 @@ def test_sizes_of_run():
     assert len(cases(options("--full"))) == 3 * LAYERS
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ((), ("cpu",)),
+        (("--problem", "ic1ih9oc1kh3"), ("auto", "cpu")),
+        (("--problem", "ic1ih9oc1kh3", "--backend", "cpu"), ("cpu",)),
+        (("--backend", "auto"), ("auto",)),
+        (("--backend", "TORCH"), ()),
+        (("--backend", "torch", "auto", "cpu", "auto"), ("auto", "cpu")),
+    ],
+    ids=" ".join,
+)
+def test_backends_of_a_run(arguments, wanted, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "our_backends", lambda device: ["cpu"])
+    chosen = options("--device", "cpu", *arguments)
+    assert (chosen.backends, chosen.rivals) == (wanted, ("torch",))
+    cli.print_layers(chosen)
+    assert f"comparisons of {', '.join(wanted) or 'nothing of ours'} with torch" in capsys.readouterr().out
+
+
 def test_a_named_model_is_measured_whole():
     chosen = options("--suite", "deeplabv3_aspp")
     assert [layer.name for layer in layers(chosen)] == ["aspp.rate6", "aspp.rate12", "aspp.rate18"]
