@@ -112,7 +112,7 @@ perf: $(STAMPS)/tests ## repeat the committed measurements (35 minutes): bench/r
 	$(PY) -m convbound.bench experiment --from bench/results/experiments.json --docs docs
 	$(PY) -m convbound.bench train --document docs/cpu.md
 
-TRACE = $(PY) -m convbound.bench --trace --dtype fp16 --out results/traffic/$(1) --table
+TRACE = $(PY) -m convbound.bench --trace --dtype fp16 --out results/traffic/$(1) --document
 
 .PHONY: traffic
 traffic: setup ## repeat the traces of the CUDA kernels: the tables of docs/traffic.md, docs/depthwise.md and docs/tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import difflib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from convbound.bench.rivals import TORCH
+from convbound.bench.auto import AUTO
 from convbound.choice.backends import backends
 from convbound.command_line import EXIT_USAGE, Parser
 from convbound.devices import NAMES
@@ -44,13 +45,12 @@ def require_extras(parser: Parser) -> None:
 
 
 def backend(text: str) -> str:
-    """A backend of ours that is available."""
-    absent = {row.name: row.absent for row in backends() if row.name != TORCH}
-    if text == TORCH:
-        raise argparse.ArgumentTypeError("torch is always measured, as the rival; name one of ours")
-    if absent.get(text):
-        raise argparse.ArgumentTypeError(f"{text} is not available: {absent[text]}")
-    return one_of("backend", list(absent))(text)
+    """A backend that is available, or ``auto``."""
+    absent = {row.name: row.absent for row in backends()}
+    name = one_of("backend", [AUTO, *absent])(text)
+    if absent.get(name):
+        raise argparse.ArgumentTypeError(f"{name} is not available: {absent[name]}")
+    return name
 
 
 def device(text: str) -> str:
@@ -80,6 +80,11 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("it is empty, and has to name a file or folder")
     return Path(text)
+
+
+def results_folder(ending: str = "") -> Path:
+    """Where a command writes if it is not told: results/<date-time>."""
+    return Path("results") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}{ending}"
 
 
 def positive(kind: Callable[[str], T], most: float = float("inf")) -> Callable[[str], T]:

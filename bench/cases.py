@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from convbound import ops
+from convbound.bench.auto import AUTO, auto_kernel, auto_run
 from convbound.bench.rivals import TORCH, Run, rival_kernel, rival_run
 from convbound.bench.tables import Layer
 from convbound.problem import DTYPE_NAMES, LAYOUTS, ConvProblem, Layout, Pass
@@ -51,7 +52,8 @@ class Contender:
     backend, layout
         Who competes, and the layout of its tensors.
     kernel
-        What serves it there, as far as it is known: a row of a registry of ours, or a backend of torch's.
+        Tells what serves it there, as far as it is known: a row of a registry of ours, or a backend of torch's. Asked
+        behind the calls, for where ``auto`` measures at first use, it knows its choice only then.
     run
         The pass as a function of x, w and dy.
     tensors
@@ -60,7 +62,7 @@ class Contender:
 
     backend: str
     layout: Layout
-    kernel: str
+    kernel: Callable[[], str]
     run: Run
     tensors: list[Tensors]
 
@@ -131,8 +133,7 @@ def contenders(
         Contender(
             backend,
             layout,
-            serving_kernel(case.problem, case.pass_, case.dtype, layout, backend).name,
-            ours_run(case, backend, layout),
+            *_ours(case, backend, layout, by_layout[layout][0]),
             by_layout[layout],
         )
         for layout in layouts
@@ -142,7 +143,7 @@ def contenders(
         Contender(
             rival,
             layout,
-            rival_kernel(rival, case.layer, *by_layout[layout][0]),
+            partial(rival_kernel, rival, case.layer, *by_layout[layout][0]),
             rival_run(rival, case.layer, case.pass_),
             by_layout[layout],
         )
@@ -150,6 +151,15 @@ def contenders(
         for layout in LAYOUTS
     ]
     return [*ours, *theirs]
+
+
+def _ours(case: Case, backend: str, layout: Layout, tensors: Tensors) -> tuple[Callable[[], str], Run]:
+    """The name of the kernel and the pass of a backend of ours, or of what ``auto`` makes of them."""
+    if backend == AUTO:
+        what = (case.layer, case.pass_, tensors)
+        return partial(auto_kernel, *what), auto_run(*what)
+    name = serving_kernel(case.problem, case.pass_, case.dtype, layout, backend).name
+    return lambda: name, ours_run(case, backend, layout)
 
 
 def ours_run(case: Case, backend: str, layout: Layout) -> Run:

@@ -19,8 +19,9 @@ class Reference:
     """The fp64 result of a case, and what its rounding errors are measured against."""
 
     def __init__(self, case: Case, tensors: Tensors) -> None:
+        # One thread, because torch's fp64 loops over groups, and waking threads for each costs more than it saves.
         # Without cuDNN the reference shares no code with the rival, and waits for no search of the fastest algorithm.
-        with cudnn(enabled=False), _threads(1 if case.problem.groups > 1 else torch.get_num_threads()):
+        with cudnn(enabled=False), threads(1 if case.problem.groups > 1 else torch.get_num_threads()):
             self._exact = torch_convolution(case.problem, case.pass_)(*tensors.map(torch.Tensor.double))
         # The scale needs no more than a few digits, and torch's fp64 convolutions are slow.
         magnitude = torch_convolution(case.problem, case.pass_)(*tensors.map(lambda t: t.float().abs()))
@@ -47,8 +48,8 @@ class Reference:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Some number of threads: torch's fp64 loops over groups, and waking threads for each costs more than it saves."""
+def threads(count: int) -> Iterator[None]:
+    """So many threads for torch, and for our CPU kernels."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,18 +22,21 @@ from convbound.bench.arguments import (
     problem,
     refusing,
     require_extras,
+    results_folder,
 )
+from convbound.bench.auto import AUTO
 from convbound.bench.commands import means_command, train_command, tune_command
-from convbound.bench.experiments.command import experiment_command
+from convbound.bench.experiments.command import experiment_command, open_benchmark
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
-from convbound.bench.progress import Bar, Lines, terminal
-from convbound.bench.rivals import INDUCTOR, usual_rivals
+from convbound.bench.progress import Lines, bar, terminal
+from convbound.bench.rivals import INDUCTOR, TORCH, usual_rivals
 from convbound.bench.tables import Tier, load_models, load_suites
 from convbound.choice.backends import backends, our_backends, refusal
 from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, Parser
 from convbound.devices import NAMES, default_device, find_device
 from convbound.gpus import DEFAULT_GPU, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+from convbound.untrusted import printable, replace_text
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
@@ -53,7 +55,8 @@ examples:
   {PROGRAM} --suite convnext_t dcgan --full      every layer of two models
   {PROGRAM} --suite dimensions                   a list of 1-D and 3-D layers; --list-suites names all
   {PROGRAM} --pass wgrad --layout NHWC           one pass in one layout
-  {PROGRAM} --problem mb8g144ic144ih56oc144kh3ph1
+  {PROGRAM} --problem mb8g144ic144ih56oc144kh3ph1   what serves it, by auto, and what our kernels do
+  {PROGRAM} --backend torch --quick              how far torch alone is from the roofs
   {PROGRAM} --trace --problem mb1g144ic144ih56oc144kh3ph1 --gpu A100
   {PROGRAM} report results/2025-01-31-120000/result.json --readme README.md
 
@@ -61,7 +64,8 @@ examples:
 to time the alternatives of the table of Triton kernels, `{PROGRAM} train --help` how to time training steps.
 """
 REPORT_HELP = (
-    "Print the table of a result file, redraw its roofline, and with --readme rewrite a README's results block."
+    "Print what a result file comes to, write its long table (table.txt) and draw its roofline, both beside it. With "
+    "--readme the results block of a README is rewritten instead of the table."
 )
 REPORT_EXAMPLES = f"""\
 examples:
@@ -126,7 +130,8 @@ def run_parser() -> Parser:
         nargs="+",
         type=backend,
         metavar="BACKEND",
-        help=f"ours, against torch: {', '.join(our_backends(default_device())) or 'none is available'}",
+        help=f"{', '.join(our_backends(default_device()))}; auto, which takes ours or torch for each pass; or torch, "
+        "which is measured in any case, and alone where it is named alone (default: ours, and auto with --problem)",
     )
     what.add_argument(
         "--inductor", action="store_true", help="torch.compile competes too; it compiles seconds for each row"
@@ -146,9 +151,10 @@ def run_parser() -> Parser:
     traffic.add_argument(
         "--kernel", metavar="NAME", help="such as naive, or triton (default: the one that would serve)"
     )
-    traffic.add_argument("--table", metavar="FILE#NAME", help="rewrite the table between the markers NAME of FILE")
+    traffic.add_argument("--document", metavar="FILE#NAME", help="rewrite the table between the markers NAME of FILE")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path, metavar="DIR", help="folder for the results (default: results/<date-time>)")
+    output.add_argument("--table", action="store_true", help="print the long table too, which goes to table.txt")
     output.add_argument(
         "--plain", action="store_true", help="only measure and write the rows: needs neither rich nor matplotlib"
     )
@@ -175,6 +181,7 @@ def report_parser() -> Parser:
         metavar="FILE",
         help="rewrite the results block of FILE, with docs/roofline.png beside it",
     )
+    parser.add_argument("--table", action="store_true", help="print the long table too, which goes to table.txt")
     return parser
 
 
@@ -193,7 +200,7 @@ def run_command(arguments: Sequence[str], started: float) -> int:
         return EXIT_OK
     if not args.plain or args.trace:
         require_extras(parser)
-    folder = args.out or Path("results") / datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder = args.out or results_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -204,12 +211,14 @@ def run_command(arguments: Sequence[str], started: float) -> int:
 
     file = folder / "result.json"
     try:
-        result = run(options, folder, Lines() if args.plain else Bar(terminal()), started)
+        if not (args.problem or args.suite or args.plain):
+            open_benchmark(options.device, options.dtypes[0], folder)
+        result = run(options, folder, Lines() if args.plain else bar(terminal()), started)
         result.write_json(file)
     except OSError as error:  # such as a full disk; the rows that found room are kept
         parser.error(f"--out: cannot write to {folder}: {error.strerror}")
     if result.rows and not args.plain:
-        _show(parser, file, folder / "roofline.png")
+        _show(parser, file, folder / "roofline.png", table=folder / "table.txt", whole=args.table)
     if not result.complete:
         print(f"{result.ended}: {len(result.rows)} rows were measured and kept")
     print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
@@ -229,7 +238,9 @@ def report_command(arguments: Sequence[str], started: float) -> int:
     if beside_readme is not None and beside_readme.parent.is_symlink():
         parser.error(f"--readme: {beside_readme.parent} is a symbolic link; --plot names another place for the picture")
     picture = args.plot or beside_readme or args.file.with_name("roofline.png")
-    _show(parser, args.file, picture, args.readme)
+    table = None if args.readme else args.file.with_name("table.txt")
+    written = _show(parser, args.file, picture, args.readme, table=table, whole=args.table)
+    print(f"written: {', '.join(printable(str(path)) for path in written)}")
     return EXIT_OK
 
 
@@ -265,7 +276,7 @@ def print_layers(options: Options) -> None:
     combinations = len(options.passes) * len(options.layouts) * len(options.dtypes)
     print(
         f"{len(chosen)} layers x {len(options.passes)} passes x {len(options.layouts)} layouts x {len(options.dtypes)} "
-        f"dtypes: {len(chosen) * combinations} comparisons of {', '.join(options.backends)} with "
+        f"dtypes: {len(chosen) * combinations} comparisons of {', '.join(options.backends) or 'nothing of ours'} with "
         f"{', '.join(options.rivals)} on {options.device}"
     )
 
@@ -281,10 +292,11 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
             parser.error(f"--transposed: torch pads both ends alike, but {given} has padding={given.padding}")
     suites = args.suite or ([] if args.problem else list(load_models()))
     chosen = args.device or default_device()
-    if not (names := args.backend or our_backends(chosen)):
+    # Of a problem of his own a user wants to know what serves it; of a suite, what our kernels do.
+    if not (names := args.backend or [*([AUTO] if args.problem else ()), *our_backends(chosen)]):
         reasons = "; ".join(f"{b.name}: {b.absent}" for b in backends() if chosen in b.devices and b.absent)
         parser.error(f"--backend: no backend of convbound is available on {chosen} ({reasons})")
-    for name in names:
+    for name in (name for name in names if name != AUTO):
         if why := refusal(name, chosen):
             parser.error(f"--backend: {name} {why}; --device chooses the device")
     found = find_device(chosen)
@@ -297,7 +309,7 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
         layouts=tuple(dict.fromkeys(args.layout or LAYOUTS)),
         dtypes=tuple(_DTYPES[name] for name in dict.fromkeys(args.dtype)) if args.dtype else (found.dtype,),
         device=chosen,
-        backends=tuple(dict.fromkeys(names)),
+        backends=tuple(name for name in dict.fromkeys(names) if name != TORCH),
         rivals=(*usual_rivals(chosen), *([INDUCTOR] if args.inductor else ())),
         batch=args.batch,
         target_seconds=args.time or TARGET_SECONDS[size],
@@ -312,25 +324,39 @@ def _trace(parser: Parser, args: argparse.Namespace, options: Options, folder: P
     console = terminal()
     try:
         rows = trace_all(options, find_gpu(args.gpu).name, args.kernel, folder, console)
-        if args.table:
-            rewrite_table(args.table, rows)
+        if args.document:
+            rewrite_table(args.document, rows)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     console.print(f"written to {folder / 'traces.json'}", soft_wrap=True)
     return EXIT_OK if all(row.kernel for row in rows) else EXIT_FAILED_ROWS
 
 
-def _show(parser: Parser, file: Path, picture: Path, readme: Path | None = None) -> None:
-    """Print and draw a result file; README last, so that it never points to a picture that is missing."""
+def _show(
+    parser: Parser, file: Path, picture: Path, readme: Path | None = None, *, table: Path | None, whole: bool
+) -> list[Path]:
+    """Print and draw a result file, and write its long table; `whole` prints that too.
+
+    README is last, so that it never points to a picture that is missing. Returns the files that were written.
+    """
     from convbound.bench.plot import draw_roofline
-    from convbound.bench.report import print_report, rewrite_readme
+    from convbound.bench.report import print_screen, print_table, rewrite_readme, table_text
     from convbound.bench.rows import read_result
 
+    written = []
     with refusing(parser):
         result = read_result(file)
-        print_report(result, terminal())
+        if whole:
+            print_table(result, terminal())
+        print_screen(result, terminal())
+        if table is not None:
+            replace_text(table, table_text(result))
+            written.append(table)
         picture.parent.mkdir(parents=True, exist_ok=True)
         if any(row.gflops for row in result.rows):
             draw_roofline(result, picture)
+            written.append(picture)
         if readme is not None:
             rewrite_readme(readme, result, picture)
+            written.append(readme)
+    return written

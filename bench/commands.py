@@ -19,8 +19,10 @@ from convbound.bench.arguments import (
     problem,
     refusing,
     require_extras,
+    results_folder,
 )
-from convbound.command_line import EXIT_FAILED_ROWS, EXIT_OK, EXIT_USAGE, Parser
+from convbound.bench.progress import Lines
+from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Parser
 from convbound.devices import default_device, find_device
 from convbound.failures import failure, is_out_of_memory
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
@@ -72,16 +74,25 @@ def tune_command(arguments: Sequence[str], started: float) -> int:
 
     device = torch.device("cuda", torch.cuda.current_device())
     timer = find_device("cuda").timer(cold=False)
-    failed = False
-    for what, name, layout, pass_ in itertools.product(args.problem, args.dtype, args.layout, args.passes):
-        print(f"{what} {pass_} {name} {layout}", flush=True)
-        try:
-            timings = search(what, pass_, _DTYPES[name], layout, device, architecture(device), timer)
-        except RuntimeError as error:
-            failed = True
-            print(f"  FAILED {failure(error, what, _DTYPES[name])}")
-            continue
-        print("\n".join(report(timings)), flush=True)
+    failed, done = False, 0
+    cases = list(itertools.product(args.problem, args.dtype, args.layout, args.passes))
+    progress = Lines()
+    progress.total(len(cases))
+    try:
+        for what, name, layout, pass_ in cases:
+            progress.step(f"{what} {pass_} {name} {layout}")
+            try:
+                timings = search(what, pass_, _DTYPES[name], layout, device, architecture(device), timer)
+            except RuntimeError as error:
+                failed = True
+                print(f"  FAILED {failure(error, what, _DTYPES[name])}")
+            else:
+                print("\n".join(report(timings)), flush=True)
+            progress.advance()
+            done += 1
+    except KeyboardInterrupt:
+        print(f"interrupted: {done} of {len(cases)} problems were timed, as above")
+        return EXIT_INTERRUPTED
     print(f"took {time.perf_counter() - started:.0f} s")
     return EXIT_FAILED_ROWS if failed else EXIT_OK
 
@@ -104,6 +115,9 @@ def train_parser() -> Parser:
     parser.add_argument(
         "--document", type=path, metavar="FILE", help="rewrite the table between its <!-- training --> markers"
     )
+    parser.add_argument(
+        "--out", type=path, metavar="DIR", help="folder for steps.jsonl (default: results/<date-time>-train)"
+    )
     return parser
 
 
@@ -118,20 +132,37 @@ def train_command(arguments: Sequence[str], started: float) -> int:
     from convbound.timing import CpuTimer
 
     device = torch.device(default_device())
-    steps = []
+    folder = args.out or results_folder("-train")
+    progress = Lines()
+    progress.total(len(args.model) * len(args.layout))
+    steps: list[training.Step] = []
+    interrupted = False
     try:
-        for step in training.measure(args.model, args.layout, args.batch, args.time, device, CpuTimer(cold=False)):
+        file = training.StepWriter(folder)
+        timer = CpuTimer(cold=False)
+        for step in training.measure(args.model, args.layout, args.batch, args.time, device, timer, progress):
             steps.append(step)
-            took = time.perf_counter() - started
-            print(f"{step.model} {step.layout}: {step.speedup:.2f}x ({took:.0f} s)", flush=True)
+            file.append(step)
+            print(f"  torch {1e3 * step.torch:.0f} ms, ours {1e3 * step.ours:.0f} ms: {step.speedup:.2f}x", flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
+    except OSError as error:
+        parser.error(f"--out: cannot write to {folder}: {error.strerror or error}")
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         parser.error(f"--batch: out of memory for two models and {args.batch} images: {error}")
     table = training.markdown(steps, args.batch)
-    print(f"\n{table}")
+    if steps:
+        print(f"\n{table}")
+    if interrupted:
+        # A document keeps the whole table that it has.
+        print(f"interrupted: {len(steps)} steps were measured and kept in {folder / training.FILE}")
+        return EXIT_INTERRUPTED
     if args.document is not None:
         marker = training.TRAINING
         with refusing(parser):
             replace_between(args.document, f"<!-- {marker}:start -->", f"<!-- {marker}:end -->", table)
+    print(f"written: {folder / training.FILE}")
+    print(f"took {time.perf_counter() - started:.0f} s")
     return EXIT_OK

@@ -15,11 +15,11 @@ from convbound.bench.rivals import RIVALS
 from convbound.bench.rows import STATUS_FAILED, Row
 from convbound.devices import Device
 from convbound.failures import failure
-from convbound.problem import DTYPE_NAMES, Layout
+from convbound.problem import DTYPE_NAMES, ConvProblem, Layout
 from convbound.roofs import Roofs
 from convbound.timing import Prepared, Timer, interleave, quantiles
 
-MEMORY, COMPUTE = "memory", "compute"
+MEMORY, COMPUTE, EITHER = "memory", "compute", "either"
 NOT_RUN = "not run: the device was lost before"
 
 
@@ -124,8 +124,9 @@ def _rows(case: Case, outcomes: list[Outcome], options: Options, roofs: Roofs) -
         if contender.layout not in options.layouts:
             continue
         row = _row(case, contender.layout, contender.backend, options.device)
-        row.kernel = contender.kernel
-        _fill(row, case, outcome, roofs)
+        row.kernel = contender.kernel()
+        _fill(row, outcome)
+        judge(row, roofs)
         if outcome.samples and not outcome.rival:
             seconds = quantiles(outcome.samples)[1]
             if contender.layout in best:
@@ -155,14 +156,13 @@ def _row(case: Case, layout: Layout, backend: str, device: str) -> Row:
         flops=problem.flops,
         bytes=problem.compulsory_bytes(case.dtype),
         intensity=problem.arithmetic_intensity(case.dtype),
+        threads=torch.get_num_threads(),
     )
 
 
-def _fill(row: Row, case: Case, outcome: Outcome, roofs: Roofs) -> None:
+def _fill(row: Row, outcome: Outcome) -> None:
     """Write into a row what became of its contender."""
-    depthwise = case.problem.depthwise
     row.error, row.error_limit, row.timing = outcome.error, outcome.error_limit, outcome.timing
-    row.bound = MEMORY if row.intensity < roofs.ridge(row.dtype, depthwise=depthwise) else COMPUTE
     if outcome.message:
         row.status, row.message = STATUS_FAILED, outcome.message
     if outcome.samples:
@@ -170,6 +170,15 @@ def _fill(row: Row, case: Case, outcome: Outcome, roofs: Roofs) -> None:
         row.samples = len(outcome.samples)
         row.median_ms, row.p20_ms, row.p80_ms = median * 1e3, p20 * 1e3, p80 * 1e3
         row.gbps, row.gflops = row.bytes / median / 1e9, row.flops / median / 1e9
+
+
+def judge(row: Row, roofs: Roofs) -> None:
+    """Write into a row what binds it and its shares of the roofs; at the end of a run these are known better."""
+    depthwise = ConvProblem.parse(row.problem).depthwise
+    least, most = roofs.ridge_spread(row.dtype, depthwise=depthwise)
+    row.bound = COMPUTE if row.intensity >= most else MEMORY if row.intensity <= least else EITHER
+    if row.gbps is not None and row.gflops is not None:
         row.copy_share = row.gbps / roofs.copy_gbps
         row.peak_share = row.gflops / roofs.peak(row.dtype, depthwise=depthwise)
-        row.roof_share = row.copy_share if row.bound == MEMORY else row.peak_share
+        # The lower roof is the one that binds, and the share of it the larger one.
+        row.roof_share = max(row.copy_share, row.peak_share)

@@ -20,6 +20,8 @@ DEFAULT_SUITES = ("convnext_t", "dcgan", "deeplabv3_aspp", "efficientnet_b0", "m
 TARGET_SECONDS: dict[Tier, float | None] = {"quick": 42.0, "default": 145.0, "full": None}
 # Shares of one case: below the least, medians mean nothing; above the most, they no longer move.
 LEAST_SECONDS, MOST_SECONDS = 0.1, 1.2
+# How often the roofs are measured: at the start, at the end, and between cases at even distances.
+ROOF_REPEATS = 4
 # For writing the report at the end, and for checking a case before anything of it was measured.
 _RESERVE_SECONDS, _FIRST_CHECK_SECONDS = 4.0, 0.3
 
@@ -77,10 +79,12 @@ class Budget:
         Cases to be measured.
     started
         When the run began, on the clock of ``time.perf_counter``.
+    behind
+        Seconds that are needed behind the last case.
     """
 
-    def __init__(self, target_seconds: float | None, count: int, started: float) -> None:
-        self._end = None if target_seconds is None else started + target_seconds - _RESERVE_SECONDS
+    def __init__(self, target_seconds: float | None, count: int, started: float, behind: float = 0.0) -> None:
+        self._end = None if target_seconds is None else started + target_seconds - _RESERVE_SECONDS - behind
         self._left = count
         self._checks: list[float] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 # Of an output that is no terminal: every column has room.
-FULL_WIDTH = 172
+FULL_WIDTH = 205
 
 
 def terminal() -> Console:
@@ -41,10 +42,11 @@ class Progress(Protocol):
 
 
 class Lines:
-    """One line for each step."""
+    """One line for each step, with the time left if the steps to come take as long as those that are done."""
 
     def __init__(self) -> None:
         self._done, self._total = 0, 0
+        self._started = time.perf_counter()
 
     def __enter__(self) -> Lines:
         return self
@@ -58,7 +60,11 @@ class Lines:
         self._total = steps
 
     def step(self, description: str) -> None:
-        sys.stdout.write(f"{self._done}/{self._total} {description}\n")
+        left = ""
+        if 0 < self._done < self._total:
+            seconds = (time.perf_counter() - self._started) / self._done * (self._total - self._done)
+            left = f", {seconds // 60:.0f}:{seconds % 60:02.0f} left"
+        sys.stdout.write(f"{self._done}/{self._total} {description}{left}\n")
         sys.stdout.flush()
 
     def advance(self) -> None:
@@ -76,8 +82,9 @@ class Bar:
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TimeElapsedColumn(),
-            progress.TextColumn("ETA"),
+            progress.TextColumn("elapsed,"),
             progress.TimeRemainingColumn(),
+            progress.TextColumn("left"),
             console=console,
         )
         self._task = self._bar.add_task("")
@@ -99,3 +106,8 @@ class Bar:
 
     def advance(self) -> None:
         self._bar.advance(self._task)
+
+
+def bar(console: Console) -> Progress:
+    """A bar in a terminal, lines elsewhere: a bar would show nothing there before the end."""
+    return Bar(console) if console.is_terminal else Lines()

@@ -52,7 +52,7 @@ def rival_kernel(rival: str, layer: Layer, x: Tensor, w: Tensor, dy: Tensor) -> 
         return ""
     problem, transposed = layer.problem, layer.transposed
     padding = [begin for begin, _ in problem.padding]
-    output_padding = _output_padding(problem) if transposed else [0] * problem.ndim
+    output_padding = output_padding_of(problem) if transposed else [0] * problem.ndim
     geometry = ([*problem.stride], padding, [*problem.dilation], transposed, output_padding, problem.groups, None)
     try:
         with cudnn(enabled=rival != NATIVE and torch.backends.cudnn.enabled):
@@ -96,7 +96,7 @@ def transposed_convolution(problem: ConvProblem, pass_: Pass) -> Run:
         raise ValueError(f"padding={problem.padding}: torch's transposed convolutions pad both ends alike")
     stride, dilation, groups = [*problem.stride], [*problem.dilation], problem.groups
     padding = [begin for begin, _ in problem.padding]
-    output_padding = _output_padding(problem)
+    output_padding = output_padding_of(problem)
     backward, conv_transpose = torch.ops.aten.convolution_backward, _CONV_TRANSPOSE[problem.ndim]
 
     def gradient(x: Tensor, w: Tensor, dy: Tensor, which: int) -> Tensor:
@@ -118,7 +118,7 @@ def transposed_convolution(problem: ConvProblem, pass_: Pass) -> Run:
     return {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}[pass_]
 
 
-def _output_padding(problem: ConvProblem) -> list[int]:
+def output_padding_of(problem: ConvProblem) -> list[int]:
     """The output_padding by which the transposed convolution has the problem's input size."""
     p = problem
     axes = zip(p.input, p.output, p.stride, p.padding, p.dilation, p.filter, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import os
@@ -16,8 +17,10 @@ from convbound.untrusted import check_kinds, open_file, parse_json, read_text, r
 
 SCHEMA = 1
 STATUS_OK, STATUS_FAILED = "ok", "failed"
+# A row whose 80th percentile is so many times its median.
+NOISY = 1.5
 # Machine columns that each CSV row repeats, so that tables from several machines can be put together.
-CSV_MACHINE = ("cpu", "gpu", "threads", "torch", "convbound", "revision", "date")
+CSV_MACHINE = ("cpu", "gpu", "torch", "convbound", "revision", "date")
 
 
 @dataclass
@@ -26,9 +29,11 @@ class Row:
 
     ``error`` is the largest |y - y64| / sum |x||w| over all elements, ``error_limit`` what was allowed. ``gbps`` counts
     compulsory bytes. ``copy_share`` and ``peak_share`` are shares of the measured roofs, ``roof_share`` that of the one
-    which binds the problem; with small outputs left in the cache it can exceed 1. The speed-ups are torch's median over
+    which binds the problem; with small outputs left in the cache it can exceed 1. ``bound`` is ``memory``, ``compute``,
+    or ``either`` where the roofs of the run spread so far that both are possible. The speed-ups are torch's median over
     this row's, in the same layout and in torch's better one; where torch competes in several ways, its best. ``kernel``
     is what served, ``timing`` how it was timed: ``clock``, or on a GPU ``graph`` (a replayed CUDA graph) or ``events``.
+    ``threads`` are those of the call, None in older files.
     """
 
     model: str
@@ -65,6 +70,7 @@ class Row:
     bound: str = ""
     speedup_same_layout: float | None = None
     speedup_best_layout: float | None = None
+    threads: int | None = None
 
     def record(self) -> dict[str, Any]:
         """The row as it is written: six significant digits, and ``pass`` for the field that Python reserves."""
@@ -91,6 +97,16 @@ class Row:
     def ok(self) -> bool:
         """Whether the row was checked and timed."""
         return self.status == STATUS_OK
+
+    @property
+    def naive(self) -> bool:
+        """Whether a naive kernel of ours served it: one to be read and to check others, which ``auto`` never takes."""
+        return self.kernel.startswith("naive_")
+
+    @property
+    def noisy(self) -> bool:
+        """Whether its times differ so much that the median says little."""
+        return self.median_ms is not None and self.p80_ms is not None and self.p80_ms >= NOISY * self.median_ms
 
 
 # A float may stand there as a whole number.
@@ -189,28 +205,34 @@ def check_roofs(roofs: dict[str, Any]) -> None:
     """Raise a ValueError where roofs are missing or not positive."""
     check_kinds({"fma_gflops": None, **roofs}, _ROOFS)
     check_kinds(roofs["peak_gflops"], dict.fromkeys(roofs["peak_gflops"], int | float))
-    for roof in (roofs["copy_gbps"], roofs.get("fma_gflops"), *roofs["peak_gflops"].values()):
+    check_kinds({"repeats": 1, "spread": {}, **roofs}, {"repeats": int, "spread": dict})
+    spread = roofs.get("spread", {})
+    for name, limits in spread.items():
+        if not isinstance(limits, list) or len(limits) != 2 or not all(isinstance(one, int | float) for one in limits):
+            raise ValueError(f"the spread of {name} is {limits!r} and not two numbers")
+    values = (roofs["copy_gbps"], roofs.get("fma_gflops"), *roofs["peak_gflops"].values())
+    for roof in (*values, *(limit for limits in spread.values() for limit in limits)):
         if roof is not None and not roof > 0:
             raise ValueError(f"a roof of {roof} is not positive")
 
 
 class RowWriter:
-    """Appends rows to ``rows.csv`` and ``rows.jsonl`` as they are measured, so that no end of the run can lose them."""
+    """Appends rows to ``rows.csv`` and ``rows.jsonl`` as they are measured, so that no end of the run can lose them.
+
+    They are judged by the roofs as they are known by then. :func:`write_rows` writes both files once more at the end.
+    """
 
     def __init__(self, folder: Path, result: Result) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._machine = {name: result.machine.get(name) for name in CSV_MACHINE}
+        self._result = result
         self._csv, self._jsonl = (_created(folder / name) for name in ("rows.csv", "rows.jsonl"))
-        names = ["pass" if field.name == "pass_" else field.name for field in dataclasses.fields(Row)]
-        self._table = csv.DictWriter(self._csv, [*names, *CSV_MACHINE])
-        self._table.writeheader()
+        self._csv.write(_csv_text(result, [], head=True))
         self._jsonl.write(json.dumps(result.header()) + "\n")
 
     def append(self, rows: list[Row]) -> None:
         """Write rows and hand them to the system at once."""
-        for row in rows:
-            self._table.writerow(row.record() | self._machine)
-            self._jsonl.write(json.dumps(row.record()) + "\n")
+        self._csv.write(_csv_text(self._result, rows))
+        self._jsonl.writelines(json.dumps(row.record()) + "\n" for row in rows)
         self._csv.flush()
         self._jsonl.flush()
 
@@ -218,6 +240,25 @@ class RowWriter:
         """Close both files."""
         self._csv.close()
         self._jsonl.close()
+
+
+def write_rows(folder: Path, result: Result) -> None:
+    """Write ``rows.csv`` and ``rows.jsonl`` of a finished run, each as a whole: rows as the final roofs judge them."""
+    replace_text(folder / "rows.csv", _csv_text(result, result.rows, head=True))
+    lines = [result.header(), *(row.record() for row in result.rows)]
+    replace_text(folder / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _csv_text(result: Result, rows: list[Row], *, head: bool = False) -> str:
+    """Rows of a result as lines of CSV, under the names of their columns where those are asked for."""
+    machine = {name: result.machine.get(name) for name in CSV_MACHINE}
+    names = ["pass" if field.name == "pass_" else field.name for field in dataclasses.fields(Row)]
+    text = io.StringIO()
+    table = csv.DictWriter(text, [*names, *CSV_MACHINE])
+    if head:
+        table.writeheader()
+    table.writerows(row.record() | machine for row in rows)
+    return text.getvalue()
 
 
 def _created(path: Path) -> IO[str]:

@@ -7,11 +7,14 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from convbound.bench.auto import AUTO
+from convbound.bench.measure import EITHER
 from convbound.bench.overhead import MODEL as HOST
+from convbound.bench.overhead import contention
 from convbound.bench.rivals import RIVALS
-from convbound.bench.rows import Row
+from convbound.bench.rows import NOISY, Row
 from convbound.choice import cpu_table
 from convbound.problem import DTYPE_NAMES, ConvProblem, Layout, Pass
 
@@ -45,7 +48,6 @@ def sum_up(rows: Iterable[Row]) -> Group:
     chosen = list(rows)
     same = [row.speedup_same_layout for row in chosen if row.speedup_same_layout is not None]
     best = [row.speedup_best_layout for row in chosen if row.speedup_best_layout is not None]
-    shares = [row.roof_share for row in chosen if row.roof_share is not None]
     return Group(
         rows=len(chosen),
         failed=sum(not row.ok for row in chosen),
@@ -53,7 +55,7 @@ def sum_up(rows: Iterable[Row]) -> Group:
         wins_best=sum(s >= 1 for s in best),
         same=geometric_mean(same),
         best=geometric_mean(best),
-        roof=statistics.median(shares) if shares else None,
+        roof=roof_share(chosen),
     )
 
 
@@ -88,28 +90,92 @@ def with_auto(row: Row, isa: str) -> Row:
     return replace(row, backend=choice.backend, speedup_same_layout=1.0, speedup_best_layout=best)
 
 
+def best_rivals(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
+    """The fastest of torch's rows for the :func:`place` of each row of ours; a failed one where none has a time."""
+    best: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        if row.backend in RIVALS and row.model != HOST:
+            known = best.setdefault(place(row), row)
+            if row.median_ms is not None and (known.median_ms is None or row.median_ms < known.median_ms):
+                best[place(row)] = row
+    return best
+
+
+def place(row: Row) -> tuple[Any, ...]:
+    """What a row measures, by whatever backend."""
+    return (row.model, row.layer, row.problem, row.op, row.pass_, row.dtype, row.layout)
+
+
+def roof_share(rows: Iterable[Row]) -> float | None:
+    """The median share of the roof, None of rows without a time."""
+    shares = [row.roof_share for row in rows if row.roof_share is not None]
+    return statistics.median(shares) if shares else None
+
+
 def summary_lines(rows: Iterable[Row]) -> list[str]:
-    """The run in a few sentences: wins, where ours is slower, geometric means, failures, host overhead."""
+    """The run in a few sentences: :func:`verdict_lines`, geometric means, and :func:`remark_lines`."""
     everything = list(rows)
-    mine = ours(everything)
-    if not mine:
-        return [*_overhead(everything), "no row of ours was measured"]
-    total = sum_up(mine)
-    lines = [
-        f"ours wins {total.wins_same} of {total.rows} rows against torch in the same layout, "
-        f"{total.wins_best} of {total.rows} against torch in its better layout"
-    ]
-    if any(map(is_slower, mine)):
-        lines.append("slower in:")
-        lines += [f"  {model}: {_slower_places(group)}" for model, group in grouped(mine, _model).items()]
-    if total.same is not None:
-        lines.append("geometric means of torch's time over ours, same layout (better layout):")
-        for name, by in (("pass", _pass), ("layout", _layout), ("family", _family)):
-            means = [f"{key} {speedups(sum_up(group))}" for key, group in grouped(mine, by).items()]
-            lines.append(f"  by {name}: " + ", ".join(means))
-    if total.failed:
-        lines.append(f"{total.failed} of {total.rows} rows of ours failed; their errors stand in the rows")
+    lines = []
+    for name, group in _by_backend(everything):
+        if sum_up(group).same is not None:
+            lines.append(f"geometric means of torch's time over {name}, same layout (better layout):")
+            for what, by in (("pass", _pass), ("layout", _layout), ("family", _family)):
+                means = [f"{key} {speedups(sum_up(part))}" for key, part in grouped(group, by).items()]
+                lines.append(f"  by {what}: " + ", ".join(means))
+    return [*verdict_lines(everything), *lines, *remark_lines(everything)]
+
+
+def verdict_lines(rows: Iterable[Row]) -> list[str]:
+    """How often ours wins, and where it is slower."""
+    backends = _by_backend(list(rows))
+    lines = []
+    for name, group in backends:
+        total = sum_up(group)
+        lines.append(
+            f"{name} wins {total.wins_same} of {total.rows} rows against torch in the same layout, "
+            f"{total.wins_best} of {total.rows} against torch in its better layout"
+        )
+    for name, group in backends:
+        if any(map(is_slower, group)):
+            lines.append(f"{name if len(backends) > 1 else ''} slower in:".strip())
+            models = grouped(group, _model).items()
+            lines += [f"  {model}: {_slower_places(part)}" for model, part in models if any(map(is_slower, part))]
+    return lines or ["no row of ours was measured"]
+
+
+def remark_lines(rows: Iterable[Row]) -> list[str]:
+    """How far from the roof, what a naive kernel serves, failures, noise, and the host overhead."""
+    everything = list(rows)
+    rivals = best_rivals(everything).values()
+    named = [*_by_backend(everything), ("torch", list(rivals))]
+    shares = [(name, share) for name, group in named if (share := roof_share(group)) is not None]
+    lines = []
+    if shares:
+        lines.append("of the roof, in the median: " + ", ".join(f"{name} {share:.0%}" for name, share in shares))
+    for name, group in _by_backend(everything):
+        if left := sum(row.backend == AUTO and row.kernel.startswith(f"{AUTO}: torch") for row in group):
+            lines.append(
+                f"{AUTO} leaves {left} of {len(group)} rows to torch: these differ by noise and the call alone"
+            )
+        if naive := sum(row.naive for row in group):
+            serves = f"a naive kernel serves {naive} of {len(group)} rows of {name}, for lack of a fast one"
+            lines.append(f"{serves}; auto leaves these to torch")
+        if failed := sum(not row.ok for row in group):
+            lines.append(f"{failed} of {len(group)} rows of {name} failed; their errors stand in the rows")
+    timed = [row for row in everything if row.model != HOST and row.median_ms is not None]
+    if noisy := sum(row.noisy for row in timed):
+        lines.append(
+            f"{noisy} of {len(timed)} times are noisy: the 80th percentile is {NOISY} times the median, or more"
+        )
+    if either := sum(row.bound == EITHER for row in timed):
+        lines.append(f"{either} of {len(timed)} rows are bound by either: the roofs spread too far to tell")
     return [*lines, *_overhead(everything)]
+
+
+def _by_backend(rows: list[Row]) -> list[tuple[str, list[Row]]]:
+    """The rows of ours by backend; a single backend is called ours."""
+    groups = grouped(ours(rows), lambda row: row.backend)
+    return [(backend if len(groups) > 1 else "ours", group) for backend, group in groups.items()]
 
 
 def speedups(group: Group) -> str:
@@ -155,7 +221,27 @@ def _family(row: Row) -> str:
 
 
 def _overhead(rows: list[Row]) -> list[str]:
-    parts = [
-        f"{row.backend} {row.median_ms * 1e3:.1f} us" for row in rows if row.model == HOST and row.median_ms is not None
-    ]
-    return ["host overhead per call: " + ", ".join(parts)] if parts else []
+    """A line for each number of threads, and one for threads that wait for one another."""
+    host = [row for row in rows if row.model == HOST and row.median_ms is not None]
+    lines = []
+    for count, group in grouped(host, lambda row: row.threads).items():
+        layers = list(dict.fromkeys(row.layer for row in group))
+        where = f" on {count} thread{'s' * (count != 1)}" if count else ""
+        of = f" ({', '.join(layers)})" if len(layers) > 1 else ""
+        backends = grouped(group, lambda row: row.backend).items()
+        times = [f"{backend} {', '.join(_microseconds(row) for row in part)}" for backend, part in backends]
+        lines.append(f"host overhead per call{where}, us{of}: {'; '.join(times)}")
+    if waiting := contention(host):
+        calls = ", ".join(
+            f"{many.backend} {many.layer} {_microseconds(many)} us instead of {_microseconds(one)}"
+            for one, many in waiting
+        )
+        lines.append(
+            f"on {waiting[0][1].threads} threads these calls spend their time waiting for threads, as they do where "
+            f"other programs use the cores: {calls}"
+        )
+    return lines
+
+
+def _microseconds(row: Row) -> str:
+    return f"{1e3 * (row.median_ms or 0.0):.1f}"

@@ -7,22 +7,28 @@ The two copies of a model take turns (A B B A).
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
 
 import convbound
+from convbound.bench.progress import Progress
 from convbound.problem import Layout
 from convbound.timing import Call, Sampler, interleave, keep_freed_pages
+from convbound.untrusted import open_file
 
 TRAINING = "training"
+FILE = "steps.jsonl"
 IMAGE, LABELS = 224, 1000
 
 
@@ -67,8 +73,32 @@ class Step:
         return self.torch / self.ours
 
 
+class StepWriter:
+    """Appends steps to ``steps.jsonl`` of a folder as they are measured, so that no end can lose them."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / FILE
+        with self._open(os.O_TRUNC):
+            pass
+
+    def append(self, step: Step) -> None:
+        """Write a step and hand it to the system at once."""
+        with self._open(os.O_APPEND) as file:
+            file.write(json.dumps(dataclasses.asdict(step)) + "\n")
+
+    def _open(self, how: int) -> IO[str]:
+        return os.fdopen(open_file(self._file, os.O_WRONLY | os.O_CREAT | how), "w", encoding="utf-8")
+
+
 def measure(
-    names: Sequence[str], layouts: Sequence[Layout], batch: int, seconds: float, device: torch.device, timer: Sampler
+    names: Sequence[str],
+    layouts: Sequence[Layout],
+    batch: int,
+    seconds: float,
+    device: torch.device,
+    timer: Sampler,
+    progress: Progress,
 ) -> Iterator[Step]:
     """Time every model in every layout, for `seconds` each."""
     keep_freed_pages()
@@ -79,6 +109,7 @@ def measure(
         torch.manual_seed(0)
         model = build(name).to(device).train()
         for layout in layouts:
+            progress.step(f"{name} {layout}")
             memory = torch.channels_last if layout == "NHWC" else torch.contiguous_format
             images = torch.randn(batch, 3, IMAGE, IMAGE, device=device).to(memory_format=memory)
             labels = torch.randint(LABELS, (batch,), device=device)
@@ -87,6 +118,7 @@ def measure(
             calls: list[Call] = [partial(_step, rival, images, labels) for rival in rivals]
             ours, torchs = map(median, interleave(calls, timer, seconds, [0.0, 0.0]))
             yield Step(name, layout, len(report.replaced), len(report), ours, torchs)
+            progress.advance()
 
 
 def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:

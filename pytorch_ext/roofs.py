@@ -1,10 +1,12 @@
 """What this very machine reaches: copy bandwidth and floating-point peak, measured on the spot.
 
-Both are what code in this process, with this number of threads, can get: the two roofs of the roofline.
+Both are what code in this process, with this number of threads, can get: the two roofs of the roofline. A shared
+machine changes from minute to minute, so a run measures them several times and takes medians (:func:`median_roofs`).
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ from convbound.timing import Timer
 
 # Half-precision kernels that accumulate in fp32 can reach the fp32 peak, also where torch's product of halves does not.
 _ALSO = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+# Names of the roofs in `Roofs.spread`, beside those of dtypes.
+COPY, FMA = "copy", "fma"
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,42 @@ class Roofs:
     fma_gflops
         GFLOP/s in fp32 without matrix units, for a depthwise convolution has no use for them; None where there are
         none.
+    repeats
+        How many measurements these are the medians of.
+    spread
+        The least and the most of them, for ``copy``, each dtype and ``fma``; empty for a single measurement.
     """
 
     copy_gbps: float
     copy_method: str
     peak_gflops: dict[str, float] = field(default_factory=dict)
     fma_gflops: float | None = None
+    repeats: int = 1
+    spread: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def peak(self, dtype: str, *, depthwise: bool = False) -> float:
         """GFLOP/s that bound a problem's arithmetic."""
-        if depthwise and self.fma_gflops is not None and dtype != "fp64":
-            return self.fma_gflops
-        return self.peak_gflops[dtype]
+        return self._values()[self._bounding(dtype, depthwise)]
 
     def ridge(self, dtype: str, *, depthwise: bool = False) -> float:
         """FLOPs per byte above which a problem is bound by arithmetic."""
         return self.peak(dtype, depthwise=depthwise) / self.copy_gbps
+
+    def ridge_spread(self, dtype: str, *, depthwise: bool = False) -> tuple[float, float]:
+        """The least and the most that the ridge can be, given the spread of both roofs; the ridge twice without one."""
+        ridge = self.ridge(dtype, depthwise=depthwise)
+        if not self.spread:
+            return ridge, ridge
+        slowest, fastest = self.spread[COPY]
+        least, most = self.spread[self._bounding(dtype, depthwise)]
+        return least / fastest, most / slowest
+
+    def _bounding(self, dtype: str, depthwise: bool) -> str:
+        return FMA if depthwise and self.fma_gflops is not None and dtype != "fp64" else dtype
+
+    def _values(self) -> dict[str, float]:
+        fma = {} if self.fma_gflops is None else {FMA: self.fma_gflops}
+        return {COPY: self.copy_gbps, **self.peak_gflops, **fma}
 
 
 def _best_seconds(call: Callable[[], object], timer: Timer, budget: float) -> float:
@@ -61,7 +85,7 @@ def _best_seconds(call: Callable[[], object], timer: Timer, budget: float) -> fl
     return best
 
 
-def measure_copy(device: Device, timer: Timer, budget: float = 0.6) -> tuple[float, str]:
+def measure_copy(device: Device, timer: Timer, budget: float = 0.4) -> tuple[float, str]:
     """GB/s of the best copy between buffers larger than the last cache, and its name."""
     elements = min(max(2 * device.cache_bytes(), device.min_copy_bytes), device.max_copy_bytes) // 4
     source, target = torch.ones(elements, device=device.place), torch.zeros(elements, device=device.place)
@@ -71,7 +95,7 @@ def measure_copy(device: Device, timer: Timer, budget: float = 0.6) -> tuple[flo
     return 2 * source.nbytes / seconds[best] / 1e9, best
 
 
-def measure_peak(device: Device, timer: Timer, dtype: torch.dtype, budget: float = 0.8) -> float:
+def measure_peak(device: Device, timer: Timer, dtype: torch.dtype, budget: float = 0.6) -> float:
     """GFLOP/s of torch's best square matrix product.
 
     Small products find the quiet moments of a busy machine, large ones feed many cores; products grow until one takes a
@@ -88,7 +112,7 @@ def measure_peak(device: Device, timer: Timer, dtype: torch.dtype, budget: float
 
 
 def measure_roofs(device: Device, dtypes: Sequence[torch.dtype]) -> Roofs:
-    """Measure the copy and, for each dtype, the matrix product; about two seconds."""
+    """Measure the copy and, for each dtype, the matrix product; about a second."""
     timer = device.timer(cold=False)
     copy_gbps, method = measure_copy(device, timer)
     measure = partial(measure_peak, device, timer)
@@ -97,3 +121,24 @@ def measure_roofs(device: Device, dtypes: Sequence[torch.dtype]) -> Roofs:
     fma = device.fma_peak(measure)
     device.release()
     return Roofs(copy_gbps, method, {DTYPE_NAMES[dtype]: peak for dtype, peak in best.items()}, fma)
+
+
+def median_roofs(measured: Sequence[Roofs]) -> Roofs:
+    """The median of each roof over several measurements, with the least and the most; a single one as it is.
+
+    Each measurement is the best of its many calls, so that no pause counts. Their median is the machine as it was for
+    most of the run: neither its one quiet moment nor its one busy one.
+    """
+    if len(measured) == 1:
+        return measured[0]
+    values = [roofs._values() for roofs in measured]
+    found = {name: [each[name] for each in values] for name in values[0]}
+    medians = {name: statistics.median(each) for name, each in found.items()}
+    return Roofs(
+        copy_gbps=medians.pop(COPY),
+        copy_method=statistics.mode(roofs.copy_method for roofs in measured),
+        fma_gflops=medians.pop(FMA, None),
+        peak_gflops=medians,
+        repeats=len(measured),
+        spread={name: (min(each), max(each)) for name, each in found.items()},
+    )

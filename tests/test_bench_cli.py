@@ -29,7 +29,7 @@ def options(*arguments: str):
         (["--pass", "forward"], "--pass: unknown pass 'forward'; it is one of fprop, dgrad, wgrad"),
         (["--dtype", "fp8"], "--dtype: unknown dtype 'fp8'"),
         (["--backend", "cudnn"], "--backend: unknown backend 'cudnn'"),
-        (["--backend", "torch"], "--backend: torch is always measured, as the rival"),
+        (["--backend", "autoo"], "--backend: unknown backend 'autoo'; did you mean auto? it is one of auto, cpu,"),
         (["--problem", "mb8ic3x"], "--problem: cannot read 'x' in problem 'mb8ic3x'"),
         (["--problem", "mb0ic1iw9oc1kw2"], "--problem: mb0 in 'mb0ic1iw9oc1kw2' leaves nothing to time"),
         (["--transposed"], "--transposed: says how to read --problem, which is missing"),
@@ -88,6 +88,26 @@ def test_sizes_of_run():
     assert len(layers(options("--full"))) == LAYERS
     assert len(layers(options("--quick"))) < len(layers(options())) <= LAYERS
     assert len(cases(options("--full"))) == 3 * LAYERS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ((), ("cpu",)),
+        (("--problem", "ic1ih9oc1kh3"), ("auto", "cpu")),
+        (("--problem", "ic1ih9oc1kh3", "--backend", "cpu"), ("cpu",)),
+        (("--backend", "auto"), ("auto",)),
+        (("--backend", "TORCH"), ()),
+        (("--backend", "torch", "auto", "cpu", "auto"), ("auto", "cpu")),
+    ],
+    ids=" ".join,
+)
+def test_backends_of_a_run(arguments, wanted, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "our_backends", lambda device: ["cpu"])
+    chosen = options("--device", "cpu", *arguments)
+    assert (chosen.backends, chosen.rivals) == (wanted, ("torch",))
+    cli.print_layers(chosen)
+    assert f"comparisons of {', '.join(wanted) or 'nothing of ours'} with torch" in capsys.readouterr().out
 
 
 def test_a_named_model_is_measured_whole():

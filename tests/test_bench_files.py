@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import json
 import os
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from convbound.bench import cli, runner
-from convbound.bench.report import README_END, README_START, escaped, markdown
+from convbound.bench.report import README_END, README_START, escaped, markdown, print_screen
 from convbound.bench.rows import RowWriter, read_result
 from convbound.command_line import EXIT_USAGE
 from convbound.roofs import Roofs
@@ -115,6 +117,12 @@ def without(*path: Any) -> Callable[[dict[str, Any]], None]:
         (change("roofs", "copy_gbps", to=0), "a roof of 0 is not positive"),
         (change("roofs", "peak_gflops", to={"fp32": None}), "fp32 is NoneType and not int"),
         (change("roofs", to={}), "copy_gbps is missing"),
+        (change("roofs", "repeats", to="4"), "repeats is str and not int"),
+        (change("roofs", "spread", to=[1, 2]), "spread is list and not dict"),
+        (change("roofs", "spread", to={"copy": [1]}), "the spread of copy is [1] and not two numbers"),
+        (change("roofs", "spread", to={"copy": [1, "2"]}), "the spread of copy is [1, '2'] and not two numbers"),
+        (change("roofs", "spread", to={"copy": [0, 2]}), "a roof of 0 is not positive"),
+        (change("rows", 3, "threads", to="two"), "threads is str"),
         (change("rows", 3, "problem", to="mb1"), "problem 'mb1'"),
         (change("rows", 3, "pass", to="sideways"), "'sideways' is not one of fprop, dgrad, wgrad"),
         (change("rows", 3, "layout", to="CHWN"), "'CHWN' is not one of"),
@@ -224,6 +232,38 @@ def test_a_full_disk_ends_a_run_in_one_line(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(RowWriter, "append", append)
     assert "No space left on device" in refused(capsys, *RUN, tmp_path)
+
+
+def test_the_committed_run_fits_one_screen():
+    shown = io.StringIO()
+    print_screen(read_result(COMMITTED), Console(file=shown, width=100))
+    lines = [line.rstrip() for line in shown.getvalue().splitlines()]
+    assert 24 <= len(lines) <= 36  # the names of the files follow
+    assert max(map(len, lines)) <= 100
+    models = [line.split()[0] for line in lines if " fp32 " in line and "roofs" not in line]
+    assert models == ["convnext_t", "dcgan", "deeplabv3_aspp", "efficientnet_b0", "mobilenet_v2", "resnext50"]
+    naive = next(i for i, line in enumerate(lines) if line.strip().startswith("dcgan"))
+    assert "auto       1.00x  1.00x  1.00x" in lines[naive + 1]
+    assert any("cpu, auto  1.99x" in line for line in lines)
+
+
+def test_many_failures_stand_in_the_file_alone(record, tmp_path, capsys):
+    record["rows"] += [record["rows"][-1]] * 9
+    assert cli.main(["report", str(written(tmp_path, record))]) == cli.EXIT_OK
+    printed = capsys.readouterr().out
+    assert printed.count("FAILED cpu") == 5
+    assert "and 5 more FAILED in the long table" in printed
+    assert (tmp_path / "table.txt").read_text(encoding="utf-8").count("FAILED cpu") == 10
+
+
+def test_roofs_with_their_spread_are_printed(record, tmp_path, capsys):
+    record["roofs"] |= {"copy_gbps": 20.0, "peak_gflops": {"fp32": 100.0}, "repeats": 4}
+    record["roofs"]["spread"] = {"copy": [10.0, 25.0], "fp32": [80.0, 120.0]}
+    assert cli.main(["report", str(written(tmp_path, record))]) == cli.EXIT_OK
+    assert (
+        "measured roofs: copy 20.0 GB/s (10.0-25.0) (torch copy_), 100 GFLOP/s fp32 (80.0-120); ridge at 5.0 (3.2-12.0)"
+        " FLOP/byte; medians of 4 measurements (least-most)" in capsys.readouterr().out
+    )
 
 
 def test_the_readme_shows_the_committed_run_and_what_auto_makes_of_it():

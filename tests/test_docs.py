@@ -20,7 +20,16 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md"
 # Ends of file names; a name without a folder may stand in any one.
 SUFFIXES = ("py", "pyi", "cu", "h", "cpp", "inc", "md", "csv", "json", "svg", "png", "sh", "toml")
 # Files that a run writes.
-WRITTEN = {"rows.csv", "rows.jsonl", "result.json", "roofline.png", "tuning.json", "results/gpu-check.json"}
+WRITTEN = {
+    "rows.csv",
+    "rows.jsonl",
+    "steps.jsonl",
+    "result.json",
+    "table.txt",
+    "roofline.png",
+    "tuning.json",
+    "results/gpu-check.json",
+}
 WRITTEN |= {"results/fuzz.json", "traces.json", "model.py"}
 
 

@@ -132,7 +132,7 @@ def test_the_benchmark_prints_reports_of_few_cases(tmp_path, capsys):
 def test_the_benchmark_prints_and_rewrites_a_table_of_many(tmp_path, capsys):
     document = tmp_path / "traffic.md"
     document.write_text("before\n<!-- naive:start -->\nold\n<!-- naive:end -->\nafter\n")
-    small = ("--problem", "mb8g8ic8ih7oc8kh3ph1", "mb2g4ic4iw9oc4kw2", "--gpu", "T4", "--table", f"{document}#naive")
+    small = ("--problem", "mb8g8ic8ih7oc8kh3ph1", "mb2g4ic4iw9oc4kw2", "--gpu", "T4", "--document", f"{document}#naive")
     assert bench(tmp_path, *small) == cli.EXIT_OK
     assert "coalescing" in capsys.readouterr().out
     text = document.read_text()
@@ -172,7 +172,8 @@ def test_a_case_that_cannot_be_traced_is_kept_with_its_error(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(("--gpu", "H300"), "gpu='H300' is unknown"), (("--table", "/nowhere.md"), "nowhere.md")]
+    ("arguments", "message"),
+    [(("--gpu", "H300"), "gpu='H300' is unknown"), (("--document", "/nowhere.md"), "nowhere.md")],
 )
 def test_a_bad_argument_is_one_line(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as leaving:

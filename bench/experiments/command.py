@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from convbound.bench import provenance
-from convbound.bench.arguments import MOST_THREADS, PROGRAM, device, one_of, path, positive, refusing, require_extras
-from convbound.bench.progress import Bar, terminal
+from convbound.bench.arguments import (
+    MOST_THREADS,
+    PROGRAM,
+    device,
+    one_of,
+    path,
+    positive,
+    refusing,
+    require_extras,
+    results_folder,
+)
+from convbound.bench.progress import bar, terminal
 from convbound.command_line import EXIT_INTERRUPTED, EXIT_OK, Parser
 from convbound.devices import NAMES, default_device, find_device
 from convbound.gpus import DEFAULT_GPU, find_gpu
@@ -26,7 +35,7 @@ if TYPE_CHECKING:
     from convbound.bench.experiments.run import Record
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-FILE = "experiments.json"
+_OPENING_SECONDS = 3.0
 
 HELP = """\
 Run experiments: each states a hypothesis about convolutions, measures it here, draws it, and ends in a verdict that the
@@ -38,7 +47,7 @@ examples:
   {PROGRAM} experiment three                     one of them
   {PROGRAM} experiment --all --out results/all   every one, in ten minutes
   {PROGRAM} experiment three --predict H100      what its kernels' traffic binds on a GPU, traced without one
-  {PROGRAM} experiment --from results/all/{FILE}
+  {PROGRAM} experiment --from results/all/experiments.json
 """
 
 
@@ -114,38 +123,25 @@ def experiment_command(arguments: Sequence[str], started: float) -> int:
 def _run(options: Parser, args: argparse.Namespace, names: list[str], console: Console, started: float) -> int:
     from convbound.bench.experiments import show
     from convbound.bench.experiments.catalogue import EXPERIMENTS
-    from convbound.bench.experiments.experiment import Setting
-    from convbound.bench.experiments.run import SECONDS, Record, measure
-    from convbound.roofs import measure_roofs
+    from convbound.bench.experiments.run import FILE, SECONDS, Run
 
-    folder = args.out or Path("results") / datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder = args.out or results_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         options.error(f"--out: cannot use {folder}: {error.strerror}")
     found = find_device(args.device or default_device())
     dtype = _DTYPES[args.dtype] if args.dtype else found.dtype
-    machine = provenance.describe(found.type) | found.start()
     finished: list[str] = []
     try:
-        with torch.no_grad():
-            roofs = measure_roofs(found, [dtype])
-            record = Record(machine, roofs, found.type, DTYPE_NAMES[dtype])
-            setting = Setting(found, dtype, roofs)
-            for name in names:
-                experiment = EXPERIMENTS[name]
-                with Bar(console) as bar:
-                    bar.total(len(experiment.groups(setting)))
-                    bar.step(name)
-                    points = measure(experiment, setting, args.time or SECONDS, advance=bar.advance)
-                record.points[name] = points
-                # After each one: no end of the run can lose it.
-                record.write(folder / FILE)
-                show.draw(experiment, points, record, folder / f"{name}.svg")
-                show.print_experiment(experiment, points, record, console)
-                if args.predict:
-                    _predict(points, args.predict, dtype, console)
-                finished.append(name)
+        run = Run(found, dtype, folder)
+        for name in names:
+            points = run.add(EXPERIMENTS[name], args.time or SECONDS, bar(console))
+            finished.append(name)
+            show.draw(EXPERIMENTS[name], points, run.record, folder / f"{name}.svg")
+            show.print_experiment(EXPERIMENTS[name], points, run.record, console)
+            if args.predict:
+                _predict(points, args.predict, console)
     except KeyboardInterrupt:
         console.print(f"interrupted: {len(finished)} of {len(names)} experiments were measured and kept in {folder}")
         return EXIT_INTERRUPTED
@@ -157,7 +153,21 @@ def _run(options: Parser, args: argparse.Namespace, names: list[str], console: C
     return EXIT_OK
 
 
-def _predict(points: Points, gpu: str, dtype: torch.dtype, console: Console) -> None:
+def open_benchmark(name: str, dtype: torch.dtype, folder: Path) -> None:
+    """What a run of the benchmark begins with: the three convolutions, with warm caches, in a few seconds."""
+    from convbound.bench.experiments import show
+    from convbound.bench.experiments.catalogue import EXPERIMENTS
+    from convbound.bench.experiments.run import Run
+
+    console = terminal()
+    three = dataclasses.replace(EXPERIMENTS["three"], caches=("warm",))
+    run = Run(find_device(name), dtype, folder)
+    points = run.add(three, _OPENING_SECONDS, bar(console))
+    show.draw(three, points, run.record, folder / "three.svg")
+    show.print_experiment(three, points, run.record, console)
+
+
+def _predict(points: Points, gpu: str, console: Console) -> None:
     """Print what binds each single convolution on a GPU."""
     from convbound.bench.experiments.predict import predictions
 
@@ -179,6 +189,6 @@ def _show_file(options: Parser, args: argparse.Namespace, names: list[str], cons
         for experiment in chosen:
             show.print_experiment(experiment, record.points[experiment.name], record, console)
             if args.predict:
-                _predict(record.points[experiment.name], args.predict, torch.float16, console)
+                _predict(record.points[experiment.name], args.predict, console)
         if args.docs:
             show.write_page(chosen, record, args.docs)

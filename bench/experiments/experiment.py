@@ -19,14 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import convbound
-from convbound.bench.cases import Case, Tensors, dense, ours_run, random_tensors
-from convbound.bench.rivals import TORCH, rival_run
+from convbound.bench.auto import auto_kernel, auto_run
+from convbound.bench.cases import Tensors, dense, random_tensors
+from convbound.bench.rivals import TORCH, rival_kernel, rival_run
 from convbound.bench.tables import Layer
-from convbound.choice import choose
 from convbound.devices import Device
 from convbound.problem import ConvProblem, Layout, Pass
 from convbound.roofs import Roofs
-from convbound.serving import serving_kernel
 from convbound.untrusted import check_kinds
 
 if TYPE_CHECKING:
@@ -200,19 +199,15 @@ class Setting:
         if isinstance(problem, str):
             problem = ConvProblem.parse(problem)
         layer = Layer("", str(problem), 1, transposed, "quick", problem)
-        case = Case(layer, point.pass_, self.dtype)
         operands = (tensors or random_tensors(problem, self.dtype, self.device.place)).dense(point.layout)
-        backend = TORCH
-        if ours:
-            backend = choose(problem, point.pass_, self.dtype, point.layout, self.device.place).backend
-        run = rival_run(TORCH, layer, point.pass_) if backend == TORCH else ours_run(case, backend, point.layout)
-        kernel = serving_kernel(problem, point.pass_, self.dtype, point.layout, backend).name
+        run = auto_run(layer, point.pass_, operands) if ours else rival_run(TORCH, layer, point.pass_)
+        kernel = auto_kernel(layer, point.pass_, operands) if ours else rival_kernel(TORCH, layer, *operands)
         known = dataclasses.replace(
             point,
             multiply_adds=problem.flops // 2,
             bytes=problem.compulsory_bytes(self.dtype),
             parameters=problem.parameters,
-            kernel=f"{backend}: {kernel}",
+            kernel=kernel,
             problem=str(problem),
         )
         return Subject(known, tuple(operands), run, equal=f"{problem} {point.pass_}")

@@ -11,13 +11,18 @@ from typing import Any
 
 import torch
 
+from convbound.bench import provenance
 from convbound.bench.experiments.experiment import Experiment, Group, Point, Points, Setting, Subject
+from convbound.bench.progress import Progress
 from convbound.bench.rows import check_machine, check_roofs
+from convbound.bench.runner import RoofMeter
+from convbound.devices import Device
+from convbound.problem import DTYPE_NAMES
 from convbound.roofs import Roofs
 from convbound.timing import Timer, interleave, quantiles
 from convbound.untrusted import check_kinds, parse_json, read_text, replace_text
 
-SCHEMA = 1
+FILE, SCHEMA = "experiments.json", 1
 # Seconds of sampling for one experiment; making tensors and first calls come on top.
 SECONDS = 30.0
 # Of the largest element: what two ways of computing the same may differ by.
@@ -70,19 +75,53 @@ def read(path: Path) -> Record:
         check_machine(head["machine"])
         check_roofs(head["roofs"])
         points = {name: Points(map(Point.from_record, records)) for name, records in head["experiments"].items()}
-        return Record(head["machine"], Roofs(**head["roofs"]), head["device"], head["dtype"], points)
+        roofs = Roofs(**head["roofs"])
+        spread = {name: (least, most) for name, (least, most) in roofs.spread.items()}
+        roofs = dataclasses.replace(roofs, spread=spread)
+        return Record(head["machine"], roofs, head["device"], head["dtype"], points)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no file of experiments ({error})") from error
+
+
+class Run:
+    """Experiments that are measured in one process, with roofs that are measured again after each of them.
+
+    Parameters
+    ----------
+    device, dtype
+        What is measured.
+    folder
+        Where ``experiments.json`` and the pictures go; an experiment is kept as soon as it ended.
+    """
+
+    def __init__(self, device: Device, dtype: torch.dtype, folder: Path) -> None:
+        machine = provenance.describe(device.type) | device.start()
+        self._device, self._dtype, self._folder = device, dtype, folder
+        self._roofs = RoofMeter(device, [dtype])
+        self._roofs.measure()
+        self.record = Record(machine, self._roofs.found, device.type, DTYPE_NAMES[dtype])
+
+    def add(self, experiment: Experiment, seconds: float, progress: Progress) -> Points:
+        """Measure an experiment and keep it."""
+        setting = Setting(self._device, self._dtype, self._roofs.found)
+        with torch.no_grad(), progress:
+            progress.total(len(experiment.groups(setting)) or 1)
+            progress.step(experiment.name)
+            points = measure(experiment, setting, seconds, progress.advance)
+            self._roofs.measure()
+        self.record.roofs = self._roofs.found
+        self.record.points[experiment.name] = points
+        self.record.write(self._folder / FILE)
+        return points
 
 
 def measure(
     experiment: Experiment,
     setting: Setting,
     seconds: float,
-    keep: Callable[[Points], None] = lambda points: None,
     advance: Callable[[], None] = lambda: None,
 ) -> Points:
-    """Time every subject in every state of the caches; `keep` gets all points after each group.
+    """Time every subject in every state of the caches; `advance` is called after each group.
 
     Raises
     ------
@@ -91,7 +130,7 @@ def measure(
     """
     if experiment.measured is not None:
         points = experiment.measured(setting, seconds)
-        keep(points)
+        advance()
         return points
     groups = experiment.groups(setting)
     timers = {cache: setting.device.timer(cold=cache == "cold") for cache in experiment.caches}
@@ -100,7 +139,6 @@ def measure(
     for group in groups:
         points += _measure_group(group, timers, share)
         setting.device.release()
-        keep(points)
         advance()
     return points
 
