@@ -21,6 +21,7 @@ from convbound import _library, devices, ops
 from convbound.bench import cli, commands, runner, training
 from convbound.bench.report import README_END, README_START
 from convbound.bench.rows import Row, read_result
+from convbound.command_line import EXIT_USAGE
 from convbound.roofs import Roofs
 
 PROBLEM = "mb1g8ic8ih8oc8kh3ph1"
@@ -325,7 +326,7 @@ def test_training_that_cannot_write_says_so_in_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as leaving:
         cli.main(["train", "--out", str(tmp_path / "file")])
-    assert leaving.value.code == cli.EXIT_USAGE
+    assert leaving.value.code == EXIT_USAGE
     assert capsys.readouterr().err.endswith(f"--out: cannot write to {tmp_path / 'file'}: File exists\n")
 
 
