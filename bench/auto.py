@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 import convbound
@@ -55,10 +54,8 @@ def auto_kernel(layer: Layer, pass_: Pass, tensors: Sequence[Tensor]) -> str:
 
 def _choices(layer: Layer, tensors: Sequence[Tensor]) -> dict[Pass, Choice]:
     x = tensors[0]
-    # A GPU is told by its index there.
-    device = torch.device(x.device.type, torch.cuda.current_device()) if x.is_cuda else x.device
     layout = _layout(layer, tensors)
-    return {one: choose(layer.problem, one, x.dtype, layout, device) for one in PASSES}
+    return {one: choose(layer.problem, one, x.dtype, layout, x.device) for one in PASSES}
 
 
 def _layout(layer: Layer, tensors: Sequence[Tensor]) -> Layout:

@@ -194,7 +194,7 @@ def screen(result: Result, width: int = FULL_WIDTH) -> list[RenderableType]:
         parts.append(Text(roof_line(result), style="dim"))
     shown = ours(result.rows) or list(best_rivals(result.rows).values())
     if len(shown) <= _FEW_ROWS:
-        parts += [*long_tables(result, width), Text(_VERSUS, style="dim")]
+        parts += [*long_tables(result, width), *_legend(result)]
     else:
         parts.append(model_table(result))
     failures = _failures(result)
@@ -208,7 +208,7 @@ def print_table(result: Result, console: Console) -> None:
     """Print all there is: the machine, a table per model with a section per pass, failures and the whole summary."""
     for line in machine_lines(result):
         console.print(Text(line, style="dim"))
-    for part in (*long_tables(result, console.width), *_failures(result), Text(_VERSUS, style="dim")):
+    for part in (*long_tables(result, console.width), *_failures(result), *_legend(result)):
         console.print(part)
     for line in summary_lines(result.rows):
         console.print(Text(line))
@@ -217,7 +217,7 @@ def print_table(result: Result, console: Console) -> None:
 def table_text(result: Result) -> str:
     """What :func:`print_table` prints, in full width."""
     text = io.StringIO()
-    print_table(result, Console(file=text, width=FULL_WIDTH))
+    print_table(result, Console(file=text, width=FULL_WIDTH, color_system=None))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 
@@ -294,6 +294,10 @@ def long_tables(result: Result, width: int) -> Iterator[Table]:
 
 def _new_table(title: str) -> Table:
     return Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def _legend(result: Result) -> list[Text]:
+    return [Text(_VERSUS, style="dim")] if ours(result.rows) else []
 
 
 def _failures(result: Result) -> list[Text]:

@@ -247,6 +247,12 @@ def test_the_committed_run_fits_one_screen():
     assert any("cpu, auto  1.99x" in line for line in lines)
 
 
+def test_the_table_file_has_no_colours(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert cli.main(["report", str(file)]) == cli.EXIT_OK
+    assert all(line.isprintable() for line in (tmp_path / "table.txt").read_text(encoding="utf-8").splitlines())
+
+
 def test_many_failures_stand_in_the_file_alone(record, tmp_path, capsys):
     record["rows"] += [record["rows"][-1]] * 9
     assert cli.main(["report", str(written(tmp_path, record))]) == cli.EXIT_OK
