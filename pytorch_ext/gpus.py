@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+SECTOR = 32  # bytes, the least that L2 and DRAM move
 L2_PORT_BYTES = 64  # a clock, between one SM and L2, in either direction
 # Of the emulator's profiles: 10 * major + minor of the compute capability, KiB of shared memory that a block can have.
 PROFILES = {

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from convbound import _library, fakes
+from convbound.gpus import SECTOR
 from convbound.problem import DTYPE_NAMES
-from convbound.trace_report import SECTOR, Site, Trace
 from convbound.untrusted import replace_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from convbound.trace_report import Site, Trace
 
 _MOST = 512  # elements along an axis that are drawn
 _PIXELS = 560  # of a map along its longer axis, at most, where it has fewer elements
@@ -117,9 +119,9 @@ def _what(trace: Trace, name: str) -> str:
         text = f"{name}[0]: a row for each channel"
     else:
         text = f"{name}[0, 0{f', {shape[2] // 2}' if len(shape) == 5 else ''}]: one plane"
-    elements = SECTOR // trace.dtype.itemsize
-    along = "channels of one pixel" if trace.layout == "NHWC" else "neighbours in memory"
-    return f"{text}; a sector is {elements} {along}"
+    channels = trace.layout == "NHWC" and not (name in ("w", "dw") and shape[1] == 1)
+    along = "channels of one pixel" if channels else "elements one after the other"
+    return f"{text}; a sector is {SECTOR // trace.dtype.itemsize} {along}"
 
 
 def _title(trace: Trace, name: str) -> str:
@@ -148,14 +150,19 @@ def _column(
         axes = figure.add_axes((x / width, 1 - (_ABOVE + _MAP) / height, _MAP / width, _MAP / height))
         _map(axes, counts, _offsets(trace, name) * trace.dtype.itemsize // SECTOR, most[which])
         write(x, _ABOVE - 0.08, head, 10)
-        mean = counts.double().mean()
-        write(x, _ABOVE + _MAP + 0.54, f"{mean:.2f} for each sector on average, at most {int(counts.max())}")
+        write(
+            x, _ABOVE + _MAP + 0.54, f"mean {_number(float(counts.double().mean()))}, most {_number(int(counts.max()))}"
+        )
     for row, line in enumerate(_lines(trace, name)):
         y = _ABOVE + _MAP + _BELOW + _LINE * row
         each = f"{line.requests:,} requests, {line.transactions / line.requests:.1f} sectors each"
         write(left, y, f"{line.location}   {line.kind} of {line.width} bytes")
         write(left, y + 0.16, f"{each}, {line.waste:.2f} x the fewest")
         write(left, y + 0.31, _source(line.location), 7, family="monospace", color=_FAINT)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _lines(trace: Trace, name: str) -> list[Site]:
@@ -177,13 +184,13 @@ def _map(axes: Axes, counts: Tensor, sectors: Tensor, most: int) -> None:
     pixels[sectors.numpy() % 2 == 1, :3] *= 0.93
     cell = max(1, min(10, _PIXELS // max(counts.shape)))  # viewers that smooth pixels then blur little
     pixels = pixels.repeat(cell, axis=0).repeat(cell, axis=1)
-    wide = 0.5 <= counts.shape[0] / counts.shape[1] <= 2
+    wide = 0.75 <= counts.shape[0] / counts.shape[1] <= 1.33
     axes.imshow(pixels, interpolation="none", aspect="equal" if wide else "auto")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_anchor("NW")
     bar = axes.inset_axes((0, -0.09, 1, 0.04))
-    ticks = steps or MaxNLocator(6, integer=True)
+    ticks = steps or MaxNLocator(5, integer=True)
     axes.figure.colorbar(ScalarMappable(scale, colours), cax=bar, orientation="horizontal", ticks=ticks)
     bar.tick_params(labelsize=8, length=2, colors=_INK)
     for spine in axes.spines.values():

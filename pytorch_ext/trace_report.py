@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from convbound.gpus import L1_BYTES, L2_PORT_BYTES, Gpu
+from convbound.gpus import L1_BYTES, L2_PORT_BYTES, SECTOR, Gpu
 from convbound.problem import DTYPE_NAMES, ConvProblem, Layout, Pass
 
-SECTOR = 32
 _WIDTHS = (1, 2, 4, 8, 16)
 _MOST_LINES = 9  # of the source, of each launch
 
@@ -35,6 +34,7 @@ class Site:
     requests: int
     transactions: int
     ideal: int
+    _: KW_ONLY
     tensor: str = ""
     copies: int = 1
 
@@ -54,8 +54,8 @@ class Site:
 class SectorCounts:
     """How often each 32-byte sector of a tensor was used, by address.
 
-    `requested` counts the requests that touch a sector, `moved` how often it passed between SMs and L2. Over all tensors
-    the latter are the launch's `load_bytes` and `store_bytes`, in sectors.
+    `requested` counts the requests that touch a sector, `moved` how often it passed between SMs and L2: over all
+    tensors the launch's `load_bytes` and `store_bytes`, in sectors.
     """
 
     requested: torch.Tensor
@@ -198,7 +198,7 @@ class Trace:
         return _ratio(sum(site.transactions for site in sites), sum(site.ideal for site in sites))
 
     def report(self, all_sites: bool = False) -> str:
-        """The conclusion, what it follows from, and the launches by source line; with `all_sites` each unrolled copy."""
+        """The conclusion, what it follows from, and the launches by source line; `all_sites` lists unrolled copies."""
         return _report(self, all_sites)
 
     def picture(self, path: str | Path, tensor: str | None = None) -> None:
@@ -221,7 +221,7 @@ class Trace:
         OSError
             When the file cannot be written.
         """
-        from convbound.trace_picture import draw  # not above: it imports this module
+        from convbound.trace_picture import draw  # not above: few reports become pictures
 
         draw([self], path, tensor)
 
