@@ -73,6 +73,6 @@ Session* current_session();        // of this host thread, or nullptr
 const Options& current_options();  // of the current session, or the defaults
 const std::string& device_profile(int device);
 int sm_count(const Profile& profile);  // as the current options say
-bool instrumented();  // whether `check` and `trace` are possible in this build
+bool instrumented();                   // whether `check` and `trace` are possible in this build
 
 }  // namespace convbound::simt
