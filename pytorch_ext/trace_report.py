@@ -266,7 +266,7 @@ def _launch(launch: Launch, all_sites: bool) -> list[str]:
     ]
     if rest := launch.lines[len(shown) :]:
         share = sum(site.l1_cycles for site in rest) / sum(site.l1_cycles for site in launch.lines)
-        sites.append(f"    {len(rest)} more with {share:.0%} of the clocks of L1; convbound trace --all-sites lists each")
+        sites.append(f"    {len(rest)} more with {share:.0%} of the clocks of L1; trace --all-sites lists each")
     loads, stores = launch.loaded_bytes_by_width, launch.stored_bytes_by_width
     widths = [f"    widths        loads {_widths(loads)}; stores {_widths(stores)}"] if any((*loads, *stores)) else []
     return [

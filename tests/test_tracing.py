@@ -96,7 +96,7 @@ def test_lines_that_the_report_leaves_out_are_counted():
     shown = [line for line in str(trace).splitlines() if "depthwise_nchw_tiled.cu:" in line]
     assert len(shown) == 9 < len(launch.lines)
     rest = sum(line.l1_cycles for line in launch.lines[9:]) / sum(line.l1_cycles for line in launch.lines)
-    assert f"    {len(launch.lines) - 9} more with {rest:.0%} of the clocks of L1; convbound trace --all-sites" in str(trace)
+    assert f"    {len(launch.lines) - 9} more with {rest:.0%} of the clocks of L1; trace --all-sites" in str(trace)
 
 
 def test_a_smaller_l1_catches_less():
