@@ -25,7 +25,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # pip would compile every module to bytecode; the first import does that for the few that are imported.
 INSTALL := $(PIP) install --quiet --no-compile --constraint $(CONSTRAINTS)
 # The targets that need the emulated kernels; where these were built once, they are kept up to date.
-EMULATED := simt test fuzz sanitize traffic
+EMULATED := simt test fuzz sanitize traffic docs
 ifneq ($(filter $(EMULATED),$(MAKECMDGOALS))$(wildcard pytorch_ext/libconvbound_simt.so),)
 CONVBOUND_SIMT ?= 1
 endif
@@ -131,6 +131,7 @@ traffic: setup ## repeat the traces of the CUDA kernels: the tables of docs/traf
 .PHONY: docs
 docs: setup ## draw the pictures of docs/ and write its table of layers and kernels
 	$(PY) docs/figures.py
+	$(PY) docs/xrays.py
 	$(PY) docs/kernel_table.py
 
 .PHONY: lint

@@ -34,7 +34,7 @@ from convbound.bench.tables import Tier, load_models, load_suites
 from convbound.choice.backends import backends, our_backends, refusal
 from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, Parser
 from convbound.devices import NAMES, default_device, find_device
-from convbound.gpus import DEFAULT_GPU, find_gpu
+from convbound.gpus import DEFAULT_GPU, NAMED_GPUS, OWN_GPU, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
 from convbound.untrusted import printable, replace_text
 
@@ -147,7 +147,12 @@ def run_parser() -> Parser:
     )
     traffic = parser.add_argument_group("memory traffic, counted instead of timed")
     traffic.add_argument("--trace", action="store_true", help="count the CUDA kernels' traffic in the emulator")
-    traffic.add_argument("--gpu", default=DEFAULT_GPU, metavar="GPU", help=f"such as A100 (default: {DEFAULT_GPU})")
+    traffic.add_argument(
+        "--gpu",
+        default=DEFAULT_GPU,
+        metavar="GPU",
+        help=f"{NAMED_GPUS}; or your own: {OWN_GPU} (default: {DEFAULT_GPU})",
+    )
     traffic.add_argument(
         "--kernel", metavar="NAME", help="such as naive, or triton (default: the one that would serve)"
     )
@@ -323,7 +328,8 @@ def _trace(parser: Parser, args: argparse.Namespace, options: Options, folder: P
 
     console = terminal()
     try:
-        rows = trace_all(options, find_gpu(args.gpu).name, args.kernel, folder, console)
+        find_gpu(args.gpu)  # rather now than with the first row
+        rows = trace_all(options, args.gpu, args.kernel, folder, console)
         if args.document:
             rewrite_table(args.document, rows)
     except (ValueError, OSError) as error:

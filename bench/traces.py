@@ -64,7 +64,7 @@ class TraceRow:
 
 # Heads of the tables, and their texts.
 COLUMNS: dict[str, Callable[[TraceRow], str]] = {
-    "layer": lambda row: f"{row.model}:{row.layer}" if row.layer != row.problem else "-",
+    "layer": lambda row: f"{row.model}:{row.layer}" if row.layer != row.problem else row.problem,
     "shape": lambda row: shape(row.problem),
     "pass": lambda row: row.pass_,
     "dtype": lambda row: row.dtype,

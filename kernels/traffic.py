@@ -20,11 +20,11 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from convbound import trace_report
-from convbound.gpus import DEFAULT_GPU, find_gpu
+from convbound.gpus import DEFAULT_GPU, SECTOR, find_gpu
 from convbound.kernels.launch import L1, Launch, operands, residents
 from convbound.kernels.table import KERNELS, Kernel, select
 from convbound.problem import ConvProblem, Layout, Pass
-from convbound.trace_report import SECTOR, Site, Trace
+from convbound.trace_report import Site, Trace
 
 PREFIX = "triton"
 _UNKNOWN = (0,) * 5  # bytes by width of access

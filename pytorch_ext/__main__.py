@@ -22,9 +22,10 @@ from convbound import _library, choice
 from convbound.choice import backends, cache
 from convbound.command_line import Parser
 from convbound.explanation import explain
-from convbound.gpus import DEFAULT_GPU
+from convbound.gpus import DEFAULT_GPU, NAMED_GPUS, OWN_GPU
 from convbound.machine import cpu_name
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+from convbound.trace_picture import picture_path
 from convbound.tracing import trace
 from convbound.untrusted import printable
 
@@ -89,14 +90,23 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--dtype", choices=DTYPE_NAMES.values(), default="fp32")
         command.add_argument("--layout", choices=LAYOUTS, default="NCHW")
     explained.add_argument("--device", metavar="cpu|cuda", help="default: cuda with --arch, or where there is a GPU")
-    explained.add_argument("--arch", metavar="GPU", help="a GPU that need not be there, such as sm_90 or A100")
+    explained.add_argument(
+        "--arch", metavar="GPU", help=f"a GPU that need not be there: {NAMED_GPUS}; or your own: {OWN_GPU}"
+    )
     explained.add_argument(
         "--compile", action="store_true", help="compile Triton's kernels for their registers and shared memory"
     )
     explained.add_argument("--backend", choices=backends.NAMES, default=None)
     traced.add_argument("--pass", dest="pass_", choices=PASSES, default="fprop")
-    traced.add_argument("--gpu", default=DEFAULT_GPU, help=f"such as A100 or sm_80 (default: {DEFAULT_GPU})")
+    traced.add_argument(
+        "--gpu", default=DEFAULT_GPU, help=f"{NAMED_GPUS}; or your own: {OWN_GPU} (default: {DEFAULT_GPU})"
+    )
     traced.add_argument("--kernel", help="such as naive, or triton (default: the one that would serve)")
+    traced.add_argument("--all-sites", action="store_true", help="every access of an unrolled loop by itself")
+    traced.add_argument(
+        "--picture", metavar="FILE.svg", help="draw how often each sector of a tensor is fetched, and by which lines"
+    )
+    traced.add_argument("--tensor", metavar="NAME", help="that --picture draws, such as w (default: x, in dgrad dy)")
     tuned = commands.add_parser("tuning", help="what auto has measured, by device and build")
     tuned.add_argument("--clear", action="store_true", help="forget it")
     options = parser.parse_args(arguments)
@@ -128,10 +138,24 @@ def _explained(options: argparse.Namespace) -> str:
 
 
 def _traced(options: argparse.Namespace) -> str:
-    gpu, kernel = options.gpu, options.kernel
-    return str(
-        trace(options.problem, options.pass_, dtype=_dtype(options), layout=options.layout, gpu=gpu, kernel=kernel)
+    if options.tensor and not options.picture:
+        raise ValueError("--tensor: says what --picture draws, which is missing")
+    if options.picture is not None:
+        picture_path(options.picture)  # rather now than after the trace
+    traced = trace(
+        options.problem,
+        options.pass_,
+        dtype=_dtype(options),
+        layout=options.layout,
+        gpu=options.gpu,
+        kernel=options.kernel,
+        sectors=options.picture is not None,
     )
+    text = traced.report(options.all_sites)
+    if options.picture is None:
+        return text
+    traced.picture(options.picture, options.tensor)
+    return f"{text}\ndrawn to {options.picture}"
 
 
 def _tuned(options: argparse.Namespace) -> str:

@@ -93,6 +93,7 @@ class Trace(TypedDict):
     bank_conflicts: float
     loaded_bytes_by_width: list[int]
     stored_bytes_by_width: list[int]
+    sectors: dict[str, tuple[bytes, bytes]]
     report: str
 
 def device_kernels() -> list[DeviceRow]: ...

@@ -6,10 +6,12 @@ and what the choice of a kernel depends on. Rates are peaks: no kernel reaches t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 
+SECTOR = 32  # bytes, the least that L2 and DRAM move
 L2_PORT_BYTES = 64  # a clock, between one SM and L2, in either direction
 # Of the emulator's profiles: 10 * major + minor of the compute capability, KiB of shared memory that a block can have.
 PROFILES = {
@@ -64,21 +66,73 @@ GPUS = (
     Gpu("H200", "h200", 132, 1.98e9, 4800e9, 128, 64),
     Gpu("B200", "sm_100", 148, 1.965e9, 8000e9, 128, 64),
     Gpu("RTX 5090", "sm_120", 170, 2.407e9, 1792e9, 128, 2),
+    # Of the same profiles as GPUs above, which "sm_86" and "sm_89" name.
+    Gpu("A10", "sm_86", 72, 1.695e9, 600e9, 128, 2),
+    Gpu("L4", "sm_89", 58, 2.04e9, 300e9, 128, 2),
 )
 DEFAULT_GPU = "H100 SXM"
+OWN_GPU = "name=TEXT,sms=N,gbps=N[,clock=GHZ,profile=sm_90,fp32=LANES,fp64=LANES]"
+NAMED_GPUS = ", ".join(f"{gpu.name} ({gpu.profile})" for gpu in GPUS)
+_MOST = 1e6  # of any number of a GPU's
 
 
 def find_gpu(name: str) -> Gpu:
     """The GPU with this name, a word of it, or this profile: ``"H100 SXM"``, ``"h100"``, ``"4090"``, ``"sm_90"``.
 
+    One that is not in the list is given by its data sheet: ``"name=L40S,sms=142,gbps=864,clock=2.52,profile=sm_89"``.
+    `sms` counts its multiprocessors, `gbps` is DRAM's bandwidth in 1e9 bytes per second, `clock` in GHz, `fp32` and
+    `fp64` are fused multiply-adds per clock and multiprocessor. The last four are those of the first GPU in the list
+    with this `profile`, which is sm_90, where they are not given.
+
     Raises
     ------
     ValueError
-        When there is none of this name.
+        When there is none of this name, or a part of a data sheet is missing or wrong.
     """
+    if "=" in name:
+        return _own_gpu(name)
     wanted = name.lower()
     for gpu in GPUS:
         if wanted in (gpu.profile, gpu.name.lower(), *gpu.name.lower().split()):
             return gpu
-    known = ", ".join(f"{gpu.name} ({gpu.profile})" for gpu in GPUS)
-    raise ValueError(f"gpu={name!r} is unknown; choose one of {known}")
+    raise ValueError(f"gpu={name!r} is unknown; choose one of {NAMED_GPUS}, or give {OWN_GPU}")
+
+
+def _own_gpu(text: str) -> Gpu:
+    """A GPU by its data sheet, as :func:`find_gpu` takes it."""
+    parts: dict[str, str] = {}
+    for part in text.split(","):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or key not in ("name", "sms", "gbps", "clock", "profile", "fp32", "fp64"):
+            raise ValueError(f"gpu: {part!r} is no part of a GPU; write {OWN_GPU}")
+        if key in parts:
+            raise ValueError(f"gpu: {key}= is given twice")
+        parts[key] = value
+    for key in ("name", "sms", "gbps"):
+        if not parts.get(key):
+            raise ValueError(f"gpu: {key}= is missing; write {OWN_GPU}")
+    profile = parts.get("profile", "sm_90")
+    if profile not in PROFILES:
+        raise ValueError(f"gpu: profile={profile!r} must be one of {', '.join(PROFILES)}")
+
+    def number(key: str, default: float, whole: bool = True) -> float:
+        try:
+            value = float(parts.get(key, default))
+        except ValueError:
+            value = math.nan
+        if not 0 < value <= _MOST or (whole and value != int(value)):
+            raise ValueError(
+                f"gpu: {key}={parts[key]!r} must be a {'whole ' * whole}number above 0 and at most {_MOST:.0f}"
+            )
+        return value
+
+    like = next(gpu for gpu in GPUS if gpu.profile == profile)
+    return replace(
+        like,
+        name=parts["name"],
+        sms=int(number("sms", 0)),
+        clock=1e9 * number("clock", like.clock / 1e9, whole=False),
+        dram=1e9 * number("gbps", 0, whole=False),
+        fp32_lanes=int(number("fp32", like.fp32_lanes)),
+        fp64_lanes=int(number("fp64", like.fp64_lanes)),
+    )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
-from convbound.gpus import L1_BYTES, L2_PORT_BYTES, Gpu
+from convbound.gpus import L1_BYTES, L2_PORT_BYTES, SECTOR, Gpu
 from convbound.problem import DTYPE_NAMES, ConvProblem, Layout, Pass
 
-SECTOR = 32
 _WIDTHS = (1, 2, 4, 8, 16)
+_MOST_LINES = 9  # of the source, of each launch
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Site:
     """One load or store in a kernel's source, with the requests of all warps that came by.
 
     A request is one warp's accesses at the site at one time; its transactions are 32-byte sectors in global memory,
-    wavefronts in shared memory; `ideal` is the fewest that its bytes fit in.
+    wavefronts in shared memory; `ideal` is the fewest that its bytes fit in. `tensor` is what it accesses in global
+    memory, where that is known; `copies` are the sites that this one is the sum of.
     """
 
     location: str
@@ -31,6 +34,9 @@ class Site:
     requests: int
     transactions: int
     ideal: int
+    _: KW_ONLY
+    tensor: str = ""
+    copies: int = 1
 
     @property
     def waste(self) -> float:
@@ -42,6 +48,18 @@ class Site:
         """Clocks that its requests take out of one SM's L1 and shared memory: a wavefront, or four sectors, each."""
         wavefronts = self.transactions if self.space == "shared" else self.transactions * SECTOR / L1_BYTES
         return max(self.requests, wavefronts)
+
+
+@dataclass(frozen=True)
+class SectorCounts:
+    """How often each 32-byte sector of a tensor was used, by address.
+
+    `requested` counts the requests that touch a sector, `moved` how often it passed between SMs and L2: over all
+    tensors the launch's `load_bytes` and `store_bytes`, in sectors.
+    """
+
+    requested: torch.Tensor
+    moved: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,21 @@ class Launch:
     loaded_bytes_by_width: tuple[int, ...]
     stored_bytes_by_width: tuple[int, ...]
     sites: tuple[Site, ...]
+    sectors: Mapping[str, SectorCounts] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def lines(self) -> tuple[Site, ...]:
+        """The sites, those of one source line as one: an unrolled loop is a copy for each round. The dearest first."""
+        merged: dict[tuple[str, str, str, str, int], Site] = {}
+        for site in self.sites:
+            key = (site.location, site.tensor, site.space, site.kind, site.width)
+            merged[key] = _sum(merged[key], site) if key in merged else site
+        return tuple(sorted(merged.values(), key=lambda line: -line.l1_cycles))
+
+
+def _sum(one: Site, two: Site) -> Site:
+    names = ("accesses", "requests", "transactions", "ideal", "copies")
+    return replace(one, **{name: getattr(one, name) + getattr(two, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -81,7 +114,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Trace:
-    """What :func:`convbound.trace` found; ``str()`` of it is a report."""
+    """What :func:`convbound.trace` found; ``str()`` of it is :meth:`report`."""
 
     problem: ConvProblem
     pass_: Pass
@@ -150,7 +183,7 @@ class Trace:
     def conclusion(self) -> str:
         """One sentence: what binds the kernel on the GPU, and how far its traffic is from compulsory."""
         first = self.bounds[0]
-        article = "an" if self.gpu.name[0] in "AHR" else "a"
+        article = "an" if self.gpu.name[0] in "AHLR" else "a"
         floor = self.compulsory_bytes / self.gpu.dram
         idle = f", with {self.gpu.sms - self.blocks} of {self.gpu.sms} SMs idle" if self.blocks < self.gpu.sms else ""
         return (
@@ -164,12 +197,39 @@ class Trace:
         sites = [site for launch in self.launches for site in launch.sites if site.space == space]
         return _ratio(sum(site.transactions for site in sites), sum(site.ideal for site in sites))
 
+    def report(self, all_sites: bool = False) -> str:
+        """The conclusion, what it follows from, and the launches by source line; `all_sites` lists unrolled copies."""
+        return _report(self, all_sites)
+
+    def picture(self, path: str | Path, tensor: str | None = None) -> None:
+        """Draw a plane of a tensor as SVG: how often each sector is requested, and fetched from L2, and by which lines.
+
+        Parameters
+        ----------
+        path
+            The file, whose name ends in ``.svg``.
+        tensor
+            As the pass names it, such as ``"x"``, ``"w"`` or ``"dy"``; default: ``"x"``, in dgrad ``"dy"``.
+
+        Raises
+        ------
+        ValueError
+            When the trace has no counts of sectors (``trace(…, sectors=True)`` makes them), there is no such tensor, or
+            the file's name does not end in ``.svg``.
+        RuntimeError
+            When matplotlib or numpy is not installed.
+        OSError
+            When the file cannot be written.
+        """
+        from convbound.trace_picture import draw  # not above: few reports become pictures
+
+        draw([self], path, tensor)
+
     def __str__(self) -> str:
-        return _report(self)
+        return self.report()
 
 
-def _report(trace: Trace) -> str:
-    """All of a trace: the launches with their sites, the totals, the bounds, and the sentence that they lead to."""
+def _report(trace: Trace, all_sites: bool) -> str:
     p = trace.problem
     wide = trace.wide_share
     run = "interpreted" if math.isnan(wide) else "emulated"
@@ -177,31 +237,36 @@ def _report(trace: Trace) -> str:
         f"{p}  {trace.pass_} of {p.family}, {DTYPE_NAMES[trace.dtype]} {trace.layout}, {trace.kernel} {run} as on "
         f"{trace.gpu.name} ({trace.gpu.profile})" + (f"  ({p.origin})" if p.origin else "")
     ]
-    for launch in trace.launches:
-        lines += _launch(launch)
+    bounds = ", ".join(f"{bound.resource} {bound.seconds * 1e6:.2f}" for bound in trace.bounds)
     lines += [
-        "  totals",
-        f"    compulsory    {_bytes(trace.compulsory_bytes)}  every input read once, every output written once",
-        f"    SM-L2         {trace.sm_l2_ratio:10.2f} x  compulsory",
-        f"    DRAM          {trace.dram_ratio:10.2f} x  compulsory",
-        f"    coalescing    {trace.coalescing:10.2f} x  the fewest sectors",
-        f"    shared memory {trace.bank_conflicts:10.2f} x  the fewest wavefronts",
-        *([] if math.isnan(wide) else [f"    16-byte wide  {wide:10.0%}    of the bytes loaded and stored"]),
-        f"  at least, by the data sheet of {trace.gpu.name}",
-        *(f"    {bound.seconds * 1e6:10.2f} us  {bound.resource}" for bound in trace.bounds),
         trace.conclusion,
+        f"  at least, in us, by the data sheet of {trace.gpu.name}: {bounds}",
+        f"  compulsory    {_bytes(trace.compulsory_bytes)}  every input read once, every output written once",
+        f"  SM-L2         {trace.sm_l2_ratio:10.2f} x  compulsory",
+        f"  DRAM          {trace.dram_ratio:10.2f} x  compulsory",
+        f"  coalescing    {trace.coalescing:10.2f} x  the fewest sectors",
+        f"  shared memory {trace.bank_conflicts:10.2f} x  the fewest wavefronts",
+        *([] if math.isnan(wide) else [f"  16-byte wide  {wide:10.0%}    of the bytes loaded and stored"]),
     ]
+    for launch in trace.launches:
+        lines += _launch(launch, all_sites)
     return "\n".join(lines)
 
 
-def _launch(launch: Launch) -> list[str]:
+def _launch(launch: Launch, all_sites: bool) -> list[str]:
     grid, block = ("x".join(map(str, _trimmed(size))) for size in (launch.grid, launch.block))
     cached = f"{launch.blocks_in_l1} of {launch.blocks} blocks within their {launch.l1_share:,} bytes of L1"
+    shown = launch.sites if all_sites else launch.lines[:_MOST_LINES]
     sites = [
-        f"    {site.location:32} {site.space:6} {site.kind:11} {site.width:2} B {site.requests:12,} requests "
-        f"{site.transactions:12,} {'sectors   ' if site.space == 'global' else 'wavefronts'} {site.waste:5.2f} x"
-        for site in launch.sites
+        f"    {site.location:32} {site.tensor or site.space:9} {site.kind:11} {site.width:2} B "
+        f"{site.requests:12,} requests {site.transactions:12,} "
+        f"{'sectors   ' if site.space == 'global' else 'wavefronts'} {site.waste:5.2f} x"
+        + (f"  ({site.copies} copies)" if site.copies > 1 else "")
+        for site in shown
     ]
+    if rest := launch.lines[len(shown) :]:
+        share = sum(site.l1_cycles for site in rest) / sum(site.l1_cycles for site in launch.lines)
+        sites.append(f"    {len(rest)} more with {share:.0%} of the clocks of L1; trace --all-sites lists each")
     loads, stores = launch.loaded_bytes_by_width, launch.stored_bytes_by_width
     widths = [f"    widths        loads {_widths(loads)}; stores {_widths(stores)}"] if any((*loads, *stores)) else []
     return [
@@ -209,8 +274,7 @@ def _launch(launch: Launch) -> list[str]:
         f"    grid {grid}, block {block}, {launch.shared_bytes:,} bytes of shared memory, "
         f"{launch.resident_blocks} resident blocks per SM",
         f"    SM-L2 loads   {_bytes(launch.load_bytes)}  ({cached})",
-        f"    SM-L2 stores  {_bytes(launch.store_bytes)}",
-        f"    DRAM          {_bytes(launch.dram_bytes)}",
+        f"    SM-L2 stores  {_bytes(launch.store_bytes)}, DRAM {_bytes(launch.dram_bytes).strip()}",
         *widths,
         *sites,
     ]

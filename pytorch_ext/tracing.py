@@ -16,7 +16,7 @@ from convbound import _library, fakes
 from convbound.gpus import DEFAULT_GPU, Gpu, find_gpu
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
 from convbound.serving import native_problem
-from convbound.trace_report import Launch, Site, Trace
+from convbound.trace_report import Launch, SectorCounts, Site, Trace
 
 _FEWEST_BLOCKS = 16
 # What grows with the blocks that run.
@@ -42,6 +42,7 @@ def trace(
     gpu: str = DEFAULT_GPU,
     kernel: str | None = None,
     images: int | None = None,
+    sectors: bool = False,
 ) -> Trace:
     """Run one pass of a problem by its CUDA kernel in the emulator, and count every access to memory.
 
@@ -55,7 +56,8 @@ def trace(
     pass_, dtype, layout
         What is traced; layout is ``"NCHW"`` or ``"NHWC"`` in any number of dimensions.
     gpu
-        By name or architecture, such as ``"H100"`` or ``"sm_80"``: its L1, shared memory and rates.
+        By name or architecture, such as ``"H100"`` or ``"sm_80"``: its L1, shared memory and rates. Or one of your own:
+        ``"name=L40S,sms=142,gbps=864,profile=sm_89"``, see :func:`convbound.gpus.find_gpu`.
     kernel
         A kernel of the registry, such as ``"naive_fprop"``, or ``"naive"`` in any pass; the dispatcher's choice if not
         given. ``"triton"`` is the row that Triton's table selects, ``"triton:NAME"`` another, counted in Triton's
@@ -63,6 +65,8 @@ def trace(
     images
         Run only as many blocks of each launch as come to this many of the batch's images, then twice as many, and
         take it that the counts grow by as much with every further block. Triton kernels get a batch of so many.
+    sectors
+        Count each sector of each tensor, too: what :meth:`Trace.picture` draws. Not with `images` or Triton kernels.
 
     Raises
     ------
@@ -84,8 +88,12 @@ def trace(
         raise ValueError(f"trace: {problem} has an empty batch, for which no kernel is launched")
     if images is not None and images < 1:
         raise ValueError(f"trace: images={images} must be 1 or more, or None for the whole batch")
+    if images is not None and sectors:
+        raise ValueError(f"trace: sectors=True counts the whole batch, but images={images} runs a part of it")
     chosen = find_gpu(gpu)
     if kernel is not None and kernel.partition(":")[0] == "triton":
+        if sectors:
+            raise ValueError(f"trace: sectors=True needs a CUDA kernel; kernel={kernel!r} is Triton's")
         return _triton(problem, pass_, dtype, layout, chosen, kernel, images)
     introspect: Any = _library.introspect
     if isinstance(introspect, str):
@@ -108,7 +116,9 @@ def trace(
             introspect.Layout[layout],
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
             bias=0,
-            options=f"trace profile={chosen.profile}" + (f" blocks=0:{blocks}" if blocks else ""),
+            options=f"trace profile={chosen.profile} sms={chosen.sms}"
+            + (" sectors" if sectors else "")
+            + (f" blocks=0:{blocks}" if blocks else ""),
             row=row["index"],
         )
         return found
@@ -140,7 +150,7 @@ def _triton(
     """A Triton kernel's traffic."""
     if why := _library.ABSENT["triton"]:
         raise RuntimeError(f"trace: kernel={kernel!r} is not available: {why}")
-    if gpu.name != DEFAULT_GPU:
+    if gpu != find_gpu(DEFAULT_GPU):
         raise ValueError(f"trace: Triton kernels are counted with the L1 of {DEFAULT_GPU}, not of {gpu.name}")
     from convbound.kernels import traffic  # not above: it imports Triton, which need not be there
 
@@ -175,8 +185,16 @@ def _launch(found: dict[str, Any]) -> Launch:
     fields = {name: found[name] for name in Launch.__dataclass_fields__}
     fields["loaded_bytes_by_width"] = tuple(found["loaded_bytes_by_width"])
     fields["stored_bytes_by_width"] = tuple(found["stored_bytes_by_width"])
-    fields["sites"] = tuple(Site(**{name: site[name] for name in Site.__dataclass_fields__}) for site in found["sites"])
+    fields["sites"] = tuple(
+        Site(**{name: value for name, value in site.items() if name in Site.__dataclass_fields__})
+        for site in found["sites"]
+    )
+    fields["sectors"] = {name: SectorCounts(*map(_counts, pair)) for name, pair in found["sectors"].items()}
     return Launch(**fields)
+
+
+def _counts(packed: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(packed), dtype=torch.int32).long()
 
 
 def _extrapolated(few: dict[str, Any], more: dict[str, Any]) -> Launch:

@@ -9,9 +9,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support import device
 from support.device import native
 
 from convbound import _library
+from convbound.gpus import GPUS
 from convbound.problem import ConvProblem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +102,40 @@ def test_pictures_are_what_the_script_draws():
     assert len(figures) == 4
     for name, draw in figures.items():
         assert (DOCS / name).read_text(encoding="utf-8") == str(draw()), f"{name}: run python docs/figures.py"
+
+
+def test_xrays_show_what_the_emulator_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    xrays = script("xrays")
+    texts = {name: re.findall(r"<text[^>]*>([^<]*)</text>", (DOCS / name).read_text()) for name in xrays.XRAYS}
+    for name, (problem, layout, _, kernels) in xrays.XRAYS.items():
+        shown = texts[name]
+        assert [text for text in shown if text in kernels] == list(kernels)
+        assert shown.count(f"fprop of depthwise {problem}") == len(kernels)
+        assert sum(text.startswith(f"fp16 {layout}, batch ") for text in shown) == len(kernels)
+        assert (DOCS / name).stat().st_size < 300_000
+    if device.ABSENT is not None:
+        pytest.skip(f"no emulated kernels: {device.ABSENT}")
+    monkeypatch.setattr(xrays, "__file__", str(tmp_path / "xrays.py"))
+    assert xrays.main(["xray_halo.svg"]) == 0
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "xray_halo.svg").read_text())
+    # The ticks of a scale and the lines of a source may move; the counts may not.
+    counts = [
+        [t for t in found if t.startswith("mean ") or " requests, " in t] for found in (drawn, texts["xray_halo.svg"])
+    ]
+    assert counts[0] == counts[1], "run make docs"
+
+
+def test_xrays_say_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(_library, "introspect", "this package was built without it")
+    assert script("xrays").main(["xray.svg"]) == 1
+    assert capsys.readouterr().err == "docs/xrays.py: trace: this package was built without it\n"
+
+
+def test_the_table_of_gpus_is_that_of_the_package():
+    text = (DOCS / "traffic.md").read_text(encoding="utf-8")
+    for gpu in GPUS:
+        numbers = (gpu.sms, gpu.clock / 1e9, gpu.dram / 1e9, gpu.fp32_lanes, gpu.fp64_lanes)
+        assert f"| {gpu.name} | {gpu.profile} | {' | '.join(f'{number:g}' for number in numbers)} |\n" in text
 
 
 def test_the_table_of_kernels_is_what_the_script_makes():

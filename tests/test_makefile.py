@@ -24,6 +24,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
         ("simt", False, {}, "1"),
         ("test", False, {}, "1"),
         ("lint test", False, {}, "1"),
+        ("docs", False, {}, "1"),
         ("bench", True, {}, "1"),
         ("test", True, {"CONVBOUND_SIMT": "0"}, "0"),
         ("bench", False, {"CONVBOUND_SIMT": "1"}, "1"),

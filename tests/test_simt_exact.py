@@ -147,7 +147,9 @@ def test_the_options_of_the_backend(monkeypatch: pytest.MonkeyPatch):
         "profile=sm_42": "'sm_42' is not one of sm_75, sm_80",
         "order=sideways": "order=sideways is not one of forward, reverse, random",
         "workers=-1": "workers=-1 is not a number from 0 on",
-        "fast": "option fast is unknown; there are check, trace, profile=",
+        "fast": "option fast is unknown; there are check, trace, sectors, profile=",
+        "sectors=1": "option sectors is unknown",
+        "sms=-1": "sms=-1 is not a number from 0 on",
     }.items():
         monkeypatch.setenv("CONVBOUND_SIMT_OPTIONS", options)
         with pytest.raises(RuntimeError, match=message):

@@ -60,6 +60,8 @@ void set_option(Options& options, std::string_view key, std::string_view value) 
     options.check = true;
   } else if (key == "trace" && value.empty()) {
     options.trace = true;
+  } else if (key == "sectors" && value.empty()) {
+    options.sectors = true;
   } else if (key == "profile") {
     options.profile = value;
   } else if (key == "order") {
@@ -74,12 +76,14 @@ void set_option(Options& options, std::string_view key, std::string_view value) 
     const size_t colon = std::min(value.find(':'), value.size());
     options.first_block = static_cast<uint64_t>(number(key, value.substr(0, colon)));
     options.blocks = static_cast<uint64_t>(number(key, value.substr(std::min(colon + 1, value.size()))));
+  } else if (key == "sms") {
+    options.sm_count = static_cast<int>(number(key, value));
   } else if (key == "workers") {
     options.workers = static_cast<int>(number(key, value));
   } else {
     throw std::runtime_error(
         "option " + std::string(key) +
-        " is unknown; there are check, trace, profile=, order=, seed=, cp_async=, blocks= and workers=");
+        " is unknown; there are check, trace, sectors, profile=, sms=, order=, seed=, cp_async=, blocks= and workers=");
   }
 }
 

@@ -24,7 +24,9 @@ struct Call {
 // Options as text: "check profile=sm_80 order=reverse", words apart by spaces or commas, in any order:
 //   check          every access is judged (needs the checked library)
 //   trace          every access is counted (likewise)
+//   sectors        with trace: each sector of each tensor, too
 //   profile=sm_90  the architecture, sm_75 to sm_120
+//   sms=0          multiprocessors; 0 is as many as the profile's GPU has
 //   order=forward  of the threads of a block: forward, reverse or random
 //   seed=0         of the random order
 //   cp_async=eager when a cp.async copies: eager (at once) or late (when it is waited for)

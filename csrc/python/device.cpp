@@ -37,6 +37,7 @@ py::dict describe(const simt::SiteTrace& site) {
   py::dict text;
   text["pc"] = site.pc;
   text["location"] = site.location;
+  text["tensor"] = site.tensor;
   text["space"] = global ? "global" : "shared";
   text["kind"] = name_of(site.kind);
   text["width"] = site.bytes;
@@ -45,6 +46,10 @@ py::dict describe(const simt::SiteTrace& site) {
   text["transactions"] = global ? site.sectors : site.wavefronts;
   text["ideal"] = global ? site.ideal_sectors : site.ideal_wavefronts;
   return text;
+}
+
+py::bytes bytes_of(const std::vector<uint32_t>& counts) {
+  return {reinterpret_cast<const char*>(counts.data()), counts.size() * sizeof(uint32_t)};
 }
 
 py::dict describe(const simt::LaunchTrace& trace) {
@@ -67,6 +72,11 @@ py::dict describe(const simt::LaunchTrace& trace) {
   py::list sites;
   for (const simt::SiteTrace& site : trace.sites) sites.append(describe(site));
   text["sites"] = sites;
+  py::dict sectors;  // by tensor: how often each was requested, and moved between SMs and L2
+  for (const simt::TensorTrace& tensor : trace.tensors) {
+    sectors[tensor.tensor.c_str()] = std::tuple(bytes_of(tensor.requested), bytes_of(tensor.moved));
+  }
+  text["sectors"] = sectors;
   text["traffic_ratio"] = trace.traffic_ratio();
   text["coalescing"] = trace.coalescing();
   text["bank_conflicts"] = trace.bank_conflicts();

@@ -61,7 +61,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   std::copy_n(grid, 3, properties->maxGridSize);
   properties->major = profile.major;
   properties->minor = profile.minor;
-  properties->multiProcessorCount = profile.sm_count;
+  properties->multiProcessorCount = convbound::simt::sm_count(profile);
   properties->l2CacheSize = static_cast<int>(profile.l2_bytes);
   properties->maxThreadsPerMultiProcessor = profile.max_threads_per_sm;
   properties->sharedMemPerMultiprocessor = profile.shared_per_sm;

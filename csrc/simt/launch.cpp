@@ -113,10 +113,11 @@ class Grid {
     trace_.l1_share = launch_.l1_share;
     trace_.compulsory_bytes = launch_.memory->compulsory_bytes();
     uint64_t filled = 0;
-    sectors_.for_each([&](uint64_t, uint32_t written) { filled += written != 0 && written != 0xffffffffu; });
+    sectors_.written.for_each([&](uint64_t, uint32_t written) { filled += written != 0 && written != 0xffffffffu; });
     trace_.filled_bytes = 32 * filled;
-    trace_.dram_bytes = 32 * sectors_.size() + trace_.filled_bytes;
+    trace_.dram_bytes = 32 * sectors_.written.size() + trace_.filled_bytes;
     for (const auto& [key, site] : sites_) trace_.sites.push_back(site);
+    if (launch_.options.sectors) trace_.tensors = sectors_.by_tensor(*launch_.memory);
     return std::move(trace_);
   }
 
@@ -138,7 +139,7 @@ class Grid {
   Failure failure_{};
   LaunchTrace trace_;
   std::map<std::pair<uintptr_t, int>, SiteTrace> sites_;
-  SectorMap sectors_;
+  LaunchSectors sectors_;
 };
 
 // The checker leaves " {pc 1234}" where the source line of another access belongs.

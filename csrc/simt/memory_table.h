@@ -39,6 +39,7 @@ class MemoryTable {
   Tensor* nearest(uintptr_t address);  // nullptr only when the table is empty
   uint64_t compulsory_bytes() const;   // 32 x distinct sectors of inputs and outputs
   void check_all_written() const;      // throws Error (kNotWritten)
+  const std::vector<std::unique_ptr<Tensor>>& tensors() const { return tensors_; }
 
  private:
   std::vector<std::unique_ptr<Tensor>> tensors_;  // by address

@@ -142,8 +142,8 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const KernelCall& ca
   const Profile& profile = *launch.profile;
   const int fitting = std::max(
       1, resident_blocks(profile, launch.threads(), launch.shared_bytes(), launch.options.registers_per_thread));
-  const uint64_t per_sm =
-      (launch.blocks() + static_cast<uint64_t>(profile.sm_count) - 1) / static_cast<uint64_t>(profile.sm_count);
+  const auto sms = static_cast<uint64_t>(sm_count(profile));
+  const uint64_t per_sm = (launch.blocks() + sms - 1) / sms;
   launch.resident_blocks = static_cast<int>(std::min<uint64_t>(static_cast<uint64_t>(fitting), per_sm));
   const auto resident = static_cast<size_t>(launch.resident_blocks);
   launch.l1_share = (profile.l1_and_shared - resident * launch.shared_bytes()) / resident;

@@ -45,6 +45,10 @@ const std::string& device_profile(int device) {
   return device == 0 ? current_options().profile : current_options().second_profile;
 }
 
+int sm_count(const Profile& profile) {
+  return current_options().sm_count > 0 ? current_options().sm_count : profile.sm_count;
+}
+
 bool instrumented() { return instrumentation_linked(); }
 
 }  // namespace convbound::simt

@@ -20,6 +20,8 @@
 
 namespace convbound::simt {
 
+struct Profile;
+
 enum class ThreadOrder { kForward, kReverse, kRandom };
 
 // When the copy of a cp.async happens: at once (finds a stage that is overwritten while it is read), or in the last
@@ -37,8 +39,10 @@ struct Options {
   bool check = false;               // alignment, bounds, races, exactly-once
   bool check_uninitialized = true;  // with check: reads of shared memory, outputs and workspaces not yet written
   bool trace = false;               // count traffic
+  bool sectors = false;             // with trace: of each sector of each tensor, too
   uint64_t first_block = 0;         // only the blocks from this one on run,
   uint64_t blocks = UINT64_MAX;     // and this many: of a grid too large to emulate, on tensors too large to fill
+  int sm_count = 0;                 // multiprocessors; 0: as many as the profile's GPU has
   int workers = 0;                  // OS threads; 0: one per core
   int registers_per_thread = 0;     // as ptxas reports them, for resident blocks and launch limits; 0: not known
 };
@@ -68,6 +72,7 @@ class Session {
 Session* current_session();        // of this host thread, or nullptr
 const Options& current_options();  // of the current session, or the defaults
 const std::string& device_profile(int device);
-bool instrumented();  // whether `check` and `trace` are possible in this build
+int sm_count(const Profile& profile);  // as the current options say
+bool instrumented();                   // whether `check` and `trace` are possible in this build
 
 }  // namespace convbound::simt

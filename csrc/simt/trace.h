@@ -27,6 +27,7 @@ inline constexpr int kWidths = 5;  // accesses of 1, 2, 4, 8 and 16 bytes
 struct SiteTrace {
   uintptr_t pc = 0;
   std::string location;  // "kernel.cu:41", filled by locate()
+  std::string tensor;    // that its first access lies in; empty in shared memory
   Space space = Space::kGlobal;
   AccessKind kind = AccessKind::kLoad;
   unsigned bytes = 0;     // of one lane's access
@@ -36,6 +37,13 @@ struct SiteTrace {
   uint64_t ideal_sectors = 0;     // global
   uint64_t wavefronts = 0;        // shared
   uint64_t ideal_wavefronts = 0;  // shared
+};
+
+// How often each 32-byte sector of a tensor was used; their sums over all tensors are those of a launch.
+struct TensorTrace {
+  std::string tensor;
+  std::vector<uint32_t> requested;  // by requests that touch the sector
+  std::vector<uint32_t> moved;      // between SMs and L2: SM-L2 loads, and stores
 };
 
 struct LaunchTrace {
@@ -61,7 +69,8 @@ struct LaunchTrace {
   uint64_t wavefronts = 0, ideal_wavefronts = 0;
   std::array<uint64_t, kWidths> loaded_bytes_by_width{};  // bytes asked for by lanes
   std::array<uint64_t, kWidths> stored_bytes_by_width{};
-  std::vector<SiteTrace> sites;  // by address
+  std::vector<SiteTrace> sites;      // by address
+  std::vector<TensorTrace> tensors;  // by address; only with Options::sectors
 
   double traffic_ratio() const;   // (loads + stores) / compulsory
   double coalescing() const;      // 1 is ideal; 1 when there is no global access

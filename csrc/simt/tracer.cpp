@@ -54,9 +54,34 @@ void SectorMap::grow() {
   }
 }
 
+void LaunchSectors::clear() {
+  for (SectorMap* map : {&written, &requested, &moved}) map->clear();
+}
+
+void LaunchSectors::merge_into(LaunchSectors& total) const {
+  written.for_each([&](uint64_t sector, uint32_t bytes) { total.written[sector] |= bytes; });
+  requested.for_each([&](uint64_t sector, uint32_t times) { total.requested[sector] += times; });
+  moved.for_each([&](uint64_t sector, uint32_t times) { total.moved[sector] += times; });
+}
+
+std::vector<TensorTrace> LaunchSectors::by_tensor(const MemoryTable& memory) {
+  std::vector<TensorTrace> traces;
+  for (const auto& tensor : memory.tensors()) {
+    TensorTrace& trace = traces.emplace_back();
+    trace.tensor = tensor->name;
+    for (size_t i = 0; i < tensor->sectors(); ++i) {
+      trace.requested.push_back(requested[tensor->first_sector() + i]);
+      trace.moved.push_back(moved[tensor->first_sector() + i]);
+    }
+  }
+  return traces;
+}
+
 void Tracer::begin_launch(const Launch& launch) {
   warps_ = (launch.threads() + 31) / 32;
   l1_share_ = launch.l1_share;
+  count_sectors_ = launch.options.sectors;
+  memory_ = launch.memory;
   sites_.clear();
   last_site_ = nullptr;
   totals_ = {};
@@ -81,6 +106,9 @@ Tracer::Site& Tracer::site_of(Space space, const Access& access) {
     site.counts.space = space;
     site.counts.kind = access.kind;
     site.counts.bytes = access.bytes;
+    if (const Tensor* tensor = space == Space::kGlobal ? memory_->find(access.address) : nullptr) {
+      site.counts.tensor = tensor->name;
+    }
     site.warps.resize(warps_);
   }
   site.counts.bytes = std::max(site.counts.bytes, access.bytes);
@@ -119,11 +147,15 @@ void Tracer::count_global(Site& site, const Request& request) {
   uint64_t last = UINT64_MAX;
   for (size_t i = 0; i < count; ++i) {
     const uint64_t sector = addresses[i] / 32;  // an aligned access lies in one sector
-    if (sector != last) ++sectors;
-    last = sector;
-    uint32_t& written = launch_sectors_[sector];
+    uint32_t& written = launch_sectors_.written[sector];
     if (store) written |= static_cast<uint32_t>(((uint64_t{1} << bytes) - 1) << (addresses[i] % 32));
-    if (cached) block_sectors_[sector] = 1;
+    if (sector == last) continue;
+    last = sector;
+    ++sectors;
+    if (cached) ++block_sectors_[sector];
+    if (!count_sectors_) continue;
+    ++launch_sectors_.requested[sector];
+    if (!cached) ++launch_sectors_.moved[sector];  // of a cached one end_block() knows
   }
   const uint64_t ideal = divide_up(count * bytes, 32);
   ++site.counts.requests;
@@ -190,10 +222,13 @@ void Tracer::end_block() {
   totals_.distinct_load_bytes += bypassing_bytes + distinct_bytes;
   ++totals_.blocks;
   totals_.blocks_in_l1 += fits;
+  if (!count_sectors_) return;
+  block_sectors_.for_each(
+      [&](uint64_t sector, uint32_t requests) { launch_sectors_.moved[sector] += fits ? 1 : requests; });
 }
 
 void Tracer::merge_into(LaunchTrace& total, std::map<std::pair<uintptr_t, int>, SiteTrace>& sites,
-                        SectorMap& sectors) const {
+                        LaunchSectors& sectors) const {
   total.blocks += totals_.blocks;
   total.blocks_in_l1 += totals_.blocks_in_l1;
   total.load_bytes += totals_.load_bytes;
@@ -208,6 +243,7 @@ void Tracer::merge_into(LaunchTrace& total, std::map<std::pair<uintptr_t, int>, 
     SiteTrace& into = sites[key];
     const SiteTrace& from = site.counts;
     into.pc = from.pc;
+    into.tensor = from.tensor;
     into.space = from.space;
     into.kind = from.kind;
     into.bytes = std::max(into.bytes, from.bytes);
@@ -224,7 +260,7 @@ void Tracer::merge_into(LaunchTrace& total, std::map<std::pair<uintptr_t, int>, 
     total.wavefronts += from.wavefronts;
     total.ideal_wavefronts += from.ideal_wavefronts;
   }
-  launch_sectors_.for_each([&](uint64_t sector, uint32_t bits) { sectors[sector] |= bits; });
+  launch_sectors_.merge_into(sectors);
 }
 
 }  // namespace convbound::simt

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "csrc/simt/access.h"
+#include "csrc/simt/memory_table.h"
 #include "csrc/simt/trace.h"
 
 namespace convbound::simt {
@@ -44,6 +45,16 @@ class SectorMap {
   uint32_t generation_ = 1;
 };
 
+// The sectors of a launch.
+struct LaunchSectors {
+  SectorMap written;           // all that are used; the bits are the bytes that are written
+  SectorMap requested, moved;  // how often, as in TensorTrace; only with Options::sectors
+
+  void clear();
+  void merge_into(LaunchSectors& total) const;
+  std::vector<TensorTrace> by_tensor(const MemoryTable& memory);
+};
+
 class Tracer {
  public:
   void begin_launch(const Launch& launch);
@@ -51,8 +62,9 @@ class Tracer {
   void record(Space space, const Access& access, unsigned thread);
   void end_block();
 
-  // Adds this tracer's counts to a launch's; sectors are united in `sectors`, bits being the bytes written.
-  void merge_into(LaunchTrace& total, std::map<std::pair<uintptr_t, int>, SiteTrace>& sites, SectorMap& sectors) const;
+  // Adds this tracer's counts to a launch's.
+  void merge_into(LaunchTrace& total, std::map<std::pair<uintptr_t, int>, SiteTrace>& sites,
+                  LaunchSectors& sectors) const;
 
  private:
   struct Request {
@@ -74,12 +86,14 @@ class Tracer {
 
   unsigned warps_ = 0;
   uint64_t l1_share_ = 0;
+  bool count_sectors_ = false;
+  MemoryTable* memory_ = nullptr;
   std::map<std::pair<uintptr_t, int>, Site> sites_;  // by program counter and kind
   Site* last_site_ = nullptr;
   std::pair<uintptr_t, int> last_key_{};
   LaunchTrace totals_;
-  SectorMap launch_sectors_;
-  SectorMap block_sectors_;            // loaded through L1 by the running block
+  LaunchSectors launch_sectors_;
+  SectorMap block_sectors_;            // loaded through L1 by the running block: requests of each
   uint64_t block_cached_sectors_ = 0;  // sum over requests of what block_sectors_ holds distinct
 };
 

@@ -223,6 +223,25 @@ void too_large_for_l1() {
   check_equal(t.blocks_in_l1, 0u, "blocks within their share");
   check_equal(t.load_bytes, 160u * 2 * 16384, "loads: both rounds");
   check_equal(t.distinct_load_bytes, 160u * 16384, "loads if they had fit");
+  // On a GPU with an SM for each block they fit.
+  const simt::LaunchTrace alone = trace(read_twice, {.grid_x = 160, .block_x = 256, .shared_bytes = 15 << 10}, 1,
+                                        {.profile = "sm_75", .sm_count = 160}, kFloats, 160 * 256);
+  check_equal(alone.l1_share, 81u * 1024, "share of L1");
+  check_equal(alone.load_bytes, 160u * 16384, "loads: one round");
+}
+
+// Of each sector: 16 floats that 8 blocks of 8 warps read each half of, and outputs that are written once.
+void sectors_of_tensors() {
+  const simt::LaunchTrace t = trace(broadcast, kShape, 1, {.sectors = true}, 16);
+  check_equal(t.tensors.size(), size_t{2}, "tensors");
+  for (const simt::TensorTrace& tensor : t.tensors) {
+    const bool x = tensor.tensor == "x";
+    check_equal(tensor.moved.size(), size_t{x ? 2u : 512u}, "sectors");
+    for (const uint32_t requests : tensor.requested) check_equal(requests, x ? 64u : 1u, "requests of a sector");
+    for (const uint32_t times : tensor.moved) check_equal(times, x ? 8u : 1u, "moves of a sector");
+  }
+  check_text(t.sites[0].tensor, "x");
+  check_equal(trace(broadcast, kShape, 1, {}, 16).tensors.size(), size_t{0}, "tensors that were not asked for");
 }
 
 // Each block stages its 1 KB twice; cp.async of 16 bytes passes L1 by, of 4 bytes it does not.
@@ -295,6 +314,7 @@ const bool kAdded = [] {
   add("trace-shared_vectors", vectors_in_shared_memory);
   add("trace-share_of_l1", share_of_l1);
   add("trace-too_large_for_l1", too_large_for_l1);
+  add("trace-sectors", sectors_of_tensors);
   add("trace-async_copies", async_copies);
   add("trace-predicated_loads", predicated_loads);
   add("trace-independent_of_order", independent_of_order);
