@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import sys
 import time
@@ -24,6 +25,7 @@ from convbound.bench.arguments import (
     problem,
     refusing,
     require_extras,
+    sizes,
 )
 from convbound.bench.commands import means_command, train_command, tune_command
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
@@ -34,6 +36,8 @@ from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, 
 from convbound.devices import NAMES, default_device, find_device
 from convbound.gpus import DEFAULT_GPU, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+from convbound.profile import Profile
+from convbound.untrusted import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,6 +60,7 @@ examples:
   {PROGRAM} --suite dimensions                   a list of 1-D and 3-D layers; --list-suites names all
   {PROGRAM} --pass wgrad --layout NHWC           one pass in one layout
   {PROGRAM} --problem mb8g144ic144ih56oc144kh3ph1
+  {PROGRAM} --model model.py:net --input 8,3,224,224    a model of yours: its layers and its profile
   {PROGRAM} --trace --problem mb1g144ic144ih56oc144kh3ph1 --gpu A100
   {PROGRAM} report results/2025-01-31-120000/result.json --readme README.md
 
@@ -97,7 +102,8 @@ def run_parser() -> Parser:
         action="extend",
         type=one_of("suite", list(load_suites())),
         metavar="NAME",
-        help=f"models ({', '.join(load_models())}) or lists of problems, which --list-suites names",
+        help=f"models ({', '.join(load_models())}) or lists of problems, which --list-suites names; without it and "
+        f"without --full, some layers of {', '.join(_in_default_run())}",
     )
     what.add_argument(
         "--problem",
@@ -105,6 +111,19 @@ def run_parser() -> Parser:
         type=problem,
         metavar="TEXT",
         help="problems instead of models' layers (or besides, with --suite), like mb8g144ic144ih56oc144kh3sh2ph1",
+    )
+    what.add_argument(
+        "--model",
+        metavar="PLACE",
+        help="the convolutions of a model of yours: module:callable or path/to/file.py:callable, a torch.nn.Module or a "
+        "function that returns one",
+    )
+    what.add_argument(
+        "--input",
+        nargs="+",
+        type=sizes,
+        metavar="SIZES",
+        help="shapes of the arguments of --model, such as 8,3,224,224; random numbers of the first --dtype",
     )
     what.add_argument(
         "--transposed", action="store_true", help="take each --problem as the one that a transposed layer transposes"
@@ -190,8 +209,12 @@ def run_command(arguments: Sequence[str], started: float) -> int:
         print_suites()
         return EXIT_OK
     options = _options(parser, args)
+    found = None
+    if args.model or args.input:
+        options, found = _record(parser, args, options)
     if args.list:
         print_layers(options)
+        _print_profile(found)
         return EXIT_OK
     if not args.plain or args.trace:
         require_extras(parser)
@@ -209,10 +232,13 @@ def run_command(arguments: Sequence[str], started: float) -> int:
     try:
         result = run(options, folder, Lines() if args.plain else Bar(_console()), started)
         result.write_json(file)
+        if found is not None:
+            found.to_csv(folder / "profile.csv")
     except OSError as error:  # such as a full disk; the rows that found room are kept
         parser.error(f"--out: cannot write to {folder}: {error.strerror}")
     if result.rows and not args.plain:
         _show(parser, file, folder / "roofline.png")
+    _print_profile(found)
     if not result.complete:
         print(f"{result.ended}: {len(result.rows)} rows were measured and kept")
     print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
@@ -243,6 +269,10 @@ COMMANDS: dict[str, Callable[[Sequence[str], float], int]] = {
     "tune": tune_command,
     "train": train_command,
 }
+
+
+def _in_default_run() -> list[str]:
+    return [name for name, suite in load_models().items() if suite.select("default")]
 
 
 def print_suites() -> None:
@@ -281,7 +311,7 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
     for given in args.problem or ():
         if args.transposed and any(begin != end for begin, end in given.padding):
             parser.error(f"--transposed: torch pads both ends alike, but {given} has padding={given.padding}")
-    suites = args.suite or ([] if args.problem else list(load_models()))
+    suites = args.suite or ([] if args.problem or args.model else list(load_models()))
     chosen = args.device or default_device()
     if not (names := args.backend or our_backends(chosen)):
         reasons = "; ".join(f"{b.name}: {b.absent}" for b in backends() if chosen in b.devices and b.absent)
@@ -304,8 +334,33 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
         batch=args.batch,
         target_seconds=args.time or TARGET_SECONDS[size],
         cold=not args.warm,
-        overhead=not args.problem and set(suites) <= load_models().keys(),
+        overhead=not (args.problem or args.model) and set(suites) <= load_models().keys(),
     )
+
+
+def _record(parser: Parser, args: argparse.Namespace, options: Options) -> tuple[Options, Profile]:
+    """The options with the layers of --model, and its profile."""
+    from convbound.bench.models import recorded
+
+    if not args.model:
+        parser.error("--input: gives the shapes of --model's arguments, and --model is missing")
+    if not args.input:
+        parser.error("--model: needs --input, the shapes of its arguments, such as --input 8,3,224,224")
+    with refusing(parser):
+        suite, found = recorded(
+            args.model,
+            args.input,
+            device=options.device,
+            dtype=options.dtypes[0],
+            gpu=args.gpu,
+            measure=not (args.list or args.trace),
+        )
+    return dataclasses.replace(options, models=(suite,)), found
+
+
+def _print_profile(found: Profile | None) -> None:
+    if found is not None:
+        print("\n".join(map(printable, str(found).split("\n"))))
 
 
 def _trace(parser: Parser, args: argparse.Namespace, options: Options, folder: Path) -> int:

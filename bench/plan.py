@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from convbound.bench.cases import Case
-from convbound.bench.tables import Layer, Tier, load_suites
+from convbound.bench.tables import Layer, Suite, Tier, load_suites
 from convbound.problem import ConvProblem, Layout, Pass
 
 AD_HOC = "problem"
@@ -24,7 +24,10 @@ _RESERVE_SECONDS, _FIRST_CHECK_SECONDS = 4.0, 0.3
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for on the command line, checked and with its defaults filled in."""
+    """What was asked for on the command line, checked and with its defaults filled in.
+
+    `suites` are those of `layers/`, by name; `models` are a user's own, recorded.
+    """
 
     tier: Tier
     suites: tuple[str, ...]
@@ -40,6 +43,7 @@ class Options:
     target_seconds: float | None
     cold: bool
     overhead: bool
+    models: tuple[Suite, ...] = ()
 
 
 def layers(options: Options) -> list[Layer]:
@@ -50,11 +54,12 @@ def layers(options: Options) -> list[Layer]:
         if name in options.suites
         for layer in suite.at_batch(options.batch, options.device).select(options.tier)
     ]
+    recorded = [layer for suite in options.models for layer in suite.layers]
     ad_hoc = [
         Layer(AD_HOC, problem.origin or str(problem), 1, options.transposed, "quick", problem)
         for problem in options.problems
     ]
-    return [*chosen, *ad_hoc]
+    return [*chosen, *recorded, *ad_hoc]
 
 
 def cases(options: Options) -> list[Case]:

@@ -13,6 +13,8 @@ from functools import partial
 import torch
 
 from convbound.devices import Device
+from convbound.gpus import Gpu
+from convbound.kernels.precision import allows_tf32
 from convbound.problem import DTYPE_NAMES
 from convbound.timing import Timer
 
@@ -51,6 +53,13 @@ class Roofs:
     def ridge(self, dtype: str, *, depthwise: bool = False) -> float:
         """FLOPs per byte above which a problem is bound by arithmetic."""
         return self.peak(dtype, depthwise=depthwise) / self.copy_gbps
+
+
+def promised_roofs(gpu: Gpu) -> Roofs:
+    """The roofs of a named GPU by its data sheet, fp32 products by tf32 where torch lets cuDNN use it."""
+    rates = {dtype: gpu.product_rate(dtype, tf32=allows_tf32()) for dtype in DTYPE_NAMES}
+    peaks = {DTYPE_NAMES[dtype]: 2 * rate / 1e9 for dtype, rate in rates.items()}
+    return Roofs(gpu.dram / 1e9, "data sheet", peaks, 2 * gpu.fma_rate(torch.float32) / 1e9)
 
 
 def _best_seconds(call: Callable[[], object], timer: Timer, budget: float) -> float:
