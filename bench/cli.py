@@ -30,7 +30,7 @@ from convbound.bench.arguments import (
 from convbound.bench.commands import means_command, train_command, tune_command
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
 from convbound.bench.rivals import INDUCTOR, usual_rivals
-from convbound.bench.tables import Tier, load_models, load_suites
+from convbound.bench.tables import Tier, load_models, load_suites, usual_models
 from convbound.choice.backends import backends, our_backends, refusal
 from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, Parser
 from convbound.devices import NAMES, default_device, find_device
@@ -94,7 +94,9 @@ def run_parser() -> Parser:
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a few layers of each kind, in under a minute")
-    size.add_argument("--full", action="store_true", help="every layer, each with its full share of time")
+    size.add_argument(
+        "--full", action="store_true", help="every layer of the same models, each with its full share of time"
+    )
     what = parser.add_argument_group("what is measured")
     what.add_argument(
         "--suite",
@@ -102,8 +104,8 @@ def run_parser() -> Parser:
         action="extend",
         type=one_of("suite", list(load_suites())),
         metavar="NAME",
-        help=f"models ({', '.join(load_models())}) or lists of problems, which --list-suites names; without it and "
-        f"without --full, some layers of {', '.join(_in_default_run())}",
+        help=f"models ({', '.join(load_models())}) or lists of problems, which --list-suites names "
+        f"(default: {', '.join(usual_models())})",
     )
     what.add_argument(
         "--problem",
@@ -115,8 +117,8 @@ def run_parser() -> Parser:
     what.add_argument(
         "--model",
         metavar="PLACE",
-        help="the convolutions of a model of yours: module:callable or path/to/file.py:callable, a torch.nn.Module or a "
-        "function that returns one",
+        help="the convolutions of a model of yours: module:callable or path/to/file.py:callable, a torch.nn.Module or "
+        "a function that returns one",
     )
     what.add_argument(
         "--input",
@@ -271,14 +273,11 @@ COMMANDS: dict[str, Callable[[Sequence[str], float], int]] = {
 }
 
 
-def _in_default_run() -> list[str]:
-    return [name for name, suite in load_models().items() if suite.select("default")]
-
-
 def print_suites() -> None:
     """Print every suite with its title."""
+    width = max(map(len, load_suites()))
     for name, suite in load_suites().items():
-        print(f"{name:16}  {'model' if suite.is_model else 'list '}  {len(suite.layers):3} layers  {suite.title}")
+        print(f"{name:{width}}  {'model' if suite.is_model else 'list '}  {len(suite.layers):3} layers  {suite.title}")
 
 
 def print_layers(options: Options) -> None:
@@ -311,7 +310,7 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
     for given in args.problem or ():
         if args.transposed and any(begin != end for begin, end in given.padding):
             parser.error(f"--transposed: torch pads both ends alike, but {given} has padding={given.padding}")
-    suites = args.suite or ([] if args.problem or args.model else list(load_models()))
+    suites = args.suite or ([] if args.problem or args.model else usual_models())
     chosen = args.device or default_device()
     if not (names := args.backend or our_backends(chosen)):
         reasons = "; ".join(f"{b.name}: {b.absent}" for b in backends() if chosen in b.devices and b.absent)
