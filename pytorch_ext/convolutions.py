@@ -113,6 +113,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What was recorded so far."""
         return tuple(self._found.values())
 
+    def begin_at(self, inputs: Any) -> None:
+        """Receptive fields begin at these tensors ``(N, C, *sizes)``."""
+        for tensor in tree_leaves(inputs):
+            if isinstance(tensor, Tensor) and tensor.dim() > 2:
+                self._reaches[tensor] = Reach.start(tensor.dim() - 2)
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Record, and follow which module runs."""
@@ -186,6 +192,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def record(model: nn.Module, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> tuple[Convolution, ...]:
     """The convolutions of one forward pass, as the model stands; :func:`unchanged` leaves no trace of it."""
     recorder = Recorder(model)
+    recorder.begin_at((args, kwargs))
     with recorder.watching():
         model(*args, **(kwargs or {}))
     return recorder.convolutions
@@ -253,6 +260,8 @@ def _passed_on(func: Any, args: Any, result: Any, reach: Reach) -> Reach:
     ndim = len(reach.field)
     if name.startswith(("max_pool", "avg_pool")):
         axes = int(name[8])
+        if axes < ndim:  # of images that a video was taken apart into, say: the next convolution begins anew
+            return reach
         # In one dimension torch pools rows of height 1.
         filter = _per_axis(args[1], axes)[-ndim:]
         stride = _per_axis(args[2], axes)[-ndim:] if len(args) > 2 and args[2] else filter
