@@ -345,6 +345,8 @@ def _record(parser: Parser, args: argparse.Namespace, options: Options) -> tuple
         parser.error("--input: gives the shapes of --model's arguments, and --model is missing")
     if not args.input:
         parser.error("--model: needs --input, the shapes of its arguments, such as --input 8,3,224,224")
+    if args.batch and not args.suite:
+        parser.error(f"--batch: {args.batch} is for suites; the batch of --model is a size of its --input")
     with refusing(parser):
         suite, found = recorded(
             args.model,

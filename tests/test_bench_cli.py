@@ -37,6 +37,7 @@ def options(*arguments: str):
         (["--input", "1,2"], "--input: gives the shapes of --model's arguments, and --model is missing"),
         (["--model", "a.py:b"], "--model: needs --input, the shapes of its arguments"),
         (["--model", "a.py:b", "--input", "8,0"], "--input: '8,0' must be sizes above 0, such as 8,3,224,224"),
+        (["--model", "a.py:b", "--input", "8,3", "--batch", "2"], "--batch: 2 is for suites; the batch of --model is"),
         (["--model", "a.py:b", "--input", "8x3"], "--input: '8x3' must be sizes above 0"),
         (["--batch", "0"], "--batch: '0' must be a whole number above 0"),
         (["--batch", "9" * 30], "must be a whole number above 0 and at most 2147483647"),

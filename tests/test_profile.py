@@ -17,6 +17,7 @@ from models import MODELS
 from torch import Tensor, nn
 
 import convbound
+from convbound import choice
 from convbound.explanation import Explanation
 from convbound.gpus import GPUS, find_gpu
 from convbound.problem import ConvProblem
@@ -425,6 +426,13 @@ def test_a_row_is_what_explain_gives(measured: tuple[nn.Module, Profile]):
     assert alone.reach is not None
     assert (alone.reach.field, alone.reach.jump) == ((9, 9), (2, 2))
     assert "bound by memory on A100" in str(alone)
+
+
+def test_where_auto_measures_a_profile_counts_as_a_first_call(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(choice.VARIABLE, "1")
+    conv = nn.Conv2d(8, 8, 3, groups=8)
+    profile = convbound.profile(conv, torch.randn(1, 8, 13, 11), seconds=0.01)
+    assert all(row.reason.startswith("measured") for row in profile.layers[0].passes)
 
 
 def test_csv_parses_back(measured: tuple[nn.Module, Profile], tmp_path: Any):
