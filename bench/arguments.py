@@ -112,3 +112,11 @@ def problem(text: str) -> ConvProblem:
     if not parsed.n:
         raise argparse.ArgumentTypeError(f"mb0 in {text!r} leaves nothing to time; it must be at least 1")
     return parsed
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """The shape of a tensor."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} must be sizes above 0, such as 8,3,224,224")
+    return tuple(map(int, parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from convbound.bench.arguments import (
     refusing,
     require_extras,
     results_folder,
+    sizes,
 )
 from convbound.bench.auto import AUTO
 from convbound.bench.commands import means_command, train_command, tune_command
@@ -30,12 +32,13 @@ from convbound.bench.experiments.command import experiment_command, open_benchma
 from convbound.bench.plan import TARGET_SECONDS, Options, layers
 from convbound.bench.progress import Lines, bar, terminal
 from convbound.bench.rivals import INDUCTOR, TORCH, usual_rivals
-from convbound.bench.tables import Tier, load_models, load_suites
+from convbound.bench.tables import Tier, load_models, load_suites, usual_models
 from convbound.choice.backends import backends, our_backends, refusal
 from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, Parser
 from convbound.devices import NAMES, default_device, find_device
 from convbound.gpus import DEFAULT_GPU, NAMED_GPUS, OWN_GPU, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+from convbound.profile import Profile
 from convbound.untrusted import printable, replace_text
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
@@ -57,6 +60,7 @@ examples:
   {PROGRAM} --pass wgrad --layout NHWC           one pass in one layout
   {PROGRAM} --problem mb8g144ic144ih56oc144kh3ph1   what serves it, by auto, and what our kernels do
   {PROGRAM} --backend torch --quick              how far torch alone is from the roofs
+  {PROGRAM} --model model.py:net --input 8,3,224,224    a model of yours: its layers and its profile
   {PROGRAM} --trace --problem mb1g144ic144ih56oc144kh3ph1 --gpu A100
   {PROGRAM} report results/2025-01-31-120000/result.json --readme README.md
 
@@ -91,7 +95,9 @@ def run_parser() -> Parser:
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a few layers of each kind, in under a minute")
-    size.add_argument("--full", action="store_true", help="every layer, each with its full share of time")
+    size.add_argument(
+        "--full", action="store_true", help="every layer of the same models, each with its full share of time"
+    )
     what = parser.add_argument_group("what is measured")
     what.add_argument(
         "--suite",
@@ -99,7 +105,8 @@ def run_parser() -> Parser:
         action="extend",
         type=one_of("suite", list(load_suites())),
         metavar="NAME",
-        help=f"models ({', '.join(load_models())}) or lists of problems, which --list-suites names",
+        help=f"models ({', '.join(load_models())}) or lists of problems, which --list-suites names "
+        f"(default: {', '.join(usual_models())})",
     )
     what.add_argument(
         "--problem",
@@ -107,6 +114,19 @@ def run_parser() -> Parser:
         type=problem,
         metavar="TEXT",
         help="problems instead of models' layers (or besides, with --suite), like mb8g144ic144ih56oc144kh3sh2ph1",
+    )
+    what.add_argument(
+        "--model",
+        metavar="PLACE",
+        help="the convolutions of a model of yours: module:callable or path/to/file.py:callable, a torch.nn.Module or "
+        "a function that returns one",
+    )
+    what.add_argument(
+        "--input",
+        nargs="+",
+        type=sizes,
+        metavar="SIZES",
+        help="shapes of the arguments of --model, such as 8,3,224,224; random numbers of the first --dtype",
     )
     what.add_argument(
         "--transposed", action="store_true", help="take each --problem as the one that a transposed layer transposes"
@@ -200,8 +220,12 @@ def run_command(arguments: Sequence[str], started: float) -> int:
         print_suites()
         return EXIT_OK
     options = _options(parser, args)
+    found = None
+    if args.model or args.input:
+        options, found = _record(parser, args, options)
     if args.list:
         print_layers(options)
+        _print_profile(found)
         return EXIT_OK
     if not args.plain or args.trace:
         require_extras(parser)
@@ -216,14 +240,17 @@ def run_command(arguments: Sequence[str], started: float) -> int:
 
     file = folder / "result.json"
     try:
-        if not (args.problem or args.suite or args.plain):
+        if not (args.problem or args.suite or args.model or args.plain):
             open_benchmark(options.device, options.dtypes[0], folder)
         result = run(options, folder, Lines() if args.plain else bar(terminal()), started)
         result.write_json(file)
+        if found is not None:
+            found.to_csv(folder / "profile.csv")
     except OSError as error:  # such as a full disk; the rows that found room are kept
         parser.error(f"--out: cannot write to {folder}: {error.strerror}")
     if result.rows and not args.plain:
         _show(parser, file, folder / "roofline.png", table=folder / "table.txt", whole=args.table)
+    _print_profile(found)
     if not result.complete:
         print(f"{result.ended}: {len(result.rows)} rows were measured and kept")
     print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
@@ -261,8 +288,9 @@ COMMANDS: dict[str, Callable[[Sequence[str], float], int]] = {
 
 def print_suites() -> None:
     """Print every suite with its title."""
+    width = max(map(len, load_suites()))
     for name, suite in load_suites().items():
-        print(f"{name:16}  {'model' if suite.is_model else 'list '}  {len(suite.layers):3} layers  {suite.title}")
+        print(f"{name:{width}}  {'model' if suite.is_model else 'list '}  {len(suite.layers):3} layers  {suite.title}")
 
 
 def print_layers(options: Options) -> None:
@@ -295,7 +323,7 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
     for given in args.problem or ():
         if args.transposed and any(begin != end for begin, end in given.padding):
             parser.error(f"--transposed: torch pads both ends alike, but {given} has padding={given.padding}")
-    suites = args.suite or ([] if args.problem else list(load_models()))
+    suites = args.suite or ([] if args.problem or args.model else usual_models())
     chosen = args.device or default_device()
     # Of a problem of his own a user wants to know what serves it; of a suite, what our kernels do.
     if not (names := args.backend or [*([AUTO] if args.problem else ()), *our_backends(chosen)]):
@@ -319,8 +347,35 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
         batch=args.batch,
         target_seconds=args.time or TARGET_SECONDS[size],
         cold=not args.warm,
-        overhead=not args.problem and set(suites) <= load_models().keys(),
+        overhead=not (args.problem or args.model) and set(suites) <= load_models().keys(),
     )
+
+
+def _record(parser: Parser, args: argparse.Namespace, options: Options) -> tuple[Options, Profile]:
+    """The options with the layers of --model, and its profile."""
+    from convbound.bench.models import recorded
+
+    if not args.model:
+        parser.error("--input: gives the shapes of --model's arguments, and --model is missing")
+    if not args.input:
+        parser.error("--model: needs --input, the shapes of its arguments, such as --input 8,3,224,224")
+    if args.batch and not args.suite:
+        parser.error(f"--batch: {args.batch} is for suites; the batch of --model is a size of its --input")
+    with refusing(parser):
+        suite, found = recorded(
+            args.model,
+            args.input,
+            device=options.device,
+            dtype=options.dtypes[0],
+            gpu=args.gpu,
+            measure=not (args.list or args.trace),
+        )
+    return dataclasses.replace(options, models=(suite,)), found
+
+
+def _print_profile(found: Profile | None) -> None:
+    if found is not None:
+        print("\n".join(map(printable, str(found).split("\n"))))
 
 
 def _trace(parser: Parser, args: argparse.Namespace, options: Options, folder: Path) -> int:

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from convbound.bench.cases import Case
-from convbound.bench.tables import Layer, Tier, load_suites
+from convbound.bench.tables import Layer, Suite, Tier, load_suites
 from convbound.problem import ConvProblem, Layout, Pass
 
 AD_HOC = "problem"
-# The models of a run that names none.
-DEFAULT_SUITES = ("convnext_t", "dcgan", "deeplabv3_aspp", "efficientnet_b0", "mobilenet_v2", "resnext50")
 # Seconds that a whole run aims at, by tier; None: each case gets its full share.
 TARGET_SECONDS: dict[Tier, float | None] = {"quick": 42.0, "default": 145.0, "full": None}
 # Shares of one case: below the least, medians mean nothing; above the most, they no longer move.
@@ -28,7 +26,10 @@ _RESERVE_SECONDS, _FIRST_CHECK_SECONDS = 4.0, 0.3
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for on the command line, checked and with its defaults filled in."""
+    """What was asked for on the command line, checked and with its defaults filled in.
+
+    `suites` are those of `layers/`, by name; `models` are a user's own, recorded.
+    """
 
     tier: Tier
     suites: tuple[str, ...]
@@ -44,6 +45,7 @@ class Options:
     target_seconds: float | None
     cold: bool
     overhead: bool
+    models: tuple[Suite, ...] = ()
 
 
 def layers(options: Options) -> list[Layer]:
@@ -54,11 +56,12 @@ def layers(options: Options) -> list[Layer]:
         if name in options.suites
         for layer in suite.at_batch(options.batch, options.device).select(options.tier)
     ]
+    recorded = [layer for suite in options.models for layer in suite.layers]
     ad_hoc = [
         Layer(AD_HOC, problem.origin or str(problem), 1, options.transposed, "quick", problem)
         for problem in options.problems
     ]
-    return [*chosen, *ad_hoc]
+    return [*chosen, *recorded, *ad_hoc]
 
 
 def cases(options: Options) -> list[Case]:

@@ -158,5 +158,6 @@ def _described(options: Options) -> dict[str, Any]:
     """The options as plain JSON."""
     values = dataclasses.asdict(options)
     values["problems"] = [str(problem) for problem in options.problems]
+    values["models"] = [suite.name for suite in options.models]
     values["dtypes"] = [DTYPE_NAMES[dtype] for dtype in options.dtypes]
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

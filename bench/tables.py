@@ -2,8 +2,9 @@
 
 A file starts with ``# key: value`` lines. A model has a title, paper, code, batch and gpu batch, and one line per
 distinct layer: its name, how often the model has it, the torch op, the smallest run that includes it (quick, default
-or full) and its problem string. A list has a title alone, and lines of op and problem, which names its batch. A
-``conv_transpose`` layer is written as the convolution that it transposes.
+or full) and its problem string. A model whose layers are all ``full`` is measured only by name. A list has a title
+alone, and lines of op and problem, which names its batch. A ``conv_transpose`` layer is written as the convolution
+that it transposes.
 """
 
 from __future__ import annotations
@@ -126,3 +127,8 @@ def load_suites() -> dict[str, Suite]:
 def load_models() -> dict[str, Suite]:
     """The models among the suites."""
     return {name: suite for name, suite in load_suites().items() if suite.is_model}
+
+
+def usual_models() -> list[str]:
+    """The models of a run that names none: those that have layers in a default run; others are measured by name."""
+    return [name for name, suite in load_models().items() if suite.select("default")]

@@ -10,6 +10,7 @@ from convbound.choice.backends import backends
 from convbound.explanation import explain
 from convbound.functional import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from convbound.problem import ConvProblem
+from convbound.profile import profile
 from convbound.replace import replace_convs, restore_convs
 from convbound.tracing import trace
 
@@ -25,6 +26,7 @@ __all__ = [
     "conv_transpose3d",
     "explain",
     "nn",
+    "profile",
     "replace_convs",
     "restore_convs",
     "trace",

@@ -1,15 +1,21 @@
-"""``convbound.explain``: which kernel would serve each pass of a problem, and why."""
+"""``convbound.explain``: which kernel would serve each pass of a problem, and why.
+
+Its :class:`Explanation` is also the row of :func:`convbound.profile`, which fills in what only a model tells.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from convbound import nonfinite
 from convbound.choice import backends, choose
+from convbound.convolutions import Reach
 from convbound.gpus import Gpu, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
+from convbound.roofs import Roofs, promised_roofs
 from convbound.serving import Launch, ServingKernel, serving_kernel
 
 GPU_BACKENDS = ("cuda", "triton", "torch")
@@ -20,7 +26,8 @@ class PassExplanation:
     """The backend and the kernel of one pass, why this backend, how a GPU's kernel is launched, what it spreads.
 
     `nonfinite` says how far the kernel spreads infinities and NaNs, see convbound/nonfinite.py. `refused` are the CUDA
-    kernels that are preferred to it, each with the reason why it does not serve this problem.
+    kernels that are preferred to it, each with the reason why it does not serve this problem. `milliseconds` are median
+    times by backend, where any were measured.
     """
 
     pass_: Pass
@@ -31,17 +38,73 @@ class PassExplanation:
     launches: tuple[Launch, ...] = ()
     nonfinite: str = ""
     refused: tuple[tuple[str, str], ...] = ()
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What binds a problem on a machine, by the roofline model (Williams et al., Roofline, CACM 52(4), 2009).
+
+    `resource` is ``memory`` where the problem's arithmetic intensity is below the machine's `ridge`, FLOP/s over
+    bytes/s, else ``compute``. `floor_ms` is the least time of a pass: max(bytes / (bytes/s), FLOP / (FLOP/s)).
+    """
+
+    machine: str
+    resource: str
+    ridge: float
+    floor_ms: float
+
+    @classmethod
+    def by(cls, roofs: Roofs, machine: str, problem: ConvProblem, dtype: torch.dtype) -> Bound:
+        """By a machine's roofs. A depthwise convolution has no use for matrix units."""
+        name = DTYPE_NAMES[dtype]
+        ridge = roofs.ridge(name, depthwise=problem.depthwise)
+        resource = "memory" if problem.arithmetic_intensity(dtype) < ridge else "compute"
+        peak = roofs.peak(name, depthwise=problem.depthwise)
+        floor_ms = max(problem.compulsory_bytes(dtype) / roofs.copy_gbps, problem.flops / peak) / 1e6
+        return cls(machine, resource, ridge, floor_ms)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What :func:`explain` found; ``str()`` of it is a report."""
+    """One convolution: what :func:`explain` found, and a layer of :func:`convbound.profile`; ``str()`` is a report.
+
+    Parameters
+    ----------
+    problem, dtype, layout, device
+        What it is about; the problem's origin is the name of the layer.
+    passes
+        What serves each pass.
+    transposed
+        Whether the layer runs the convolution that transposes the problem: its forward is the problem's dgrad.
+    count
+        How often the layer runs in one forward pass of its model.
+    parameters
+        Elements of its weight, and in a model of its bias. A parameter that several layers share counts in the first.
+    reach
+        Receptive field and jump in positions of the model's input; of the layer's own input where there is no model.
+    bounds
+        What binds it, on the machine that was measured and on the GPU that was named.
+    ran
+        The backend that ran it in the model, empty where there is none.
+    """
 
     problem: ConvProblem
     dtype: torch.dtype
     layout: Layout
     device: str
     passes: tuple[PassExplanation, ...]
+    transposed: bool = False
+    count: int = 1
+    parameters: int = 0
+    reach: Reach | None = None
+    bounds: tuple[Bound, ...] = ()
+    ran: str = ""
+
+    @property
+    def forward(self) -> PassExplanation:
+        """The pass that is the layer's forward."""
+        return next(row for row in self.passes if row.pass_ == ("dgrad" if self.transposed else "fprop"))
 
     def __str__(self) -> str:
         p = self.problem
@@ -62,7 +125,8 @@ class Explanation:
                 heading + (f"  ({p.origin})" if p.origin else ""),
                 f"  {sizes}",
                 f"  per pass: {p.flops / 1e6:,.1f} MFLOP over {p.compulsory_bytes(self.dtype) / 1e6:,.2f} MB "
-                f"compulsory, {p.arithmetic_intensity(self.dtype):.2f} FLOP/byte",
+                f"compulsory, {p.arithmetic_intensity(self.dtype):.2f} FLOP/byte"
+                + "".join(f", bound by {bound.resource} on {bound.machine}" for bound in self.bounds),
                 *rows,
             ]
         )
@@ -107,6 +171,10 @@ def explain(
     """
     if isinstance(problem, str):
         problem = ConvProblem.parse(problem)
+    alone: dict[str, Any] = {
+        "parameters": problem.parameters,
+        "reach": Reach.start(problem.ndim).convolved(problem, False),
+    }
     if dtype not in DTYPE_NAMES:
         raise ValueError(f"explain: dtype={dtype} must be one of {', '.join(map(str, DTYPE_NAMES))}")
     if layout not in LAYOUTS:
@@ -122,7 +190,10 @@ def explain(
         gpu = find_gpu(arch)
         named = ("cuda", "triton") if backend == "auto" else (backend,)
         found = [_on_gpu(problem, pass_, dtype, layout, one, gpu, compiled) for pass_ in PASSES for one in named]
-        return Explanation(problem, dtype, layout, f"{gpu.name} ({gpu.profile})", tuple(found))
+        bound = Bound.by(promised_roofs(gpu), gpu.name, problem, dtype)
+        return Explanation(
+            problem, dtype, layout, f"{gpu.name} ({gpu.profile})", tuple(found), bounds=(bound,), **alone
+        )
     passes = []
     for pass_ in PASSES:
         choice = choose(problem, pass_, dtype, layout, device, backend)
@@ -136,7 +207,7 @@ def explain(
         else:
             kernel = serving_kernel(problem, pass_, dtype, layout, serving, compiled=compiled)
         passes.append(_explained(pass_, serving, kernel, reason, layout))
-    return Explanation(problem, dtype, layout, device.type, tuple(passes))
+    return Explanation(problem, dtype, layout, device.type, tuple(passes), **alone)
 
 
 def _on_gpu(

@@ -374,7 +374,7 @@ def _plan(
     if autograd.is_tracing():  # they are tensors then
         shapes = tuple(map(int, x.shape)), tuple(map(int, w.shape))
     try:
-        problem = (_transposed_problem if is_transposed(name) else _problem)(name, *shapes, *arguments)
+        problem = problem_of(name, *shapes, arguments)
     except (RuntimeError, TypeError):
         if backend != "auto":
             raise
@@ -395,6 +395,14 @@ def _plan(
     if not untried and set(served.values()) == {"torch"}:
         return None
     return problem, autograd.Plan(served["fprop"], served["dgrad"], served["wgrad"], channels_last, untried)
+
+
+def problem_of(name: str, x: tuple[int, ...], w: tuple[int, ...], arguments: tuple[Any, ...]) -> ConvProblem | None:
+    """The problem of a call, by the shapes of its batched input and its weight, and the arguments behind the bias.
+
+    None where a transposed convolution's result is empty. A RuntimeError or TypeError says what does not fit.
+    """
+    return (_transposed_problem if is_transposed(name) else _problem)(name, x, w, *arguments)
 
 
 def _problem(

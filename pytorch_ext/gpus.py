@@ -24,6 +24,18 @@ PROFILES = {
     "sm_100": (100, 227),
     "sm_120": (120, 99),
 }
+# Fused multiply-adds of 16-bit numbers, summed in fp32, per clock and SM on tensor cores: NVIDIA's white papers of
+# Turing, Ampere (GA100, GA102), Ada, Hopper and Blackwell. tf32 runs at half of it, and not at all on sm_75.
+_TENSOR_FMAS = {
+    "sm_75": 512,
+    "sm_80": 1024,
+    "sm_86": 256,
+    "sm_89": 256,
+    "sm_90": 2048,
+    "h200": 2048,
+    "sm_100": 4096,
+    "sm_120": 256,
+}
 L1_BYTES = 128  # a clock, out of one SM's L1 and shared memory: one wavefront
 
 
@@ -55,6 +67,17 @@ class Gpu:
     def fma_rate(self, dtype: torch.dtype) -> float:
         """Fused multiply-adds per second outside of the tensor cores; 16-bit types accumulate in fp32."""
         return self.sms * self.clock * (self.fp64_lanes if dtype == torch.float64 else self.fp32_lanes)
+
+    def product_rate(self, dtype: torch.dtype, *, tf32: bool) -> float:
+        """Fused multiply-adds per second of a dense matrix product: on tensor cores where they take the dtype."""
+        tensor_cores = self.sms * self.clock * _TENSOR_FMAS[self.profile]
+        if dtype == torch.bfloat16 and self.arch < 80:
+            return self.fma_rate(dtype)
+        if dtype in (torch.float16, torch.bfloat16):
+            return tensor_cores
+        if dtype == torch.float32 and tf32 and self.arch >= 80:
+            return tensor_cores / 2
+        return self.fma_rate(dtype)
 
 
 GPUS = (

@@ -251,15 +251,34 @@ class ConvProblem:
         return math.prod(self.w_shape)
 
     @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of each pass: each output sums c / groups channels times the filter's taps.
+
+        Taps that meet padding are counted. Many papers say "FLOPs" where they count these.
+        """
+        return math.prod(self.y_shape) * (self.c // self.groups) * math.prod(self.filter)
+
+    @property
     def flops(self) -> int:
-        """Floating-point operations of each pass, two per multiply-add; taps that meet padding are counted."""
-        return 2 * math.prod(self.y_shape) * (self.c // self.groups) * math.prod(self.filter)
+        """Floating-point operations of each pass, two per multiply-add."""
+        return 2 * self.multiply_adds
+
+    @property
+    def memory_access_cost(self) -> int:
+        """Elements that each pass has to move at least: its two inputs read once, its output written once.
+
+        For a 1x1 convolution of one h x w image this is hw(c1 + c2) + c1 c2 / g, the "memory access cost" of Ma et al.,
+        ShuffleNet V2, ECCV 2018, arXiv:1807.11164, section 2.
+        """
+        return math.prod(self.x_shape) + math.prod(self.w_shape) + math.prod(self.y_shape)
 
     def compulsory_bytes(self, dtype: torch.dtype = torch.float32) -> int:
-        """Bytes that each pass has to move at least: its two inputs read once, its output written once."""
-        elements = math.prod(self.x_shape) + math.prod(self.w_shape) + math.prod(self.y_shape)
-        return elements * dtype.itemsize
+        """The memory access cost in bytes."""
+        return self.memory_access_cost * dtype.itemsize
 
     def arithmetic_intensity(self, dtype: torch.dtype = torch.float32) -> float:
-        """FLOPs per compulsory byte; below a machine's ridge a problem is bound by memory, above it by arithmetic."""
+        """FLOPs per compulsory byte; below a machine's ridge a problem is bound by memory, above it by arithmetic.
+
+        This is the roofline model's operational intensity: Williams et al., Roofline, CACM 52(4), 2009.
+        """
         return self.flops / self.compulsory_bytes(dtype)

@@ -18,6 +18,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from convbound.choice import backends
 from convbound.nn import classes
 from convbound.problem import ConvProblem, Family
+from convbound.text_table import aligned
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
 OWN_FAMILIES: tuple[Family, ...] = ("depthwise", "grouped", "dilated", "transposed")
@@ -81,10 +82,7 @@ class Report(Sequence[Record]):
             return self._totals()
         rows = [("module", "kind", "family", "action", "why")]
         rows += [(r.path or "(the model)", r.kind, r.family or "", r.action, r.reason) for r in self]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        rule = tuple("-" * width for width in widths)
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (rows[0], rule, *rows[1:])]
-        return "\n".join([*lines, "", self._totals()])
+        return f"{aligned(rows)}\n\n{self._totals()}"
 
     def _totals(self) -> str:
         if not self:

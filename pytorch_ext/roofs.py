@@ -15,6 +15,8 @@ from functools import partial
 import torch
 
 from convbound.devices import Device
+from convbound.gpus import Gpu
+from convbound.kernels.precision import allows_tf32
 from convbound.problem import DTYPE_NAMES
 from convbound.timing import Timer
 
@@ -75,6 +77,13 @@ class Roofs:
     def _values(self) -> dict[str, float]:
         fma = {} if self.fma_gflops is None else {FMA: self.fma_gflops}
         return {COPY: self.copy_gbps, **self.peak_gflops, **fma}
+
+
+def promised_roofs(gpu: Gpu) -> Roofs:
+    """The roofs of a named GPU by its data sheet, fp32 products by tf32 where torch lets cuDNN use it."""
+    rates = {dtype: gpu.product_rate(dtype, tf32=allows_tf32()) for dtype in DTYPE_NAMES}
+    peaks = {DTYPE_NAMES[dtype]: 2 * rate / 1e9 for dtype, rate in rates.items()}
+    return Roofs(gpu.dram / 1e9, "data sheet", peaks, 2 * gpu.fma_rate(torch.float32) / 1e9)
 
 
 def _best_seconds(call: Callable[[], object], timer: Timer, budget: float) -> float:

@@ -9,11 +9,11 @@ import torch
 
 from convbound.bench import arguments, cli
 from convbound.bench.plan import cases, layers
-from convbound.bench.tables import load_models, load_suites
+from convbound.bench.tables import load_models, load_suites, usual_models
 from convbound.choice import backends
 from convbound.command_line import EXIT_USAGE
 
-LAYERS = sum(len(model.layers) for model in load_models().values())
+LAYERS = sum(len(load_models()[name].layers) for name in usual_models())
 
 
 def options(*arguments: str):
@@ -34,6 +34,11 @@ def options(*arguments: str):
         (["--problem", "mb0ic1iw9oc1kw2"], "--problem: mb0 in 'mb0ic1iw9oc1kw2' leaves nothing to time"),
         (["--transposed"], "--transposed: says how to read --problem, which is missing"),
         (["--transposed", "--problem", "ic1iw9oc1kw2pw1ew0"], "--transposed: torch pads both ends alike"),
+        (["--input", "1,2"], "--input: gives the shapes of --model's arguments, and --model is missing"),
+        (["--model", "a.py:b"], "--model: needs --input, the shapes of its arguments"),
+        (["--model", "a.py:b", "--input", "8,0"], "--input: '8,0' must be sizes above 0, such as 8,3,224,224"),
+        (["--model", "a.py:b", "--input", "8,3", "--batch", "2"], "--batch: 2 is for suites; the batch of --model is"),
+        (["--model", "a.py:b", "--input", "8x3"], "--input: '8x3' must be sizes above 0"),
         (["--batch", "0"], "--batch: '0' must be a whole number above 0"),
         (["--batch", "9" * 30], "must be a whole number above 0 and at most 2147483647"),
         (["--threads", "3000000000"], "--threads: '3000000000' must be a whole number above 0 and at most 1024"),

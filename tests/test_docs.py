@@ -32,7 +32,7 @@ WRITTEN = {
     "tuning.json",
     "results/gpu-check.json",
 }
-WRITTEN |= {"results/fuzz.json", "traces.json", "model.py"}
+WRITTEN |= {"results/fuzz.json", "traces.json", "model.py", "profile.csv"}
 
 
 def named(page: Path) -> list[str]:
@@ -89,6 +89,15 @@ def test_links_to_headings_lead_to_one(page: Path):
         headings = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), flags=re.MULTILINE)
         slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
         assert anchor in slugs, f"{target}#{anchor}"
+
+
+def test_the_example_of_profile_prints_what_its_page_shows(capsys: pytest.CaptureFixture[str]):
+    page = (DOCS / "profile.md").read_text(encoding="utf-8")
+    code, shown = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)[0] for kind in ("python", "text"))
+    exec(code, {})
+    # The columns behind these depend on the machine.
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in shown.splitlines() if not any(row.startswith(line) for row in printed)] == []
 
 
 def test_the_index_has_every_page():

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 from convbound.bench.experiments.experiment import OURS, Experiment, Group, Point, Points, Setting, Subject, Verdict
 from convbound.bench.experiments.show import COLOURS, MARKERS
-from convbound.bench.plan import DEFAULT_SUITES
 from convbound.bench.rivals import TORCH
-from convbound.bench.tables import Layer, load_models
+from convbound.bench.tables import Layer, load_models, usual_models
 from convbound.problem import LAYOUTS, ConvProblem, Pass
 from convbound.roofs import Roofs
 
@@ -35,7 +34,7 @@ def _subjects(setting: Setting, layer: Layer) -> list[Subject]:
 def _groups(setting: Setting) -> list[Group]:
     layers = [
         layer
-        for name in DEFAULT_SUITES
+        for name in usual_models()
         for layer in load_models()[name].at_batch(None, setting.device.type).select("default")
     ]
     return [partial(_subjects, setting, layer) for layer in layers]
