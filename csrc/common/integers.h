@@ -23,6 +23,9 @@ constexpr int log2_up(int64_t value) {
   return exponent;
 }
 
+// Whether 0 <= index < size.
+constexpr bool within(int index, int size) { return static_cast<unsigned>(index) < static_cast<unsigned>(size); }
+
 // The remainder that is not negative.
 constexpr int64_t modulo(int64_t value, int64_t modulus) { return (value % modulus + modulus) % modulus; }
 

@@ -69,7 +69,24 @@ __device__ __forceinline__ void load_run(T* shared, const T* global, int count, 
   if (thread < parts.scalars) shared[parts.scalar(thread)] = global[parts.scalar(thread)];
 }
 
-// Copies shared[0, count) to global[0, count) in the same way.
+// Starts to copy global[0, count) to a 16-byte boundary, wherever it lies, and zeros behind it: `vectors` times 16
+// bytes in all. By 16 bytes where global is `aligned` to them, else by elements.
+template <typename T>
+__device__ __forceinline__ void load_padded_run(T* shared, const T* global, int count, int vectors, bool aligned,
+                                                int threads) {
+  constexpr int kElements = kVectorElements<T>;
+  for (int i = static_cast<int>(threadIdx.x); i < vectors; i += threads) {
+    const int at = i * kElements, left = min(max(count - at, 0), kElements);
+    if (aligned) {
+      ptx::cp_async<kVectorBytes>(shared + at, left > 0 ? global + at : global, left * static_cast<int>(sizeof(T)));
+    } else {
+#pragma unroll
+      for (int e = 0; e < kElements; e++) shared[at + e] = e < left ? global[at + e] : narrow<T>(0.0f);
+    }
+  }
+}
+
+// Copies shared[0, count) to global[0, count) in the same way as load_run().
 template <int kSteps = 0, typename T>
 __device__ __forceinline__ void store_run(T* global, const T* shared, int count, int threads,
                                           int thread = static_cast<int>(threadIdx.x)) {

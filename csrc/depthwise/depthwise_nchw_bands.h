@@ -25,7 +25,7 @@
 #include "csrc/common/divisor.h"
 #include "csrc/common/numeric.h"
 #include "csrc/common/pair.h"
-#include "csrc/common/run_copy.h"
+#include "csrc/common/plane_filters.h"
 #include "csrc/common/shared.h"
 #include "csrc/depthwise/depthwise_nchw_bands_plan.h"
 
@@ -73,40 +73,12 @@ struct BandTraits {
 };
 
 template <typename T>
-struct BandParams {
-  const T* in;
-  const T* filter;
-  const T* bias;
-  T* out;
+struct BandParams : ConvTensors<T> {
   int64_t planes;
   ConvView view;
   BandPlan plan;
   Divisor bands, channel_groups, filters, multiplier;
 };
-
-// Copies the filters of a block's planes to shared memory: channels follow each other, and the first follows the last.
-// Few are copied one by one, for less arithmetic, many as runs.
-template <int kTaps, typename T>
-__device__ __forceinline__ T* load_plane_filters(T* buffer, const T* filter, int first, int planes, int filters,
-                                                 int threads) {
-  constexpr int kFew = kTaps < 16 ? 256 : 64;
-  const int all = filters * kTaps, begin = first * kTaps, count = planes * kTaps;
-  T* const shared = buffer + elements_after_boundary(filter + begin);
-  const bool wraps = begin + count > all;
-  if (count > kFew && (!wraps || (planes < filters && elements_after_boundary(filter + all) == 0 &&
-                                  elements_after_boundary(filter) == 0))) {
-    const int until_last = wraps ? all - begin : count;
-    load_run(shared, filter + begin, until_last, threads);
-    if (wraps) load_run(shared + until_last, filter, count - until_last, threads);
-  } else {
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
-      int at = begin + i;
-      if (at >= all) at %= all;
-      shared[i] = filter[at];
-    }
-  }
-  return shared;
-}
 
 // What a block owns: `planes` planes from `first` on, and of their rows a band; and those of further images.
 template <typename Traits>
@@ -187,8 +159,8 @@ struct BandBlock {
         load_run<Traits::kSteps>(x_of(image), in + image * in_image, in_planes * in_rows * in_w, threads);
       }
     }
-    return load_plane_filters<Traits::kTaps>(filters(), params.filter, first_filter, planes, params.filters.size,
-                                             threads);
+    return load_plane_filters(filters(), params.filter, first_filter, planes, params.filters.size, Traits::kTaps,
+                              threads);
   }
 
   __device__ __forceinline__ void store() const {
@@ -210,7 +182,7 @@ __device__ __forceinline__ void find_inside(int w0, int in_w, bool (&inside)[Tra
       const int beside = 2 * i - Traits::kPadding - Traits::kLead;
       inside[i] = beside < 0 ? w0 + 2 * i >= 0 : beside == 0 || w0 + 2 * i < in_w;
     } else {
-      inside[i] = static_cast<unsigned>(w0 + i) < static_cast<unsigned>(in_w);
+      inside[i] = within(w0 + i, in_w);
     }
   }
 }
@@ -275,8 +247,8 @@ __device__ __forceinline__ void compute_strip(const BandBlock<Traits>& block, in
     }
     constexpr int kHalo = Traits::kPadding;
     const bool known = kPlane > 0 && (Traits::kWholePlane || (i >= kHalo && i < kStrip + kHalo));
-    const bool counts = known ? !Traits::kWholePlane || (i >= kHalo && i < kStrip + kHalo)
-                              : static_cast<unsigned>(h0 + i) < static_cast<unsigned>(block.in_rows);
+    const bool counts =
+        known ? !Traits::kWholePlane || (i >= kHalo && i < kStrip + kHalo) : within(h0 + i, block.in_rows);
     if (counts) {
       BandRow<Traits> v;
       load_row<Traits>(x, inside, v);
@@ -389,10 +361,7 @@ template <typename Traits>
 BandParams<typename Traits::Element> bands_params(const ConvView& view) {
   const BandPlan plan = plan_bands(view, Traits::shape());
   const int filters = view.out_channels();
-  return {nullptr,
-          nullptr,
-          nullptr,
-          nullptr,
+  return {{},
           planes_of(view),
           view,
           plan,
@@ -421,8 +390,7 @@ LaunchPlan plan_bands_launch(const KernelRow& row, const ConvView& view) {
 
 template <typename T, int kFilter>
 LaunchPlan plan_bands_row(const KernelRow& row, const ConvProblem& problem, const Device&) {
-  const std::string reason = planes_refuse(row.pass, problem);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = planes_refuse(row.pass, problem); !reason.empty()) return refuse(std::move(reason));
   if (problem.stride[1] != problem.stride[2] || problem.stride[1] > 2) return refuse("made for strides 1x1 and 2x2");
   const ConvView view = as_fprop(row.pass, problem);
   return view.h.stride == 2 ? plan_bands_launch<T, kFilter, 2>(row, view) : plan_bands_launch<T, kFilter, 1>(row, view);
@@ -431,22 +399,21 @@ LaunchPlan plan_bands_row(const KernelRow& row, const ConvProblem& problem, cons
 // The rows of one size of filter: a file each, because each compiles for a minute.
 template <int kFilter>
 KernelRows bands_rows() {
-  return rows_of_fast_types([](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
-      rows.push_back({.name = pass == Pass::kFprop ? "depthwise_fprop_nchw_bands" : "depthwise_dgrad_nchw_bands",
-                      .family = Family::kDepthwise,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = Layout::kChannelsFirst,
-                      .filter = kFilter,
-                      .tile = "up to " + std::to_string(kMostWarps * kLanes) +
-                              " threads, whole planes or a band of one in " + std::to_string(kBlockBytes / 1024) +
-                              " KB; " + std::to_string(BandTraits<T, kFilter, 1, true, 0>::kStrip) + " rows of " +
-                              std::to_string(BandTraits<T, kFilter, 1, true, 0>::kColumns) + " columns a thread" +
-                              (kFilter == 3 ? ", more on known planes" : ""),
-                      .plan = plan_bands_row<T, kFilter>});
-    }
+  return rows_of_fast_types([&]<typename T> {
+    using Traits = BandTraits<T, kFilter, 1, true, 0>;
+    return with_dgrad(
+        {.name = "depthwise_fprop_nchw_bands",
+         .family = Family::kDepthwise,
+         .pass = Pass::kFprop,
+         .dtype = kDTypeOf<T>,
+         .layout = Layout::kChannelsFirst,
+         .filter = kFilter,
+         .tile = "up to " + std::to_string(kMostWarps * kLanes) + " threads, whole planes or a band of one in " +
+                 std::to_string(kBlockBytes / 1024) + " KB; " + std::to_string(Traits::kStrip) + " rows of " +
+                 std::to_string(Traits::kColumns) + " columns a thread" +
+                 (kFilter == 3 ? ", more on known planes" : ""),
+         .plan = plan_bands_row<T, kFilter>},
+        "depthwise_dgrad_nchw_bands");
   });
 }
 

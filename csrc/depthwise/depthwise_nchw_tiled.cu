@@ -36,11 +36,7 @@ struct TiledTraits {
 };
 
 template <typename T>
-struct TiledParams {
-  const T* in;
-  const T* filter;
-  const T* bias;
-  T* out;
+struct TiledParams : ConvTensors<T> {
   int64_t planes;
   ConvView view;
   TiledPlan plan;
@@ -59,7 +55,7 @@ __device__ __forceinline__ void load_tile(T* xs, const TiledParams<T>& params, i
   const int rows_at_once = static_cast<int>(blockDim.x) >> plan.chunk_log2, all_rows = planes * plan.in_rows;
   for (int at = static_cast<int>(threadIdx.x) >> plan.chunk_log2; at < all_rows; at += rows_at_once) {
     const int plane = at / plan.in_rows, row = at - plane * plan.in_rows, h = h_base + row;
-    if (h < 0 || h >= p.h.input || width <= 0) continue;
+    if (!within(h, p.h.input) || width <= 0) continue;
     int64_t in_plane = first + plane;
     take(in_plane, params.multiplier);
     const T* const global = params.in + in_plane * p.h.input * p.w.input + h * p.w.input + w_first;
@@ -256,38 +252,23 @@ __global__ void __launch_bounds__(kTiledThreads, TiledTraits<T, kUnitStride>::kB
 }
 
 template <typename T, bool kUnitStride>
-TiledParams<T> tiled_params(const ConvView& view) {
-  const TiledPlan plan = plan_tiled(view, TiledTraits<T, kUnitStride>::shape());
-  return {nullptr,
-          nullptr,
-          nullptr,
-          nullptr,
-          planes_of(view),
-          view,
-          plan,
-          Divisor(plan.tiles_h),
-          Divisor(plan.tiles_w),
-          Divisor(view.out_channels()),
-          Divisor(view.outputs)};
-}
-
-template <typename T, bool kUnitStride>
 LaunchPlan plan_tiled_launch(const KernelRow& row, const ConvView& view) {
-  LaunchPlan plan;
-  const TiledParams<T> params = tiled_params<T, kUnitStride>(view);
-  plan.shape = tiled_shape(view, params.plan);
-  plan.refusal = shared_beyond(static_cast<int64_t>(plan.shape.shared_bytes));
-  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, params](const Tensors& t, cudaStream_t stream) {
-    launch(name, depthwise_nchw_tiled<T, kUnitStride>, shape, stream, with_tensors(params, pass, t));
-  };
-  return plan;
+  const TiledPlan plan = plan_tiled(view, TiledTraits<T, kUnitStride>::shape());
+  const TiledParams<T> params{{},
+                              planes_of(view),
+                              view,
+                              plan,
+                              Divisor(plan.tiles_h),
+                              Divisor(plan.tiles_w),
+                              Divisor(view.out_channels()),
+                              Divisor(view.outputs)};
+  return plan_launch(row, depthwise_nchw_tiled<T, kUnitStride>, tiled_shape(view, plan), params);
 }
 
 template <typename T>
 LaunchPlan plan_tiled_row(const KernelRow& row, const ConvProblem& problem, const Device&) {
   constexpr int64_t kMostTaps = 4096, kMostStride = 64;
-  const std::string reason = planes_refuse(row.pass, problem);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = planes_refuse(row.pass, problem); !reason.empty()) return refuse(std::move(reason));
   if (problem.filter_size() > kMostTaps) return refuse(std::to_string(problem.filter_size()) + " taps, at most 4096");
   if (problem.stride[1] > kMostStride || problem.stride[2] > kMostStride) return refuse("a stride beyond 64");
   const ConvView view = as_fprop(row.pass, problem);
@@ -297,28 +278,21 @@ LaunchPlan plan_tiled_row(const KernelRow& row, const ConvProblem& problem, cons
 
 }  // namespace
 
-}  // namespace convbound::depthwise
-
-namespace convbound {
-
-KernelRows depthwise_nchw_tiled_rows() {
-  return rows_of_fast_types([](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace depthwise;
-    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
-      const bool forward = pass == Pass::kFprop;
-      rows.push_back({.name = forward ? "depthwise_fprop_nchw_tiled" : "depthwise_dgrad_nchw_tiled",
-                      .family = Family::kDepthwise,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = Layout::kChannelsFirst,
-                      .stride = forward ? 0 : 1,
-                      .tile = std::to_string(kTiledThreads) + " threads: " + std::to_string(kTiledRows) + " rows of " +
-                              std::to_string(TiledTraits<T, true>::kColumns) +
-                              " columns each at stride 1, of one at others",
-                      .plan = plan_tiled_row<T>});
-    }
+KernelRows nchw_tiled_rows() {
+  return rows_of_fast_types([&]<typename T> {
+    KernelRows rows = with_dgrad(
+        {.name = "depthwise_fprop_nchw_tiled",
+         .family = Family::kDepthwise,
+         .pass = Pass::kFprop,
+         .dtype = kDTypeOf<T>,
+         .layout = Layout::kChannelsFirst,
+         .tile = std::to_string(kTiledThreads) + " threads: " + std::to_string(kTiledRows) + " rows of " +
+                 std::to_string(TiledTraits<T, true>::kColumns) + " columns each at stride 1, of one at others",
+         .plan = plan_tiled_row<T>},
+        "depthwise_dgrad_nchw_tiled");
+    rows[1].stride = 1;
+    return rows;
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

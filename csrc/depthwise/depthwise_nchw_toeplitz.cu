@@ -49,11 +49,7 @@ struct ToeplitzTraits {
 };
 
 template <typename T>
-struct ToeplitzParams {
-  const T* in;
-  const T* filter;
-  const T* bias;
-  T* out;
+struct ToeplitzParams : ConvTensors<T> {
   ConvView view;
   ToeplitzPlan plan;
   bool rows_aligned;  // rows of the input begin at 16-byte boundaries
@@ -380,43 +376,32 @@ ToeplitzKernel<T> toeplitz_kernel_of(int strips) {
 }
 
 template <typename T>
-void launch_toeplitz(const char* name, Pass pass, const ConvView& p, const ToeplitzPlan& plan, const Tensors& t,
-                     cudaStream_t stream) {
-  const T* const in = static_cast<const T*>(input_of(pass, t));
-  T* const out = static_cast<T*>(output_of(pass, t));
-  const bool rows_aligned = p.w.input % kStrip == 0 && at_boundary(in);
-  const int unit_log2 = rows_aligned                               ? 3
-                        : p.w.input % 4 == 0 && at_boundary(in, 8) ? 2
-                        : p.w.input % 2 == 0 && at_boundary(in, 4) ? 1
-                                                                   : 0;
-  const ToeplitzParams<T> params{in,
-                                 static_cast<const T*>(t.w),
-                                 static_cast<const T*>(t.bias),
-                                 out,
-                                 p,
-                                 plan,
-                                 rows_aligned,
-                                 unit_log2,
-                                 p.w.output % 2 == 0 && at_boundary(out, 4),
-                                 Divisor(plan.bands),
-                                 Divisor(p.out_channels()),
-                                 IndexDivisor(p.outputs),
-                                 IndexDivisor(plan.images),
-                                 IndexDivisor(plan.column_groups),
-                                 IndexDivisor(std::max(1, plan.width >> unit_log2)),
-                                 IndexDivisor(std::max(1, (plan.columns - plan.width) / kStrip)),
-                                 IndexDivisor(plan.filter_pitch / 2)};
-  const auto kernel = plan.shape.tiles == 7   ? toeplitz_kernel_of<T, 7, 1>(plan.shape.strips)
-                      : plan.shape.tiles == 4 ? toeplitz_kernel_of<T, 4, 2>(plan.shape.strips)
-                                              : toeplitz_kernel_of<T, 2, 2>(plan.shape.strips);
-  launch(name, kernel, toeplitz_shape(p, plan), stream, params);
+ToeplitzParams<T> toeplitz_params(const ConvView& p, const ToeplitzPlan& plan, const ConvTensors<T>& tensors) {
+  const bool rows_aligned = p.w.input % kStrip == 0 && at_boundary(tensors.in);
+  const int unit_log2 = rows_aligned                                       ? 3
+                        : p.w.input % 4 == 0 && at_boundary(tensors.in, 8) ? 2
+                        : p.w.input % 2 == 0 && at_boundary(tensors.in, 4) ? 1
+                                                                           : 0;
+  return {tensors,
+          p,
+          plan,
+          rows_aligned,
+          unit_log2,
+          p.w.output % 2 == 0 && at_boundary(tensors.out, 4),
+          Divisor(plan.bands),
+          Divisor(p.out_channels()),
+          IndexDivisor(p.outputs),
+          IndexDivisor(plan.images),
+          IndexDivisor(plan.column_groups),
+          IndexDivisor(std::max(1, plan.width >> unit_log2)),
+          IndexDivisor(std::max(1, (plan.columns - plan.width) / kStrip)),
+          IndexDivisor(plan.filter_pitch / 2)};
 }
 
 template <typename T>
 LaunchPlan plan_toeplitz_row(const KernelRow& row, const ConvProblem& problem, const Device&) {
   constexpr int64_t kLeastTaps = 49, kMostTaps = 4096, kMostSide = 16384;
-  const std::string reason = planes_refuse(row.pass, problem);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = planes_refuse(row.pass, problem); !reason.empty()) return refuse(std::move(reason));
   const int64_t taps = problem.filter_size();
   if (taps < kLeastTaps || taps > kMostTaps) return refuse(std::to_string(taps) + " taps, made for 49 to 4096");
   for (int axis = 1; axis < 3; axis++) {
@@ -428,40 +413,33 @@ LaunchPlan plan_toeplitz_row(const KernelRow& row, const ConvProblem& problem, c
   const ToeplitzPlan toeplitz = plan_toeplitz(view);
   if (std::string beyond = shared_beyond(toeplitz.shared_bytes()); !beyond.empty()) return refuse(std::move(beyond));
   if (!toeplitz_halves(view, toeplitz)) return refuse("tensor cores would not halve the instructions");
-  LaunchPlan plan;
-  plan.shape = toeplitz_shape(view, toeplitz);
-  plan.launch = [name = row.name, pass = row.pass, view, toeplitz](const Tensors& t, cudaStream_t stream) {
-    launch_toeplitz<T>(name, pass, view, toeplitz, t, stream);
-  };
-  return plan;
+  const auto kernel = toeplitz.shape.tiles == 7   ? toeplitz_kernel_of<T, 7, 1>(toeplitz.shape.strips)
+                      : toeplitz.shape.tiles == 4 ? toeplitz_kernel_of<T, 4, 2>(toeplitz.shape.strips)
+                                                  : toeplitz_kernel_of<T, 2, 2>(toeplitz.shape.strips);
+  return plan_launch_of(row, kernel, toeplitz_shape(view, toeplitz), [=, pass = row.pass](const Tensors& t) {
+    return toeplitz_params(view, toeplitz, with_tensors(ConvTensors<T>{}, pass, t));
+  });
 }
 
 }  // namespace
 
-}  // namespace convbound::depthwise
-
-namespace convbound {
-
-KernelRows depthwise_nchw_toeplitz_rows() {
-  return rows_of_types<__half, __nv_bfloat16>([](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace depthwise;
-    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
-      rows.push_back({.name = pass == Pass::kFprop ? "depthwise_fprop_nchw_toeplitz" : "depthwise_dgrad_nchw_toeplitz",
-                      .family = Family::kDepthwise,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = Layout::kChannelsFirst,
-                      .stride = 1,
-                      .min_arch = 80,
-                      .tensor_cores = true,
-                      .tile = std::to_string(kToeplitzThreads / 32) + " warps of " + std::to_string(kProductRows) +
-                              " rows x " + std::to_string(7 * kStrip) + " columns or " +
-                              std::to_string(2 * kProductRows) + " x " + std::to_string(4 * kStrip) +
-                              ", for one or several images",
-                      .plan = plan_toeplitz_row<T>});
-    }
+KernelRows nchw_toeplitz_rows() {
+  return rows_of_types<__half, __nv_bfloat16>([&]<typename T> {
+    return with_dgrad(
+        {.name = "depthwise_fprop_nchw_toeplitz",
+         .family = Family::kDepthwise,
+         .pass = Pass::kFprop,
+         .dtype = kDTypeOf<T>,
+         .layout = Layout::kChannelsFirst,
+         .stride = 1,
+         .min_arch = 80,
+         .tensor_cores = true,
+         .tile = std::to_string(kToeplitzThreads / 32) + " warps of " + std::to_string(kProductRows) + " rows x " +
+                 std::to_string(7 * kStrip) + " columns or " + std::to_string(2 * kProductRows) + " x " +
+                 std::to_string(4 * kStrip) + ", for one or several images",
+         .plan = plan_toeplitz_row<T>},
+        "depthwise_dgrad_nchw_toeplitz");
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

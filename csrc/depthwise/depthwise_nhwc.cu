@@ -127,9 +127,10 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
   copy_tile<Tr>(p, place, tile, 0);
   copy_bias<Tr>(p, place.channel, tile + p.bias_offset);
   // The filters of the slice are one run of memory, [channel][r][s].
-  copy_padded_run(p.filter + static_cast<int64_t>(place.channel) * Tr::kTaps,
+  load_padded_run(reinterpret_cast<typename Tr::T*>(raw_filter),
+                  p.filter + static_cast<int64_t>(place.channel) * Tr::kTaps,
                   min(p.channels - place.channel, Tr::kChannels) * Tr::kTaps, Tr::kTaps * Tr::kVectors, p.vector_filter,
-                  raw_filter);
+                  kTileThreads);
   ptx::cp_async_wait_all();
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x) % Tr::kLanes;
@@ -137,12 +138,12 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
     float2 taps[Tr::kTaps];
 #pragma unroll
     for (int t = 0; t < Tr::kTaps; t++) {
-      taps[t] = p.flip ? raw_tap<Tr>(raw_filter, lane, Tr::kTaps - 1 - t) : raw_tap<Tr>(raw_filter, lane, t);
+      taps[t] = p.view.flip ? raw_tap<Tr>(raw_filter, lane, Tr::kTaps - 1 - t) : raw_tap<Tr>(raw_filter, lane, t);
     }
     compute_patches<Tr>(p, place, tile, [&](int t) { return taps[t]; });
   } else {
     auto* filter = reinterpret_cast<float*>(raw_filter + Tr::kRawFilterBytes);
-    spread_filter<Tr>(raw_filter, filter, p.flip);
+    spread_filter<Tr>(raw_filter, filter, p.view.flip);
     __syncthreads();
     const float* mine = filter + lane;
     compute_patches<Tr>(p, place, tile,
@@ -153,19 +154,15 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
 template <typename T, int kFilter, int kStride>
 LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& problem, const Device&) {
   using Tr = Traits<T, kFilter, kStride>;
-  const std::string reason = nhwc_refuse(row.pass, problem);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = nhwc_refuse(row.pass, problem); !reason.empty()) return refuse(std::move(reason));
   if (problem.k_per_group() != 1) return refuse(multiplier_beyond(problem, 1));
   if (problem.dilation[1] != 1 || problem.dilation[2] != 1) return refuse("a dilation");
   const ConvView view = as_fprop(row.pass, problem);
   const NhwcTilePlan tile = plan_tile(view, patch_shape<Tr>());
-  LaunchPlan plan;
-  plan.shape = tile_launch<Tr>(tile, Tr::kFilterBytes);
-  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, view, tile](const Tensors& t,
-                                                                                   cudaStream_t stream) {
-    launch(name, depthwise_nhwc<Tr>, shape, stream, tile_params<Tr>(view, tile, pass, t));
-  };
-  return plan;
+  const LaunchShape shape = tile_launch<Tr>(tile, Tr::kFilterBytes);
+  return plan_launch_of(row, depthwise_nhwc<Tr>, shape, [=, pass = row.pass](const Tensors& t) {
+    return tile_params<Tr>(view, tile, with_tensors(ConvTensors<T>{}, pass, t));
+  });
 }
 
 template <typename T, int kFilter, int kStride>
@@ -183,19 +180,12 @@ KernelRow nhwc_row(Pass pass) {
 
 }  // namespace
 
-}  // namespace convbound::depthwise
-
-namespace convbound {
-
-KernelRows depthwise_nhwc_rows() {
-  return rows_of_fast_types([](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace depthwise;
-    rows.insert(rows.end(),
-                {nhwc_row<T, 3, 1>(Pass::kFprop), nhwc_row<T, 3, 2>(Pass::kFprop), nhwc_row<T, 5, 1>(Pass::kFprop),
-                 nhwc_row<T, 5, 2>(Pass::kFprop), nhwc_row<T, 7, 1>(Pass::kFprop), nhwc_row<T, 3, 1>(Pass::kDgrad),
-                 nhwc_row<T, 5, 1>(Pass::kDgrad), nhwc_row<T, 7, 1>(Pass::kDgrad)});
+KernelRows nhwc_rows() {
+  return rows_of_fast_types([&]<typename T> {
+    return KernelRows{nhwc_row<T, 3, 1>(Pass::kFprop), nhwc_row<T, 3, 2>(Pass::kFprop), nhwc_row<T, 5, 1>(Pass::kFprop),
+                      nhwc_row<T, 5, 2>(Pass::kFprop), nhwc_row<T, 7, 1>(Pass::kFprop), nhwc_row<T, 3, 1>(Pass::kDgrad),
+                      nhwc_row<T, 5, 1>(Pass::kDgrad), nhwc_row<T, 7, 1>(Pass::kDgrad)};
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

@@ -83,26 +83,19 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
   sums.reduce(block, place);
 }
 
-template <typename Traits>
-void launch_wgrad(const char* name, const WgradPlan& plan, const Tensors& tensors, cudaStream_t stream) {
-  using T = typename Traits::Element;
-  const auto multiple_of_16 = [](const void* at, int64_t step) {
-    return (reinterpret_cast<uintptr_t>(at) | static_cast<uintptr_t>(step * static_cast<int64_t>(sizeof(T)))) % 16 == 0;
-  };
-  const bool x_granules = Traits::kChannelsLast ? multiple_of_16(tensors.x, plan.in_channels()) && plan.outputs == 1
-                                                : multiple_of_16(nullptr, plan.w.input);
+template <typename Traits, typename T = typename Traits::Element>
+WgradParams<T> wgrad_params(const WgradPlan& plan, const Tensors& t, const PartialSums<T>& sums) {
+  // In NHWC a granule is 16 bytes of channels; in NCHW of a row, at any alignment of the tensor.
+  const bool x_granules = Traits::kChannelsLast ? rows_at_boundaries<T>(t.x, plan.in_channels()) && plan.outputs == 1
+                                                : rows_at_boundaries<T>(nullptr, plan.w.input);
   const bool dy_granules =
-      Traits::kChannelsLast ? multiple_of_16(tensors.y, plan.channels) : multiple_of_16(nullptr, plan.w.output);
-  const WgradParams<T> params{
-      plan,
-      {static_cast<const T*>(tensors.x), plan.images * plan.x.image},
-      {static_cast<const T*>(tensors.y), plan.images * plan.dy.image},
-      {static_cast<T*>(tensors.w), static_cast<T*>(tensors.bias),
-       plan.splits > 1 ? static_cast<float*>(tensors.workspace) : nullptr, plan.results, plan.channels, plan.splits},
-      x_granules,
-      dy_granules};
-  launch(name, depthwise_wgrad<Traits>, wgrad_shape(plan), stream, params);
-  add_partial_sums(std::string(name) + "_add", params.sums, stream);
+      Traits::kChannelsLast ? rows_at_boundaries<T>(t.y, plan.channels) : rows_at_boundaries<T>(nullptr, plan.w.output);
+  return {plan,
+          {static_cast<const T*>(t.x), plan.images * plan.x.image},
+          {static_cast<const T*>(t.y), plan.images * plan.dy.image},
+          sums,
+          x_granules,
+          dy_granules};
 }
 
 // Calls f(tile) with the tile of taps that serves the problem best.
@@ -145,21 +138,17 @@ inline std::string wgrad_refuse(const ConvProblem& p) {
 
 template <typename T, Layout kLayout, int kFilter>
 LaunchPlan plan_wgrad_row(const KernelRow& row, const ConvProblem& p, const Device&) {
-  const std::string reason = wgrad_refuse(p);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = wgrad_refuse(p); !reason.empty()) return refuse(std::move(reason));
   if (kFilter > 0 && (p.dilation[1] > 1 || p.dilation[2] > 1)) return refuse("a dilation");
   if (kFilter > 0 && (p.stride[1] != p.stride[2] || p.stride[1] > 2)) return refuse("made for strides 1x1 and 2x2");
   return with_tap_tile<kLayout, kFilter>(p, [&](auto tile) {
     using Traits = WgradTraits<T, kLayout, decltype(tile)>;
     const std::optional<WgradPlan> found = plan_wgrad<Traits>(wgrad_view(p, kLayout));
     if (!found) return refuse("no stage of rows fits into shared memory with work for its threads");
-    LaunchPlan plan;
-    plan.shape = wgrad_shape(*found);
-    plan.workspace_bytes = found->splits > 1 ? static_cast<size_t>(found->splits * found->results) * sizeof(float) : 0;
-    plan.launch = [name = row.name, wgrad = *found](const Tensors& tensors, cudaStream_t stream) {
-      launch_wgrad<Traits>(name, wgrad, tensors, stream);
-    };
-    return plan;
+    return plan_with_sums<T>(row, depthwise_wgrad<Traits>, wgrad_shape(*found), *found,
+                             [plan = *found](const Tensors& tensors, const PartialSums<T>& sums) {
+                               return wgrad_params<Traits>(plan, tensors, sums);
+                             });
   });
 }
 

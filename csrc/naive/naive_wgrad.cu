@@ -65,7 +65,7 @@ template <typename T, Layout kLayout>
 LaunchPlan plan_wgrad(const KernelRow& row, const ConvProblem& p, const Device&) {
   if (std::string reason = too_large(p); !reason.empty()) return refuse(std::move(reason));
   const auto params = make_params<T>(p, p.c_per_group(), p.filter);
-  LaunchPlan plan = plan_one_launch(row, wgrad_kernel<T, kLayout>, params, p.k * p.c_per_group() * p.filter_size());
+  LaunchPlan plan = plan_outputs(row, wgrad_kernel<T, kLayout>, params, p.k * p.c_per_group() * p.filter_size());
   plan.launch = [name = row.name, params, filter = plan.launch](const Tensors& tensors, cudaStream_t stream) {
     filter(tensors, stream);
     if (tensors.bias == nullptr) return;
@@ -77,13 +77,8 @@ LaunchPlan plan_wgrad(const KernelRow& row, const ConvProblem& p, const Device&)
 
 }  // namespace
 
-}  // namespace convbound::naive
-
-namespace convbound {
-
-KernelRows naive_wgrad_rows() {
-  return naive::rows_of_pass("naive_wgrad", Pass::kWgrad,
-                             [&]<typename T, Layout kLayout>() { return naive::plan_wgrad<T, kLayout>; });
+KernelRows wgrad_rows() {
+  return rows_of_pass("naive_wgrad", Pass::kWgrad, [&]<typename T, Layout kLayout> { return plan_wgrad<T, kLayout>; });
 }
 
-}  // namespace convbound
+}  // namespace convbound::naive

@@ -120,17 +120,16 @@ __device__ __forceinline__ void walk_down(const ConvView& v, const ColumnGroup<T
 #pragma unroll
   for (int i = 0; i < kSums; i++) sum[i / kGroup][i % kGroup] = bias;
   const auto store = [&] {
-    const bool upper = static_cast<unsigned>(row) < static_cast<unsigned>(group.rows);
-    const bool lower = static_cast<unsigned>(row + 1) < static_cast<unsigned>(group.rows);
-    if (upper) store_group<kVector>(dx, sum[0], group.tile_first - group.column, group.end);
-    if (lower) store_group<kVector>(dx + v.w.input, sum[1], group.tile_first - group.column, group.end);
+    const int begin = group.tile_first - group.column;
+    if (within(row, group.rows)) store_group<kVector>(dx, sum[0], begin, group.end);
+    if (within(row + 1, group.rows)) store_group<kVector>(dx + v.w.input, sum[1], begin, group.end);
     dx += 2 * v.w.input;
     row += 2;
   };
 #pragma unroll
   for (int above = 0; above < kAbove; above++) {
     const int p = first - kAbove + above;
-    if (p >= 0 && p < dy_rows) {
+    if (within(p, dy_rows)) {
       add_row<C>(dy, group.inside, tap, bias, sum);
     } else {
       pass_row(bias, sum);
@@ -170,7 +169,7 @@ __device__ __forceinline__ void compute_planes(const TransposedNchwParams<T>& pa
 #pragma unroll 1
   for (int plane = team.quotient; plane < plane_end; plane += tile.teams) {
     float tap[kFilter][kFilter];
-    const T* const taps = filters.taps(params, plane);
+    const T* const taps = filters(plane);
 #pragma unroll
     for (int t = 0; t < kTaps; t++) tap[t / kFilter][t % kFilter] = widen(taps[t]);
     const float bias = filters.biases[plane];
@@ -219,9 +218,9 @@ LaunchPlan plan_stride2(const KernelRow& row, const ConvProblem& p, const Device
   std::string reason = first_of({problem_refused(p), multiplier_or_dilation_refused(p)});
   if (!reason.empty()) return refuse(std::move(reason));
   const bool odd = p.padding[2] % 2 != 0;
-  return plan_launch<T>(
-      row, odd ? dgrad_nchw_stride2_kernel<T, kFilter, true> : dgrad_nchw_stride2_kernel<T, kFilter, false>,
-      make_params<T>(view_of(p)));
+  const auto kernel = odd ? dgrad_nchw_stride2_kernel<T, kFilter, true> : dgrad_nchw_stride2_kernel<T, kFilter, false>;
+  const auto params = make_params<T>(view_of(p));
+  return plan_launch(row, kernel, tile_shape(params), params);
 }
 
 template <typename T, int kFilter>
@@ -239,18 +238,10 @@ KernelRow stride2_row() {
 
 }  // namespace
 
-}  // namespace convbound::transposed
-
-namespace convbound {
-
-KernelRows transposed_dgrad_nchw_stride2_rows() {
-  return rows_of_fast_types([&](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace transposed;
-    for (const KernelRow& row : {stride2_row<T, 3>(), stride2_row<T, 4>(), stride2_row<T, 5>(), stride2_row<T, 7>()}) {
-      rows.push_back(row);
-    }
+KernelRows dgrad_nchw_stride2_rows() {
+  return rows_of_fast_types([&]<typename T> {
+    return KernelRows{stride2_row<T, 3>(), stride2_row<T, 4>(), stride2_row<T, 5>(), stride2_row<T, 7>()};
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::transposed
