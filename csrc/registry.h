@@ -1,6 +1,6 @@
 // Every CUDA C++ kernel, the preferred first: for a problem the dispatcher takes the first row that serves it. The rows
 // stand at the end of the kernels' files, one function for each file. Tests, explain and the benchmark walk this list,
-// so that no kernel exists untested.
+// so that no kernel is left untested.
 #pragma once
 
 #include "csrc/common/kernel.h"

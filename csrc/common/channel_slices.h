@@ -1,6 +1,7 @@
-// How NHWC kernels share channels out: a block takes a slice of neighbouring channels, each of its threads a vector of
-// them (16 bytes, or one channel where alignment or the number of channels forbids), and positions go over the rest of
-// the threads. Filter and bias of the slice lie in shared memory as floats, in the order in which threads read them.
+// How the dilated and the strided NHWC kernels share channels out. A block takes a slice of neighbouring channels. A
+// thread takes a vector of them: 16 bytes, or one channel where sizes or addresses forbid vectors. The other threads
+// of a block are spread over positions. Shared memory holds the filters and biases of the slice as floats, in the order
+// in which threads read them.
 #pragma once
 
 #include <cuda_runtime.h>

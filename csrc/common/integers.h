@@ -1,4 +1,4 @@
-// Whole-number arithmetic of plans: counted in 64 bits, given in the wider type of the two.
+// Whole-number arithmetic. Quotients are computed in 64 bits and given in the wider type of the two operands.
 #pragma once
 
 #include <cstdint>

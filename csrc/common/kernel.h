@@ -65,7 +65,8 @@ constexpr DType kDTypeOf = std::is_same_v<T, __half>          ? DType::kFloat16
                            : std::is_same_v<T, float>         ? DType::kFloat32
                                                               : DType::kFloat64;
 
-// The rows of a kernel for several types of element: rows_of.operator()<T>() returns those for one.
+// The rows of a kernel for several types of element: rows_of.operator()<T>() returns those for one. It captures [&]:
+// nvcc warns of lambdas of types that could become a pointer to a function.
 template <typename... Ts, typename RowsOf>
 KernelRows rows_of_types(const RowsOf& rows_of) {
   KernelRows rows;

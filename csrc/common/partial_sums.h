@@ -1,6 +1,6 @@
-// How wgrad kernels add up over blocks without atomics: each block writes its sums to a workspace in fp32, and a second
-// kernel adds them in the order of the blocks, so that results are the same bit by bit in each run. Where one block has
-// all of a channel, it writes the result itself.
+// How wgrad kernels add up over blocks without atomics. Each block writes its sums to a workspace in fp32. A second
+// kernel adds them in the order of the blocks, so that every run gives the same bits. Where one block has all of a
+// channel, it writes the result itself.
 #pragma once
 
 #include <cuda_runtime.h>

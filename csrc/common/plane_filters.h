@@ -1,8 +1,11 @@
 // The filters and biases of neighbouring NCHW planes in shared memory. Planes follow each other by channel, and after
-// the last channel of an image comes the first of the next, so here the first filter follows the last one.
+// the last channel of an image comes the first of the next. So here the first filter follows the last one.
 //
-// Other kernels load filters otherwise, each with a reason: slices of channels (channel_slices.h) turn the order round,
-// depthwise_nhwc_general takes some rows of each channel's filter, depthwise_nchw_tiled and depthwise_ncl pad them.
+// The other kernels arrange filters otherwise, and load them otherwise:
+//   channel_slices.h          in the order in which vectors of channels are read
+//   depthwise_nhwc_general    some rows of each channel's filter at a time
+//   depthwise_nchw_tiled      rows padded to whole vectors of taps
+//   depthwise_ncl             with the bias behind the taps of each row
 #pragma once
 
 #include "csrc/common/numeric.h"

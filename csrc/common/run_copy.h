@@ -1,6 +1,9 @@
-// Copies of contiguous elements ("runs") between global and shared memory by all threads of a block, or by a part of
-// them that counts from 0 and has 16 at least: 16 bytes at a time wherever the run lies, because the shared copy keeps
-// the run's address modulo 16. Planes of 7 or 33 rows, of which no row is aligned, are copied like any other memory.
+// Copies of contiguous elements ("runs") between global and shared memory, by all threads of a block or by a part of
+// them that counts from 0 and has 16 at least. The shared copy keeps the run's address modulo 16, so that it moves by
+// 16 bytes wherever the run lies. Planes of 7 or 33 rows, of which no row is aligned, are copied like any other memory.
+//
+// depthwise_wgrad has a copy of its own (depthwise_wgrad_copy.h): its pipeline may not wait for the elements at the
+// ends of a run, so it copies the whole 16 bytes that they lie in.
 #pragma once
 
 #include <cuda_runtime.h>

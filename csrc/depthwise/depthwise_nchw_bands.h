@@ -1,25 +1,28 @@
-// depthwise_fprop_nchw_bands and depthwise_dgrad_nchw_bands, 3x3, 5x5 and 7x7 (depthwise_nchw.h has the
-// equation):
+// depthwise_fprop_nchw_bands and depthwise_dgrad_nchw_bands for 3x3, 5x5 and 7x7 filters (depthwise_nchw.h has the
+// equation).
 //
-// Floor: input and output once, and the filters: 2 * R * S FLOP for 2 * sizeof(T) bytes per output at stride 1, so
-// 3x3 is bound by memory everywhere; 5x5 in 16 bits is near an A100's FMA issue, 7x7 near an H100's.
+// Floor: input, output and filters are moved once, with 2 * R * S FLOP for 2 * sizeof(T) bytes per output at stride 1.
+// So 3x3 is bound by memory everywhere. 5x5 in 16 bits is near an A100's FMA issue, 7x7 near an H100's.
 //
-// Consecutive planes of NCHW are contiguous, and so are the rows of a plane. A block takes several whole small planes
-// or one band of rows of a large one, as one linear run: 16-byte cp.async into shared memory whatever the width of a
-// row; the filters of those planes likewise; edges are left out by predicates, not padded. A thread computes kStrip
-// rows of 1, 2 or 7 columns, sliding down its columns: a value is loaded from shared memory once per column that needs
-// it and not once per tap, and a row outside the plane costs one test. Outputs go to shared memory and from there as
-// one linear run of 16-byte stores (direct ones would touch 1.6 times the sectors at 28 x 28, 2.2 times at 14 x 14).
+// Consecutive planes of NCHW are contiguous, and so are the rows of a plane. A block takes several whole small planes,
+// or one band of rows of a large one. It copies them as one linear run, by 16-byte cp.async, whatever the width of a
+// row; the filters of those planes likewise. Edges are left out by predicates and not padded.
 //
-// Traffic: filters are read by every block, for several images where they are large against the planes (7x7 on 7 x 7
-// planes: half as much as the input). Every output is written once, every input read once, but for the R - stride rows
-// that two bands share: with 28 KB for a block's input and output that is 2 of 28 rows at 3x3 on 112 x 112 halves.
+// A thread computes kStrip rows of 1, 2 or 7 columns, sliding down its columns. It loads a value from shared memory
+// once per column that needs it, not once per tap. A row outside the plane costs one test. Outputs go to shared memory
+// and leave as one linear run of 16-byte stores. Direct stores would touch 1.6 times the sectors at 28 x 28, 2.2 times
+// at 14 x 14.
 //
-// Tile: the whole strip is unrolled (14 rows, 28 on known planes), so no FMA is spent on rows that do not count. Of
-// what is executed between the first and the last FMA, FMAs are 62 % at 5x5 and 67 % at 7x7 (sm_90, pairs of halves).
-// Lanes lie along W, in slots of a power of two for several planes of which the banks differ (bank_conflicts in the
-// plan). In flight on a multiprocessor: a block's input is about 6 to 14 KB; 228 KB of shared memory hold 8 such blocks
-// or more (at least 64 KB in flight), 100 KB hold 3 (at least 18 KB).
+// Traffic: every output is written once. Every input is read once, but for the R - stride rows that two bands share:
+// with 28 KB for a block's input and output these are 2 of 28 rows at 3x3 on 112 x 112 halves. Every block reads its
+// filters. Where they are large against the planes (7x7 on 7 x 7 planes: half as much as the input), a block reads them
+// for two images.
+//
+// Tile: the whole strip is unrolled (14 rows, 28 on known planes), so no FMA is spent on rows that do not count.
+// Between the first and the last FMA, 62 % of the instructions are FMAs at 5x5 and 67 % at 7x7 (sm_90, pairs of
+// halves). Lanes lie along W. Several planes share a warp in slots of a power of two, whose banks differ
+// (bank_conflicts in the plan). In flight: a block's input is about 6 to 14 KB. 228 KB of shared memory hold 8 such
+// blocks or more, which is at least 64 KB in flight; 100 KB hold 3, which is at least 18 KB.
 #pragma once
 
 #include "csrc/common/divisor.h"

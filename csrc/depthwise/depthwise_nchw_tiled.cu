@@ -1,20 +1,20 @@
-// depthwise_fprop_nchw_tiled and depthwise_dgrad_nchw_tiled: any filter, and for fprop any stride
-// (depthwise_nchw.h has the equation). Made for large filters, 9x9 to 31x31 and oblong ones.
+// depthwise_fprop_nchw_tiled and depthwise_dgrad_nchw_tiled: any filter, and for fprop any stride (depthwise_nchw.h has
+// the equation). Made for large filters, 9x9 to 31x31, and for oblong ones.
 //
-// Floor: input and output once, and 2 * R * S FLOP per output: from 9x9 on FMA issue is the limit on every GPU.
+// Floor: input and output once, and 2 * R * S FLOP per output. From 9x9 on FMA issue is the limit on every GPU.
 //
-// A block takes a tile of a plane, or several small planes. Input tiles lie in shared memory with their halo of zeros,
-// filters as floats. At stride 1 a thread computes 4 rows of one vector (16 bytes) of outputs: it walks down the rows
-// of its input; of each it loads vectors of input into registers and uses them for all output rows that they reach and
-// for one vector of taps after another, so that 8 * 8 * 4 FMAs in 16 bits (4 * 4 * 4 in fp32) share 1 vector of input,
+// A block takes a tile of a plane, or several small planes. Shared memory holds the input tile with its halo of zeros,
+// and the filters as floats. At stride 1 a thread computes 4 rows of one vector (16 bytes) of outputs. It walks down
+// the rows of its input. It loads vectors of each row into registers, and uses them for all output rows that they reach
+// and for one vector of taps after another. So 8 * 8 * 4 FMAs in 16 bits (4 * 4 * 4 in fp32) share 1 vector of input,
 // its conversion, and 4 * 2 (4 * 1) broadcast vectors of taps. Taps beyond the filter's width are not multiplied, not
 // even by zero: they would spread infinities. At other strides a thread computes 4 rows of one column, tap by tap.
 //
-// Traffic: outputs once; inputs once where a plane fits into one tile of 128 columns and 512 vectors, as those of image
-// models do, else with the halo of R - stride rows and S - stride columns.
+// Traffic: outputs once. Inputs once where a plane fits into one tile of 128 columns and 512 vectors, as those of image
+// models do; else with the halo of R - stride rows and S - stride columns.
 //
-// Tile: 128 threads, 32 sums each: 96 registers allow 20 warps. A vector per lane reads shared memory without conflicts
-// within a row; `skew` moves threads of other rows to other banks.
+// Tile: 128 threads with 32 sums each: 96 registers allow 20 warps. Lanes with a vector each read shared memory without
+// conflicts within a row. `skew` moves threads of other rows to other banks.
 #include "csrc/common/divisor.h"
 #include "csrc/common/numeric.h"
 #include "csrc/common/run_copy.h"

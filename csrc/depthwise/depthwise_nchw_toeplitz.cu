@@ -1,31 +1,36 @@
 // depthwise_fprop_nchw_toeplitz and depthwise_dgrad_nchw_toeplitz: large filters of any shape at stride 1 in 16 bits,
 // on tensor cores (depthwise_nchw.h has the equation).
 //
-// One row r of the filter makes, of 8 neighbouring outputs, a product of the row of input above them with a banded
-// Toeplitz matrix: out[p, q + n] += sum over k of in[p + r, q + k] * T[k, n], T[k, n] = w[r, k - n - shift]. So mma
-// multiplies 16 rows of input (A) by T (B) and adds up over r in fp32, in depths of 16 (m16n8k16) and, at the ends,
-// of 8. The share of T that is not zero is S / (8 * strips), strips = ceil((7 + S + shift) / 8): 44 % at S = 7, 56 % at
-// 9, 54 % at 13, 66 % at 21, 78 % at 31, 31 % at 5. Zeros are multiplied, too: an infinity or NaN of the input reaches
-// outputs some columns further than its filter does.
+// One row r of the filter, applied to 8 neighbouring outputs, is a banded Toeplitz matrix T times the row of input:
 //
-// A strip is 8 columns of input, 16 bytes of each row, where ldmatrix begins. One that was read serves the windows of
-// all tiles of outputs that it lies in: depth 16 takes strips 2n and 2n + 1 as they came, so that no register is moved,
-// and an odd tile begins and ends with depth 8. T is read from two copies of the filter's row, one of them moved by one
-// element, because its columns begin at even and odd ones.
+//   out[p, q + n] += sum over k of in[p + r, q + k] * T[k, n],   T[k, n] = w[r, k - n - shift]
 //
-// Rows of A may lie anywhere in shared memory. Those of several images of a channel are interleaved, row h of image i
-// at h * images + i, as are outputs: so small planes fill the 16 rows, a step of r is the same distance for all, one
-// comparison tells whether a row is inside the planes (if not, a row of zeros is read), and filter rows that reach no
-// row of a product are left out of the loop. Columns have zeros on both sides.
+// mma multiplies 16 rows of input (A) by T (B) and adds up over r in fp32. It works in depths of 16 (m16n8k16) and, at
+// the ends, of 8. The share of T that is not zero is S / (8 * strips), with strips = ceil((7 + S + shift) / 8): 44 % at
+// S = 7, 56 % at 9, 54 % at 13, 66 % at 21, 78 % at 31, 31 % at 5. Zeros are multiplied too: an infinity or NaN of the
+// input reaches outputs some columns further than its filter does.
+//
+// A strip is 8 columns of input, 16 bytes of each row, where ldmatrix begins. A strip that was read serves the windows
+// of all tiles of outputs that it lies in. Depth 16 takes strips 2n and 2n + 1 as they came, so that no register is
+// moved; an odd tile begins and ends with depth 8. The columns of T begin at even and odd elements, so T is read from
+// two copies of the filter's row, one of them moved by one element.
+//
+// Rows of A may lie anywhere in shared memory. The rows of several images of a channel are interleaved there, row h of
+// image i at h * images + i, and so are outputs. So
+//   - small planes fill the 16 rows;
+//   - a step of r is the same distance for all;
+//   - one comparison tells whether a row is inside the planes (if not, a row of zeros is read);
+//   - filter rows that reach no row of a product are left out of the loop.
+// Columns have zeros on both sides.
 //
 // Floor: input and output once, 2 * R * S FLOP per output. Traffic: outputs once; inputs once where a plane fits into a
 // block, as those of image models do, else with the halo of R - 1 rows; the filter once per block. Rows whose bytes are
-// a multiple of 16 go by 16-byte cp.async to their place, others as one run and from there to their columns; outputs
-// leave through shared memory as 16-byte stores.
+// a multiple of 16 go to their place by 16-byte cp.async. Others come as one run and are moved to their columns.
+// Outputs leave through shared memory as 16-byte stores.
 //
 // Instructions per output, all of the kernel counted (sm_80, batch 32), beside those of the FMA kernel: 75 and 1830 at
-// 31x31 on 56 x 56, 40 and 282 at 9x9, 103 and 1737 at 29x29 on 28 x 28, 273 and 698 at 13x13 on 7 x 7. The row
-// takes what halves them.
+// 31x31 on 56 x 56, 40 and 282 at 9x9, 103 and 1737 at 29x29 on 28 x 28, 273 and 698 at 13x13 on 7 x 7. The row serves
+// only problems whose instructions it halves.
 //
 // Tile: 128 threads, 4 blocks on a multiprocessor. 16 to 32 sums per lane are 4 to 8 independent products, and their
 // fragments fit below 128 registers. More tiles side by side would read each strip less often, but fit fewer widths.
@@ -49,7 +54,11 @@ struct ToeplitzTraits {
 };
 
 template <typename T>
-struct ToeplitzParams : ConvTensors<T> {
+struct ToeplitzParams {
+  const T* in;
+  const T* filter;
+  const T* bias;
+  T* out;
   ConvView view;
   ToeplitzPlan plan;
   bool rows_aligned;  // rows of the input begin at 16-byte boundaries
@@ -382,7 +391,10 @@ ToeplitzParams<T> toeplitz_params(const ConvView& p, const ToeplitzPlan& plan, c
                         : p.w.input % 4 == 0 && at_boundary(tensors.in, 8) ? 2
                         : p.w.input % 2 == 0 && at_boundary(tensors.in, 4) ? 1
                                                                            : 0;
-  return {tensors,
+  return {tensors.in,
+          tensors.filter,
+          tensors.bias,
+          tensors.out,
           p,
           plan,
           rows_aligned,

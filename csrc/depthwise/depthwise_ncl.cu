@@ -1,15 +1,18 @@
-// depthwise_ncl: y[n,k,q] = bias[k] + sum over s of x[n,k / m,q + s - padding] * w[k,s], causal or centred or padded in
-// any other way, and dx, the same with the filter turned around (m = 1). A filter of one row over images (1 x S, NCHW)
-// is the same convolution with more rows.
+// depthwise_fprop_ncl and depthwise_dgrad_ncl, in one dimension:
 //
-// Bytes: x and y once, and one or two vectors of 16 bytes before and after each tile; a row of 2048 halves is one tile.
+//   y[n,k,q] = bias[k] + sum over s of x[n,k / m,q + s - padding] * w[k,s]
+//
+// The padding is causal, centred or any other. dx is the same with the filter turned around, for m = 1. A filter of one
+// row over images (1 x S, NCHW) is the same convolution with more rows.
+//
+// Bytes: x and y once, and one or two vectors of 16 bytes before and after each tile. A row of 2048 halves is one tile.
 // FLOPs: 2 S per output, so that up to about 16 taps memory is the floor.
 //
-// A block takes up to 512 vectors of a row, or several shorter rows, and copies them by cp.async into shared memory,
-// each where it lay in its vector: 8 KB in flight per block, whatever the registers hold. A thread then owns the 16
-// bytes of one output vector at a time. It reads the two or three vectors that its window touches, and which of their
-// elements meet which tap depends only on the padding modulo the vector: one of 8 (fp32: 4) unrolled bodies, the same
-// for all threads, so that there are no shifts of misaligned data and no bank conflicts.
+// A block takes up to 512 vectors of a row, or several shorter rows. It copies them into shared memory by cp.async,
+// each element where it lay in its vector: 8 KB in flight per block, whatever the registers hold. A thread then owns
+// the 16 bytes of one output vector at a time. It reads the two or three vectors that its window touches. Which of
+// their elements meet which tap depends only on the padding modulo the vector. So there are 8 unrolled bodies (fp32:
+// 4), of which all threads take the same, without shifts of misaligned data and without bank conflicts.
 #include <algorithm>
 
 #include "csrc/common/divisor.h"

@@ -1,15 +1,18 @@
-// depthwise_nhwc_general: y[n,k,p,q] = bias[k] + sum over r,s of x[n,k / m,p * stride + r * dilation - padding, ...] *
-// w[k,r,s] for every filter, stride, dilation and multiplier m that fits, 1-D (NLC) included; and with stride 1
-// dx[n,c,h,w] = bias[c] + sum over the m channels k of c, r and s of dy[n,k,h - r * dilation + padding, ...] *
-// w[k,r,s].
+// depthwise_fprop_nhwc_general and depthwise_dgrad_nhwc_general: every filter, stride, dilation and multiplier m that
+// fits, 1-D (NLC) included:
+//
+//   y[n,k,p,q]  = bias[k] + sum over r,s of x[n,k / m,p * stride + r * dilation - padding, ...] * w[k,r,s]
+//   dx[n,c,h,w] = bias[c] + sum over k of c, r, s of dy[n,k,h - r * dilation + padding, ...] * w[k,r,s]
+//
+// dx is for stride 1.
 //
 // Bytes: as the tile of depthwise_nhwc_tile.h. FLOPs: 2 R S per output. A patch is 7 columns of one row, so that 1-D
-// and oblong filters waste nothing, and slices have 32 bytes, for large halos. With stride and dilation 1 along the row
-// a lane widens 14 inputs for 8 taps of its 7 outputs: 14 loads, 28 conversions, 16 loads of the filter and 112 FMA.
+// and oblong filters waste nothing. Slices have 32 bytes, for large halos. With stride and dilation 1 along the row a
+// lane widens 14 inputs for 8 taps of its 7 outputs: 14 loads, 28 conversions, 16 loads of the filter and 112 FMA.
 //
 // The filter lies in shared memory in fp32, a group of its rows at a time: 31 rows of 31 taps would take 65 KB. Where
-// one group is all, lanes compute several patches of a tile; otherwise the sums of one patch wait in registers while
-// the groups pass, and so they do while dgrad gathers the m channels of dy.
+// one group is all, lanes compute several patches of a tile. Otherwise the sums of one patch wait in registers while
+// the groups pass. They wait likewise while dgrad gathers the m channels of dy.
 #include <algorithm>
 
 #include "csrc/common/run_copy.h"

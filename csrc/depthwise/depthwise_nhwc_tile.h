@@ -2,15 +2,15 @@
 // elements lie in it, and the way of the outputs back to global memory.
 //
 // A block owns a slice of neighbouring channels of a rectangle of the output, or of a few whole images that are smaller
-// than one. The rectangle consists of patches; a patch belongs to as many lanes as the slice has pairs of channels. The
-// input under the rectangle, halo included, is copied once, by 16-byte cp.async; what lies outside the image becomes
-// zero. Then each lane computes its pair of channels in its patch from shared memory, and the lanes of a patch exchange
-// their outputs through shared memory, so that stores have 16 bytes too.
+// than one. The rectangle consists of patches. A patch belongs to as many lanes as the slice has pairs of channels. The
+// block copies the input under the rectangle once, halo included, by 16-byte cp.async; what lies outside the image
+// becomes zero. Each lane computes its pair of channels in its patch from shared memory. The lanes of a patch then
+// exchange their outputs through shared memory, so that stores have 16 bytes too.
 //
 // A position of the tile is the slice at one (h, w): kVectors x 16 bytes, 32 or 64, whole sectors. The lanes of a warp
-// work on 128 / (16 kVectors) patches at once (a half-warp where a pair has 8 bytes), and these read the 32 banks
-// without conflict if neighbouring patches lie an odd number of positions apart. So one position is left free after
-// each patch width that is even, and some after each row of patches and each image (NhwcTilePlan).
+// work on 128 / (16 kVectors) patches at once (a half-warp where a pair has 8 bytes). They read the 32 banks without
+// conflict if neighbouring patches lie an odd number of positions apart. So one position is left free after each patch
+// width that is even, and some after each row of patches and each image (NhwcTilePlan).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -50,6 +50,7 @@ struct PatchTraits {
 template <typename T>
 struct NhwcTileParams : ConvTensors<T> {
   ConvView view;
+  int out_h, out_w;           // the view's, beside each other: one load for both
   int in_channels, channels;  // of all groups; `channels` are the output's
   IndexDivisor
       per_input;  // output channel k needs input channel k / outputs, or view.inputs of them from k * inputs on
@@ -195,9 +196,8 @@ __device__ __forceinline__ void store_patch(const NhwcTileParams<T>& p, const Nh
   const int first_p = place.p + patch.p, first_q = place.q + patch.q;
   // A quarter of a warp reads 128 bytes at once. Where it has two patches, the second begins one column later.
   const int shift = lane / kVectors + (Traits::kLanes < 8 ? slot % 2 : 0);
-  const ConvView& v = p.view;
-  T* to = p.out + ((image * v.h.output + first_p) * v.w.output + first_q) * p.channels + channel;
-  const int64_t row_stride = static_cast<int64_t>(v.w.output) * p.channels;
+  T* to = p.out + ((image * p.out_h + first_p) * p.out_w + first_q) * p.channels + channel;
+  const int64_t row_stride = static_cast<int64_t>(p.out_w) * p.channels;
   const unsigned char* from = mine + vector * 16;
   if (active && patch.image < place.images && channel < p.channels) {
 #pragma unroll
@@ -205,7 +205,7 @@ __device__ __forceinline__ void store_patch(const NhwcTileParams<T>& p, const Nh
 #pragma unroll
       for (int c = 0; c < kRounded; c += kAtOnce) {
         const int column = (c + shift) % kRounded;
-        if (column >= kColumns || first_p + o >= v.h.output || first_q + column >= v.w.output) continue;
+        if (column >= kColumns || first_p + o >= p.out_h || first_q + column >= p.out_w) continue;
         const unsigned char* value = from + (o * kColumns + column) * Traits::kPosition;
         T* at = to + o * row_stride + static_cast<int64_t>(column) * p.channels;
         if (p.vector_out) {
@@ -249,6 +249,8 @@ NhwcTileParams<T> tile_params(const ConvView& g, const NhwcTilePlan& plan, const
   const int in_channels = g.in_channels(), channels = g.out_channels(), tile_bytes = size(plan.tile_bytes);
   return {tensors,
           g,
+          g.h.output,
+          g.w.output,
           in_channels,
           channels,
           IndexDivisor(g.outputs),

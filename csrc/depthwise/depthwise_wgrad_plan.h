@@ -1,5 +1,5 @@
 // How a depthwise wgrad is cut up: which taps, columns, rows, images and channels a block takes, and what its stages of
-// shared memory hold. Host code, from the problem alone; csrc/depthwise/depthwise_wgrad.h has the idea.
+// shared memory hold. Host code; csrc/depthwise/depthwise_wgrad.h has the idea.
 #pragma once
 
 #include <algorithm>

@@ -1,17 +1,17 @@
-// dilated_fprop and dilated_dgrad, NCHW, depthwise, stride 1:
+// dilated_fprop_nchw and dilated_dgrad_nchw, depthwise, stride 1:
 //
 //   out[y,x] = bias + sum over i,r,s of in_i[y + r * dilation_h - padding_h, x + s * dilation_w - padding_w] * w_i[r,s]
 //
 // For dgrad, dy is the input and the filter is flipped (as_fprop() in csrc/common/view.h). With a channel multiplier M,
 // fprop has M planes of output for one of input, dgrad the reverse.
 //
-// Output rows y = f + k * dilation of one class f need input rows of one class only, so a thread that walks down a
-// column through the rows of a class has an ordinary convolution before it: at 3x3 it keeps a window of 3x3 values in
-// registers and loads three of them a step. What a block holds in shared memory is one of
+// Output rows y = f + k * dilation of one class f need input rows of one class only. A thread that walks down a column
+// through the rows of a class has an ordinary convolution before it: at 3x3 it keeps a window of 3x3 values in
+// registers and loads three of them a step. Shared memory of a block holds one of
 //   - whole (n, c) planes, input and output each one run of memory: any dilation, everything read and written once
 //     (DeepLab's 33 x 33 planes are 2 to 4 KB);
-//   - where a plane is larger than that, a class of rows, or a band of it with R - 1 rows of halo: whole rows, so no
-//     sector is shared out between classes but at the ends of rows that are no multiple of 32 bytes;
+//   - where a plane is larger than that, a class of rows, or a band of it with R - 1 rows of halo: whole rows, so that
+//     classes share no sectors but those at the ends of rows that are no multiple of 32 bytes;
 //   - where rows do not depend on each other (1-D), a long tile of one row with (S - 1) * dilation of halo.
 //
 //   global memory   input and output once, but for halos; all by 16-byte accesses (csrc/common/run_copy.h)
@@ -22,9 +22,13 @@
 //   in flight       stages of input, 9 KB of a block's 20, of which at least 4 share an SM (224 threads of
 //                   64 registers)
 //
-// A team of threads takes one plane after the other, its filter in registers at 3x3, and in it one item after the
-// other: columns of some classes. Neighbouring lanes have neighbouring columns, so that a warp's access is a few runs
-// of shared memory.
+// A team of threads takes one plane after the other, with its filter in registers at 3x3. In a plane it takes one item
+// after the other: columns of some classes. Neighbouring lanes have neighbouring columns, so that a warp's access is a
+// few runs of shared memory.
+//
+// It is no instance of depthwise_nchw_tiled.cu with other numbers. That kernel multiplies vectors of neighbouring
+// columns by neighbouring taps, and a dilation tears both apart. Its tile has a halo of zeros, which at DeepLab's rate
+// 12 would make 57 x 57 of 33 x 33.
 #include "csrc/common/plane_filters.h"
 #include "csrc/common/shared.h"
 #include "csrc/dilated/dilated_nchw_walk.h"

@@ -1,14 +1,14 @@
-// dilated_fprop and dilated_dgrad, NHWC, depthwise, stride 1: the equation of dilated_nchw.cu.
+// dilated_fprop_nhwc and dilated_dgrad_nhwc, depthwise, stride 1: the equation of dilated_nchw.cu.
 //
-// A thread owns 16 bytes of channels (8 halves) and makes outputs k and k + 1 of one class, rows f + k * dilation, so
-// that a filter value read from shared memory serves two. Every tap is a 16-byte load of input: the first use of an
-// element in a block comes from L2 and the others from L1. Tiles are cut so that this holds:
+// A thread owns 16 bytes of channels (8 halves) and makes outputs k and k + 1 of one class, rows f + k * dilation. So a
+// filter value that is read from shared memory serves two outputs. Every tap is a 16-byte load of input. The first use
+// of an element in a block comes from L2 and the others come from L1. Tiles are cut so that this holds:
 //   - of all columns, as many whole classes of rows as keep to 28 KB with 128, 64 or 32 bytes of channels: classes have
 //     no input in common, so everything is read once (DeepLab's 33 x 33 at rate 12: three classes of 128 bytes);
 //   - where one class of rows is larger than that, 32 bytes of channels and a class of rows and columns, or a compact
 //     part of one with halos of R - 1 and S - 1. A sector of 32 bytes is one position, so classes of columns waste
 //     none.
-// Registers (96 a thread) allow 2 blocks of 320 threads on an SM; tiles are cut for 6, which would have 32 KB of L1
+// Registers (96 a thread) allow 2 blocks of 320 threads on an SM. Tiles are cut for 6, which would have 32 KB of L1
 // each on sm_80 and 42 on sm_90.
 //
 //   in flight   640 threads at least (96 registers) x several loads of 16 bytes: the taps of 3x3 are 18 independent

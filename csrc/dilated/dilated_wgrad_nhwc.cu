@@ -1,17 +1,17 @@
 // dilated_wgrad_nhwc: dw[k,r,s] = sum over n,p,q of dy[n,p,q,k] * x[n,h,w,k/multiplier] and dbias[k] = sum over n,p,q
 // of dy, with h = p + r * dilation - padding (w alike), depthwise with a dilation at stride 1, in fp32, rounded once.
 //
-// Floor: x and dy are read once, the outputs are small. 2 R S FLOPs a position against 4 bytes in fp16.
+// Floor: x and dy are read once, the outputs are small. 2 R S FLOPs a position stand against 4 bytes in fp16.
 //
-// Rows of dy meet rows of x of one class modulo the dilation, so a stage of shared memory holds whole classes: all
-// their columns, 32 bytes of channels. Nothing is read twice at any rate, while a window of R rows next to each other
-// would have (R - 1) * dilation rows of halo. Only planes of which one class is larger than a stage are cut into chunks
-// of its rows, which read R - 1 rows of x again (128 x 128 at rate 2: chunks of 5, 1.20 of compulsory in all).
+// Rows of dy meet rows of x of one class modulo the dilation. So a stage of shared memory holds whole classes: all
+// their columns, 32 bytes of channels. Nothing is read twice at any rate, while a window of R neighbouring rows would
+// have (R - 1) * dilation rows of halo. Planes of which one class is larger than a stage are cut into chunks of its
+// rows, which read R - 1 rows of x again (128 x 128 at rate 2: chunks of 5, 1.20 of compulsory in all).
 //
-// A thread owns four channels and a tile of 3x3 taps and goes over positions: one load of dy, and per tap one of x, 4
-// FMA and as many conversions. Rows in the padding are skipped, columns there read zeros. A warp's 8 positions (16
-// bits; 4 in fp32) of 32 bytes are all banks once. Larger filters give each warp a tile of its own, up to 8, over the
-// same stage.
+// A thread owns four channels and a tile of 3x3 taps and goes over positions. It loads dy once, and per tap it loads x
+// and does 4 FMA and as many conversions. It skips rows in the padding, and reads zeros for columns there. A warp's 8
+// positions (16 bits; 4 in fp32) of 32 bytes are all banks once. With larger filters each warp has a tile of its own,
+// up to 8 of them over the same stage.
 //
 //   traffic     1.02 of compulsory at 33 x 33, batch 32, at any rate: x and dy once, 2 % partial sums
 //   in flight   2 blocks an SM, each with the next stage of 20 to 48 KB by 16-byte cp.async while it works on one; two

@@ -1,8 +1,8 @@
 // What the three naive kernels share: one thread, one output, in 1 to 3 dimensions, for any groups, stride, padding and
-// dilation. They are version 0 for readers, the rival that every other kernel is checked against, and the path for what
-// no fast kernel covers.
+// dilation. They are version 0 for readers, the oracle that every other kernel is checked against, and the path for
+// what no fast kernel serves.
 //
-// Traffic: every thread loads its whole receptive field and its whole filter through the caches, so the SM-L2 traffic
+// Traffic: every thread loads its whole receptive field and its whole filter through the caches. So the SM-L2 traffic
 // of a k x k depthwise convolution is up to k * k times compulsory where L1 does not catch the overlap. Consecutive
 // threads compute consecutive elements of the output, so stores are coalesced and loads nearly so.
 #pragma once

@@ -1,7 +1,7 @@
 // naive_dgrad: dx[n,c,d,h,w] = bias[c] + sum over k/g,t,r,s of dy[n,k,o,p,q] * w[k,c,t,r,s]. See naive.h.
 //
-// A gather: of the taps, those count for which h + padding - r * dilation is a multiple of the stride and the quotient
-// is an output row. With a bias this is the forward of a transposed convolution.
+// A gather: a tap counts where h + padding - r * dilation is a multiple of the stride and the quotient is an output
+// row. With a bias this is the forward of a transposed convolution.
 #include "csrc/naive/naive.h"
 
 namespace convbound::naive {

@@ -1,14 +1,16 @@
-// transposed_dgrad, NCHW, depthwise with a channel multiplier, any stride, filter and dilation:
+// transposed_dgrad_nchw_any, depthwise with a channel multiplier, any stride, filter and dilation:
 // dx[n,c,h,w] = bias[c] + sum over m,r,s of dy[n,c*M+m,p,q] * w[c*M+m,r,s] with h + padding = p * stride + r * dilation
-// (and w alike). See transposed_nchw_tile.h for tiles, transposed_blocks.h for
-// blocks and the taps of a phase.
+// (and w alike). transposed_nchw_tile.h has the tiles, transposed_blocks.h the blocks and the taps of a phase.
 //
 // Each thread makes one block of stride x stride elements at a time, element by element, each with the taps of its
 // phase: every tap of the filter once, none looked for. dy and the filter come from shared memory at every use, so a
-// tap costs two shared loads; global memory sees dy and dx once, as in the stride-2 kernel. 1-D problems of any length
+// tap costs two shared loads. Global memory sees dy and dx once, as in the stride-2 kernel. 1-D problems of any length
 // are cut along the row.
 //
 // Lanes store elements `stride` apart, which is `stride` wavefronts a store in fp32.
+//
+// The stride-2 kernel is no instance of this one. It knows which tap meets which element when it is compiled, and has
+// those of dy in registers: 5 instructions a tap at 3x3 (fp16, sm_90), where the tables of phases take 20.
 #include "csrc/transposed/transposed_nchw_tile.h"
 
 namespace convbound::transposed {

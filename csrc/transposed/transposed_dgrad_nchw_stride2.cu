@@ -1,8 +1,9 @@
-// transposed_dgrad, NCHW, depthwise, stride 2: dx[n,c,h,w] = bias[c] + sum over r,s of dy[n,c,p,q] * w[c,r,s] with
-// h + padding = 2p + r (and w alike). See transposed_nchw_tile.h for tiles, transposed_blocks.h for blocks.
+// transposed_dgrad_nchw_stride2, depthwise, for 3x3, 4x4, 5x5 and 7x7: dx[n,c,h,w] = bias[c] + sum over r,s of
+// dy[n,c,p,q] * w[c,r,s] with h + padding = 2p + r (and w alike). transposed_nchw_tile.h has the tiles,
+// transposed_blocks.h the blocks.
 //
 // Each thread walks down dy, in a group of two or four columns of dx. A row p of dy adds to the rows 2p ... 2p + R - 1
-// of dx + padding; the first two of them are complete then and stored, and the sums of the others move up by two. So
+// of dx + padding. The first two of them are complete then and stored, and the sums of the others move up by two. So
 // every element of dy is loaded once for each group, every tap is used once for every block of 2x2, and a row in the
 // padding is passed over. Groups begin at even columns of dx, whatever the padding, so that where rows have an even
 // length two or four elements are one store.

@@ -1,17 +1,16 @@
-// transposed_dgrad, NHWC, depthwise: dx[n,h,w,c] = bias[c] + sum over m,r,s of dy[n,p,q,c*M+m] * w[c*M+m,r,s] with
+// transposed_dgrad_nhwc, depthwise: dx[n,h,w,c] = bias[c] + sum over m,r,s of dy[n,p,q,c*M+m] * w[c*M+m,r,s] with
 // h + padding = p * stride + r * dilation (and w alike).
 //
 // dx is cut into blocks of stride x stride positions (transposed_blocks.h). A thread owns 16 bytes of channels (8
 // halves) and takes one block after the other: every tap of the filter once, 16-byte loads of dy, 16-byte stores of dx.
 // Neighbouring threads have neighbouring channels, so every access covers whole sectors. Several blocks need one
-// element of dy: it comes from L2 once for each thread block and from L1 after that, for the 8 x 16 blocks of a tile
-// and 128 bytes of channels need (8 + halo) * (16 + halo) * 128 bytes: 20 KB for 3x3 at stride 2, where sm_90 would
-// leave 32 KB to each of 8 blocks, and registers allow 3.
+// element of dy. It comes from L2 once for each thread block, and from L1 after that: the 8 x 16 blocks of a tile and
+// 128 bytes of channels need (8 + halo) * (16 + halo) * 128 bytes, which is 20 KB for 3x3 at stride 2. sm_90 would
+// leave 32 KB to each of 8 thread blocks, and registers allow 3.
 //
 //   global memory   dx once; dy (9/8 * 17/16) times at 3x3, stride 2, which is 4 % of all traffic
-//   per thread      3x3: 4 loads and 4 stores of 16 bytes for 32 elements, 72 FMA, 26 shared loads of
-//                   filter and bias; else a load of dy for each tap of a block and a shared load of filter for two
-//                   blocks
+//   per thread      3x3: 4 loads and 4 stores of 16 bytes for 32 elements, 72 FMA, 26 shared loads of filter and bias;
+//                   else a load of dy for each tap of a block and a shared load of filter for two blocks
 //   in flight       768 threads x 4 x 16 bytes = 48 KB on sm_80 and sm_90
 //
 // Channels that are no multiple of 16 bytes, pointers that are not aligned and channel multipliers take the same kernel

@@ -1,9 +1,9 @@
 // What the NCHW kernels of strided dgrad do alike: a tile of dx, what it needs in shared memory, and its way back. The
-// kernels' files have the algorithms, transposed_blocks.h the blocks of dx.
+// kernels' files have the algorithms, transposed_blocks.h has the blocks of dx.
 //
 // A tile of dx is one contiguous run of memory: several whole (n, c) planes, or a band of rows of one plane, or, where
-// rows do not depend on each other (1-D), a part of one row. The rows of dy that it needs, from those of its blocks
-// down, are one run too.
+// rows do not depend on each other (1-D), a part of one row. The rows of dy that it needs are one run too, from those
+// of its blocks down.
 #pragma once
 
 #include "csrc/common/numeric.h"
