@@ -140,12 +140,12 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
     float2 taps[Tr::kTaps];
 #pragma unroll
     for (int t = 0; t < Tr::kTaps; t++) {
-      taps[t] = p.view.flip ? raw_tap<Tr>(raw_filter, lane, Tr::kTaps - 1 - t) : raw_tap<Tr>(raw_filter, lane, t);
+      taps[t] = p.flip ? raw_tap<Tr>(raw_filter, lane, Tr::kTaps - 1 - t) : raw_tap<Tr>(raw_filter, lane, t);
     }
     compute_patches<Tr>(p, place, tile, [&](int t) { return taps[t]; });
   } else {
     auto* filter = reinterpret_cast<float*>(raw_filter + Tr::kRawFilterBytes);
-    spread_filter<Tr>(raw_filter, filter, p.view.flip);
+    spread_filter<Tr>(raw_filter, filter, p.flip);
     __syncthreads();
     const float* mine = filter + lane;
     compute_patches<Tr>(p, place, tile,

@@ -45,7 +45,8 @@ struct GeneralTraits : PatchTraits<Element, 2, 1, 7> {
 };
 
 template <typename T>
-struct GeneralParams : NhwcTileParams<T> {
+struct GeneralParams {
+  NhwcTileParams<T> tile;
   int group_rows;  // rows of the filter in shared memory at a time
   bool single;     // one group and one channel gathered: tile and filter serve all patches
   bool unit;       // stride and dilation 1 along the row
@@ -55,18 +56,18 @@ struct GeneralParams : NhwcTileParams<T> {
 // run of memory at any alignment, of which a thread takes 16 bytes; two are a sector and the next ones another
 // channel's, so that words of shared memory that a warp stores are neighbours.
 template <typename Tr, typename T>
-__device__ __forceinline__ void load_filter_group(const GeneralParams<T>& p, int channel, int nth, int first, int rows,
+__device__ __forceinline__ void load_filter_group(const GeneralParams<T>& g, int channel, int nth, int first, int rows,
                                                   float* to) {
   constexpr int kSize = sizeof(T), kVector = kVectorElements<T>, kSector = 2 * kVector;
-  const AxisView &h = p.view.h, &w = p.view.w;
-  const int taps = h.filter * w.filter, count = rows * w.filter, before = first * w.filter;
-  const T* const end = p.filter + static_cast<int64_t>(p.channels) * p.view.inputs * taps;
+  const NhwcTileParams<T>& p = g.tile;
+  const int taps = p.filter_h * p.filter_w, count = rows * p.filter_w, before = first * p.filter_w;
+  const T* const end = p.filter + static_cast<int64_t>(p.channels) * p.gathered * taps;
   const int vectors = 2 * (count / kSector + 2) * Tr::kChannels;
   for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kTileThreads) {
     const int half = i % 2, c = i / 2 % Tr::kChannels, sector = i / 2 / Tr::kChannels;
     const bool there = channel + c < p.channels;
-    const int64_t k = static_cast<int64_t>(there ? channel + c : channel) * p.view.inputs + nth;
-    const T* const run = p.filter + k * taps + (p.view.flip ? taps - before - count : before);
+    const int64_t k = static_cast<int64_t>(there ? channel + c : channel) * p.gathered + nth;
+    const T* const run = p.filter + k * taps + (p.flip ? taps - before - count : before);
     const int skew = static_cast<int>(reinterpret_cast<uintptr_t>(run) % 32) / kSize;
     const int at = sector * kSector + half * kVector - skew;  // the vector's first element, in the run
     if (at <= -kVector || at >= count) continue;
@@ -82,7 +83,7 @@ __device__ __forceinline__ void load_filter_group(const GeneralParams<T>& p, int
 #pragma unroll
     for (int e = 0; e < kVector; e++) {
       if (at + e < 0 || at + e >= count) continue;
-      const int tap = p.view.flip ? count - 1 - at - e : at + e;
+      const int tap = p.flip ? count - 1 - at - e : at + e;
       to[tap * Tr::kFilterStride + c % 2 * Tr::kLanes + c / 2] = value[e];
     }
   }
@@ -121,11 +122,11 @@ __device__ __forceinline__ void add_taps(const unsigned char* row, const float* 
 
 // One row of the filter over one row of the tile, `row` at the patch's first column.
 template <typename Tr, typename T>
-__device__ __forceinline__ void add_row(const GeneralParams<T>& p, const unsigned char* row, const float* filter,
+__device__ __forceinline__ void add_row(const GeneralParams<T>& g, const unsigned char* row, const float* filter,
                                         float2 (&sum)[1][Tr::kColumns]) {
-  const AxisView& w = p.view.w;
-  if (p.unit) {
-    const int eights = w.filter / 8, four = w.filter / 4 % 2, ones = w.filter % 4;
+  const NhwcTileParams<T>& p = g.tile;
+  if (g.unit) {
+    const int eights = p.filter_w / 8, four = p.filter_w / 4 % 2, ones = p.filter_w % 4;
 #pragma unroll 1
     for (int i = 0; i < eights; i++) {
       add_taps<Tr, 8>(row, filter, sum);
@@ -142,20 +143,20 @@ __device__ __forceinline__ void add_row(const GeneralParams<T>& p, const unsigne
     return;
   }
 #pragma unroll 1
-  for (int s = 0; s < w.filter; s++) {
-    const float2 tap = tap_pair<Tr>(filter, s);
+  for (int s = 0; s < p.filter_w; s++) {
+    const float2 w = tap_pair<Tr>(filter, s);
 #pragma unroll
     for (int c = 0; c < Tr::kColumns; c++) {
-      const int column = c * w.stride + s * w.dilation;
-      add_product(sum[0][c], tap, input_pair<Tr>(row, column + Tr::skipped_columns(p, column)));
+      const int column = c * p.stride_w + s * p.dilation_w;
+      add_product(sum[0][c], w, input_pair<Tr>(row, column + Tr::skipped_columns(p, column)));
     }
   }
 }
 
 template <typename Tr>
 __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
-    depthwise_nhwc_general(const __grid_constant__ GeneralParams<typename Tr::T> p) {
-  const AxisView &h = p.view.h, &w = p.view.w;
+    depthwise_nhwc_general(const __grid_constant__ GeneralParams<typename Tr::T> g) {
+  const NhwcTileParams<typename Tr::T>& p = g.tile;
   auto* tile = dynamic_shared<unsigned char>();
   auto* filter = reinterpret_cast<float*>(tile + p.filter_offset);
   const NhwcTilePlace place = tile_place<Tr>(p);
@@ -167,21 +168,22 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
     const PatchPlace patch = patch_place<Tr>(p, active ? slot : 0, p.patch_distance);
     const unsigned char* mine = tile + patch.position * Tr::kPosition + lane * 2 * sizeof(typename Tr::T);
     float2 sum[1][Tr::kColumns] = {};
-    for (int nth = 0; nth < p.view.inputs; nth++) {
-      for (int group = 0; group < h.filter; group += p.group_rows) {
-        const int rows = min(p.group_rows, h.filter - group);
-        if (first == 0 || !p.single) {
+    for (int nth = 0; nth < p.gathered; nth++) {
+      for (int group = 0; group < p.filter_h; group += g.group_rows) {
+        const int rows = min(g.group_rows, p.filter_h - group);
+        if (first == 0 || !g.single) {
           __syncthreads();  // nobody reads what is overwritten
           if (group == 0) copy_tile<Tr>(p, place, tile, nth);
-          load_filter_group<Tr>(p, place.channel, nth, group, rows, filter);
+          load_filter_group<Tr>(g, place.channel, nth, group, rows, filter);
           ptx::cp_async_wait_all();
           __syncthreads();
         }
         if (!active) continue;
 #pragma unroll 1
         for (int r = 0; r < rows; r++) {
-          const int row = (group + r) * h.dilation, position = row * p.pitch + Tr::row_groups(p, row) * p.row_skew;
-          add_row<Tr>(p, mine + position * Tr::kPosition, filter + r * w.filter * Tr::kFilterStride + lane, sum);
+          const int h = (group + r) * p.dilation_h;
+          const int position = h * p.pitch + Tr::row_groups(p, h) * p.row_skew;
+          add_row<Tr>(g, mine + position * Tr::kPosition, filter + r * p.filter_w * Tr::kFilterStride + lane, sum);
         }
       }
     }
@@ -226,8 +228,10 @@ LaunchPlan plan_nhwc_general(const KernelRow& row, const ConvProblem& problem, c
   }
   const LaunchShape shape = tile_launch<Tr>(tile, groups.bytes);
   return plan_launch_of(row, depthwise_nhwc_general<Tr>, shape, [=, pass = row.pass](const Tensors& t) {
-    return GeneralParams<T>{tile_params<Tr>(view, tile, with_tensors(ConvTensors<T>{}, pass, t)),
-                            static_cast<int>(groups.rows), groups.single, view.w.stride == 1 && view.w.dilation == 1};
+    return GeneralParams<T>{.tile = tile_params<Tr>(view, tile, with_tensors(ConvTensors<T>{}, pass, t)),
+                            .group_rows = static_cast<int>(groups.rows),
+                            .single = groups.single,
+                            .unit = view.w.stride == 1 && view.w.dilation == 1};
   });
 }
 

@@ -48,22 +48,29 @@ struct PatchTraits {
 };
 
 template <typename T>
-struct NhwcTileParams : ConvTensors<T> {
-  ConvView view;
-  int out_h, out_w;           // the view's, beside each other: one load for both
-  int in_channels, channels;  // of all groups; `channels` are the output's
-  IndexDivisor
-      per_input;  // output channel k needs input channel k / outputs, or view.inputs of them from k * inputs on
-  bool vector_in, vector_filter, vector_bias, vector_out;  // 16-byte accesses are aligned
-  int pitch, row_skew, image_positions, patch_distance;    // in positions, see NhwcTilePlan
-  int slots, positions;                                    // patches, and positions of input, of the block
+struct NhwcTileParams {
+  const T* source;
+  const T* filter;
+  const T* bias;
+  T* result;
+  int64_t images;
+  int channels, source_channels;
+  int height, width, result_height, result_width;
+  int filter_h, filter_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+  // A result channel k gathers the source channels k / per_source, or k * gathered and the gathered - 1 after it.
+  IndexDivisor per_source;
+  int gathered;
+  bool flip;  // the gradient of the input is a convolution with the filter turned around
+  bool vector_source, vector_filter, vector_bias, vector_result;  // 16-byte accesses are aligned
+  int pitch, row_skew, image_positions, patch_distance;           // in positions, see NhwcTilePlan
+  int slots, positions;                                           // patches, and positions of input, of the block
   int patches_h, patches_w, images_per_block;
   int staging_offset, bias_offset, filter_offset;  // bytes of shared memory
   IndexDivisor by_columns, by_rows, by_patches_w, by_patches_h, by_column_group, by_row_group;
   IndexDivisor slices, tiles_w, tiles_h;
 };
 
-// Which part of the output a block owns.
+// Which part of the result a block owns.
 struct NhwcTilePlace {
   int channel;  // the first
   int p, q;     // the first output
@@ -79,7 +86,7 @@ __device__ __forceinline__ NhwcTilePlace tile_place(const NhwcTileParams<T>& p) 
   const int64_t image = static_cast<int64_t>(tile_h.quotient) * p.images_per_block;
   return {slice.remainder * Traits::kChannels, tile_h.remainder * p.patches_h * Traits::kRows,
           tile_w.remainder * p.patches_w * Traits::kColumns, image,
-          static_cast<int>(min(p.view.images - image, static_cast<int64_t>(p.images_per_block)))};
+          static_cast<int>(min(p.images - image, static_cast<int64_t>(p.images_per_block)))};
 }
 
 // One position of the tile: where it lies in shared memory, and where it comes from, if it is inside the input.
@@ -94,20 +101,19 @@ template <typename Traits, typename T>
 __device__ __forceinline__ TilePosition tile_position(const NhwcTileParams<T>& p, const NhwcTilePlace& place, int at) {
   const QuotientRemainder column = divide(at, p.by_columns);
   QuotientRemainder row = {0, column.quotient};
-  const AxisView &axis_h = p.view.h, &axis_w = p.view.w;
-  const int row_stride = p.in_channels * axis_w.input;
+  const int row_stride = p.source_channels * p.width;
   int64_t source = 0;
   if (p.images_per_block > 1) {
     row = divide(column.quotient, p.by_rows);
-    source = static_cast<int64_t>(row.quotient) * row_stride * axis_h.input;
+    source = static_cast<int64_t>(row.quotient) * row_stride * p.height;
   }
-  const int h = place.p * axis_h.stride - axis_h.padding + row.remainder;
-  const int w = place.q * axis_w.stride - axis_w.padding + column.remainder;
+  const int h = place.p * p.stride_h - p.padding_h + row.remainder;
+  const int w = place.q * p.stride_w - p.padding_w + column.remainder;
   // Without short circuits: the branches would cost more than the comparisons.
-  const bool inside = within(h, axis_h.input) & within(w, axis_w.input) & (row.quotient < place.images);
+  const bool inside = within(h, p.height) & within(w, p.width) & (row.quotient < place.images);
   const int position = row.quotient * p.image_positions + row.remainder * p.pitch + column.remainder +
                        Traits::skipped_columns(p, column.remainder) + Traits::row_groups(p, row.remainder) * p.row_skew;
-  source += static_cast<int64_t>(h) * row_stride + static_cast<int64_t>(w) * p.in_channels;
+  source += static_cast<int64_t>(h) * row_stride + static_cast<int64_t>(w) * p.source_channels;
   return {position, inside, source};
 }
 
@@ -118,11 +124,11 @@ __device__ __forceinline__ void copy_tile(const NhwcTileParams<T>& p, const Nhwc
   constexpr int kVectors = Traits::kVectors, kPerVector = Traits::kPerVector, kAtOnce = kTileThreads / kVectors;
   const int vector = static_cast<int>(threadIdx.x) % kVectors, first = static_cast<int>(threadIdx.x) / kVectors;
   const int channel = place.channel + vector * kPerVector;
-  const T* images = p.in + place.image * p.view.h.input * p.view.w.input * p.in_channels;
+  const T* images = p.source + place.image * p.height * p.width * p.source_channels;
   tile += vector * 16;
-  if (p.vector_in) {
+  if (p.vector_source) {
     const bool there = channel < p.channels;
-    const T* slice = there ? images + channel : p.in;
+    const T* slice = there ? images + channel : p.source;
     for (int at = first; at < p.positions; at += kAtOnce) {
       const TilePosition from = tile_position<Traits>(p, place, at);
       const bool read = from.inside & there;
@@ -135,7 +141,7 @@ __device__ __forceinline__ void copy_tile(const NhwcTileParams<T>& p, const Nhwc
     T* to = reinterpret_cast<T*>(tile + from.position * Traits::kPosition);
 #pragma unroll
     for (int e = 0; e < kPerVector; e++) {
-      const int c = divide(channel + e, p.per_input).quotient * p.view.inputs + nth;
+      const int c = divide(channel + e, p.per_source).quotient * p.gathered + nth;
       to[e] = from.inside && channel + e < p.channels ? images[from.source + c] : narrow<T>(0.0f);
     }
   }
@@ -166,7 +172,7 @@ template <typename Traits, typename T>
 __device__ __forceinline__ PatchPlace patch_place(const NhwcTileParams<T>& p, int slot, int patch_distance) {
   const QuotientRemainder row = divide(slot, p.by_patches_w);
   const QuotientRemainder z = divide(row.quotient, p.by_patches_h);
-  const int row_distance = Traits::kRows * p.view.h.stride * p.pitch + p.row_skew;
+  const int row_distance = Traits::kRows * p.stride_h * p.pitch + p.row_skew;
   return {z.quotient * p.image_positions + z.remainder * row_distance + row.remainder * patch_distance, z.quotient,
           z.remainder * Traits::kRows, row.remainder * Traits::kColumns};
 }
@@ -196,8 +202,8 @@ __device__ __forceinline__ void store_patch(const NhwcTileParams<T>& p, const Nh
   const int first_p = place.p + patch.p, first_q = place.q + patch.q;
   // A quarter of a warp reads 128 bytes at once. Where it has two patches, the second begins one column later.
   const int shift = lane / kVectors + (Traits::kLanes < 8 ? slot % 2 : 0);
-  T* to = p.out + ((image * p.out_h + first_p) * p.out_w + first_q) * p.channels + channel;
-  const int64_t row_stride = static_cast<int64_t>(p.out_w) * p.channels;
+  T* to = p.result + ((image * p.result_height + first_p) * p.result_width + first_q) * p.channels + channel;
+  const int64_t row_stride = static_cast<int64_t>(p.result_width) * p.channels;
   const unsigned char* from = mine + vector * 16;
   if (active && patch.image < place.images && channel < p.channels) {
 #pragma unroll
@@ -205,10 +211,10 @@ __device__ __forceinline__ void store_patch(const NhwcTileParams<T>& p, const Nh
 #pragma unroll
       for (int c = 0; c < kRounded; c += kAtOnce) {
         const int column = (c + shift) % kRounded;
-        if (column >= kColumns || first_p + o >= p.out_h || first_q + column >= p.out_w) continue;
+        if (column >= kColumns || first_p + o >= p.result_height || first_q + column >= p.result_width) continue;
         const unsigned char* value = from + (o * kColumns + column) * Traits::kPosition;
         T* at = to + o * row_stride + static_cast<int64_t>(column) * p.channels;
-        if (p.vector_out) {
+        if (p.vector_result) {
           *reinterpret_cast<uint4*>(at) = *reinterpret_cast<const uint4*>(value);
         } else {
 #pragma unroll
@@ -246,39 +252,54 @@ LaunchShape tile_launch(const NhwcTilePlan& plan, int64_t filter_bytes) {
 template <typename Traits, typename T = typename Traits::T>
 NhwcTileParams<T> tile_params(const ConvView& g, const NhwcTilePlan& plan, const ConvTensors<T>& tensors) {
   const auto size = [](int64_t value) { return static_cast<int>(value); };
-  const int in_channels = g.in_channels(), channels = g.out_channels(), tile_bytes = size(plan.tile_bytes);
-  return {tensors,
-          g,
-          g.h.output,
-          g.w.output,
-          in_channels,
-          channels,
-          IndexDivisor(g.outputs),
-          rows_at_boundaries<T>(tensors.in, in_channels) && in_channels == channels,
-          at_boundary(tensors.filter),
-          at_boundary(tensors.bias),
-          rows_at_boundaries<T>(tensors.out, channels),
-          size(plan.pitch),
-          size(plan.row_skew),
-          size(plan.image_positions),
-          size(plan.patch_distance),
-          size(plan.patches_h * plan.patches_w * plan.images),
-          size(plan.rows * plan.columns * plan.images),
-          size(plan.patches_h),
-          size(plan.patches_w),
-          size(plan.images),
-          tile_bytes,
-          tile_bytes + Traits::kStagedBytes,
-          tile_bytes + Traits::kStagedBytes + Traits::kPosition,
-          IndexDivisor(plan.columns),
-          IndexDivisor(plan.rows),
-          IndexDivisor(plan.patches_w),
-          IndexDivisor(plan.patches_h),
-          IndexDivisor(plan.column_group),
-          IndexDivisor(plan.row_group),
-          IndexDivisor(plan.slices),
-          IndexDivisor(plan.tiles_w),
-          IndexDivisor(plan.tiles_h)};
+  const int64_t images = plan.images;
+  return {.source = tensors.in,
+          .filter = tensors.filter,
+          .bias = tensors.bias,
+          .result = tensors.out,
+          .images = g.images,
+          .channels = g.out_channels(),
+          .source_channels = g.in_channels(),
+          .height = g.h.input,
+          .width = g.w.input,
+          .result_height = g.h.output,
+          .result_width = g.w.output,
+          .filter_h = g.h.filter,
+          .filter_w = g.w.filter,
+          .stride_h = g.h.stride,
+          .stride_w = g.w.stride,
+          .padding_h = g.h.padding,
+          .padding_w = g.w.padding,
+          .dilation_h = g.h.dilation,
+          .dilation_w = g.w.dilation,
+          .per_source = IndexDivisor(g.outputs),
+          .gathered = g.inputs,
+          .flip = g.flip,
+          .vector_source = rows_at_boundaries<T>(tensors.in, g.in_channels()) && g.in_channels() == g.out_channels(),
+          .vector_filter = at_boundary(tensors.filter),
+          .vector_bias = at_boundary(tensors.bias),
+          .vector_result = rows_at_boundaries<T>(tensors.out, g.out_channels()),
+          .pitch = size(plan.pitch),
+          .row_skew = size(plan.row_skew),
+          .image_positions = size(plan.image_positions),
+          .patch_distance = size(plan.patch_distance),
+          .slots = size(plan.patches_h * plan.patches_w * images),
+          .positions = size(plan.rows * plan.columns * images),
+          .patches_h = size(plan.patches_h),
+          .patches_w = size(plan.patches_w),
+          .images_per_block = size(images),
+          .staging_offset = size(plan.tile_bytes),
+          .bias_offset = size(plan.tile_bytes) + Traits::kStagedBytes,
+          .filter_offset = size(plan.tile_bytes) + Traits::kStagedBytes + Traits::kPosition,
+          .by_columns = IndexDivisor(plan.columns),
+          .by_rows = IndexDivisor(plan.rows),
+          .by_patches_w = IndexDivisor(plan.patches_w),
+          .by_patches_h = IndexDivisor(plan.patches_h),
+          .by_column_group = IndexDivisor(plan.column_group),
+          .by_row_group = IndexDivisor(plan.row_group),
+          .slices = IndexDivisor(plan.slices),
+          .tiles_w = IndexDivisor(plan.tiles_w),
+          .tiles_h = IndexDivisor(plan.tiles_h)};
 }
 
 }  // namespace convbound::depthwise
