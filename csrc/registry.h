@@ -1,6 +1,6 @@
 // Every CUDA C++ kernel, the preferred first: for a problem the dispatcher takes the first row that serves it. The rows
 // stand at the end of the kernels' files, one function for each file. Tests, explain and the benchmark walk this list,
-// so that no kernel exists untested.
+// so that no kernel is left untested.
 #pragma once
 
 #include "csrc/common/kernel.h"
@@ -9,40 +9,46 @@ namespace convbound {
 
 using RowsOfKernel = KernelRows();
 
-// More special than the depthwise kernels below: with a dilation, then the dgrad of a stride.
-RowsOfKernel dilated_nchw_rows, dilated_nhwc_rows, dilated_wgrad_nhwc_rows;
-RowsOfKernel transposed_dgrad_nchw_stride2_rows, transposed_dgrad_nchw_any_rows, transposed_dgrad_nhwc_rows;
-// Depthwise fprop and stride-1 dgrad: one dimension, then two.
-RowsOfKernel depthwise_ncl_rows, depthwise_nchw_toeplitz_rows;
-RowsOfKernel depthwise_nchw_bands_3x3_rows, depthwise_nchw_bands_5x5_rows, depthwise_nchw_bands_7x7_rows,
-    depthwise_nchw_tiled_rows;
-RowsOfKernel depthwise_nhwc_rows, depthwise_nhwc_general_rows;
-// The gradient of depthwise filters and biases.
-RowsOfKernel depthwise_wgrad_half_rows, depthwise_wgrad_bfloat16_rows, depthwise_wgrad_float_rows;
-// What no row above serves.
-RowsOfKernel naive_fprop_rows, naive_dgrad_rows, naive_wgrad_rows;
+namespace dilated {
+RowsOfKernel nchw_rows, nhwc_rows, wgrad_nhwc_rows;
+}
+namespace transposed {
+RowsOfKernel dgrad_nchw_stride2_rows, dgrad_nchw_any_rows, dgrad_nhwc_rows;
+}
+namespace depthwise {
+RowsOfKernel ncl_rows, nchw_toeplitz_rows, nchw_bands_3x3_rows, nchw_bands_5x5_rows, nchw_bands_7x7_rows,
+    nchw_tiled_rows, nhwc_rows, nhwc_general_rows;
+RowsOfKernel wgrad_half_rows, wgrad_bfloat16_rows, wgrad_float_rows;
+}  // namespace depthwise
+namespace naive {
+RowsOfKernel fprop_rows, dgrad_rows, wgrad_rows;
+}
 
 inline RowsOfKernel* const kKernels[] = {
-    dilated_nchw_rows,
-    dilated_nhwc_rows,
-    dilated_wgrad_nhwc_rows,
-    transposed_dgrad_nchw_stride2_rows,
-    transposed_dgrad_nchw_any_rows,
-    transposed_dgrad_nhwc_rows,
-    depthwise_ncl_rows,
-    depthwise_nchw_toeplitz_rows,
-    depthwise_nchw_bands_3x3_rows,
-    depthwise_nchw_bands_5x5_rows,
-    depthwise_nchw_bands_7x7_rows,
-    depthwise_nchw_tiled_rows,
-    depthwise_nhwc_rows,
-    depthwise_nhwc_general_rows,
-    depthwise_wgrad_half_rows,
-    depthwise_wgrad_bfloat16_rows,
-    depthwise_wgrad_float_rows,
-    naive_fprop_rows,
-    naive_dgrad_rows,
-    naive_wgrad_rows,
+    // More special than the depthwise kernels below: with a dilation, then the dgrad of a stride.
+    dilated::nchw_rows,
+    dilated::nhwc_rows,
+    dilated::wgrad_nhwc_rows,
+    transposed::dgrad_nchw_stride2_rows,
+    transposed::dgrad_nchw_any_rows,
+    transposed::dgrad_nhwc_rows,
+    // Depthwise fprop and stride-1 dgrad: one dimension, then two.
+    depthwise::ncl_rows,
+    depthwise::nchw_toeplitz_rows,
+    depthwise::nchw_bands_3x3_rows,
+    depthwise::nchw_bands_5x5_rows,
+    depthwise::nchw_bands_7x7_rows,
+    depthwise::nchw_tiled_rows,
+    depthwise::nhwc_rows,
+    depthwise::nhwc_general_rows,
+    // The gradient of depthwise filters and biases.
+    depthwise::wgrad_half_rows,
+    depthwise::wgrad_bfloat16_rows,
+    depthwise::wgrad_float_rows,
+    // What no row above serves.
+    naive::fprop_rows,
+    naive::dgrad_rows,
+    naive::wgrad_rows,
 };
 
 }  // namespace convbound

@@ -1,12 +1,16 @@
-// How NHWC kernels share channels out: a block takes a slice of neighbouring channels, each of its threads a vector of
-// them (16 bytes, or one channel where alignment or the number of channels forbids), and positions go over the rest of
-// the threads. Filter and bias of the slice lie in shared memory as floats, in the order in which threads read them.
+// How the dilated and the strided NHWC kernels share channels out. A block takes a slice of neighbouring channels. A
+// thread takes a vector of them: 16 bytes, or one channel where sizes or addresses forbid vectors. The other threads
+// of a block are spread over positions. Shared memory holds the filters and biases of the slice as floats, in the order
+// in which threads read them.
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 
+#include "csrc/common/integers.h"
+#include "csrc/common/kernel.h"
 #include "csrc/common/run_copy.h"
 #include "csrc/common/vector.h"
 
@@ -21,10 +25,31 @@ struct ChannelSlices {
 
 // Slices of at most `most_bytes` of one position, all of nearly one size.
 inline ChannelSlices make_slices(int64_t channels, int64_t taps, int vector, int element_bytes, int most_bytes) {
-  const int64_t vectors = (channels + vector - 1) / vector, most = most_bytes / (vector * element_bytes);
-  const int64_t slices = (vectors + most - 1) / most;
-  return {static_cast<int>(channels), static_cast<int>((vectors + slices - 1) / slices), static_cast<int>(slices),
+  const int64_t vectors = divide_up(channels, vector);
+  const int64_t slices = divide_up(vectors, most_bytes / (vector * element_bytes));
+  return {static_cast<int>(channels), static_cast<int>(divide_up(vectors, slices)), static_cast<int>(slices),
           static_cast<int>(taps)};
+}
+
+// A launch with so many channels to a thread.
+template <typename Params>
+struct SlicedLaunch {
+  void (*kernel)(Params);
+  Params params;
+  LaunchShape shape;
+};
+
+// The plan of a kernel with one channel to a thread, and with 16 bytes of them for tensors at 16-byte boundaries.
+template <typename Params>
+LaunchPlan plan_sliced(const KernelRow& row, const SlicedLaunch<Params>& single, const SlicedLaunch<Params>& wide) {
+  LaunchPlan plan;
+  plan.refusal = shared_beyond(static_cast<int64_t>(std::max(single.shape.shared_bytes, wide.shape.shared_bytes)));
+  plan.shape = wide.shape;
+  plan.launch = [name = row.name, pass = row.pass, single, wide](const Tensors& t, cudaStream_t stream) {
+    const SlicedLaunch<Params>& chosen = at_boundary(t.x) && at_boundary(t.y) ? wide : single;
+    launch(name, chosen.kernel, chosen.shape, stream, with_tensors(chosen.params, pass, t));
+  };
+  return plan;
 }
 
 inline int64_t filter_bytes(const ChannelSlices& s, int vector) { return (int64_t{s.taps} + 1) * s.lanes * vector * 4; }
@@ -39,8 +64,8 @@ __device__ __forceinline__ int filter_index(const ChannelSlices& s, int slot, in
 // The filter's memory is [channels][taps] in this layout too, so the slice is one run of it; `from_end` turns the R x S
 // taps of each channel round.
 template <typename T, int kElements, int kThreads>
-__device__ __forceinline__ void load_filter(const ChannelSlices& s, int first_channel, const T* filter, const T* bias,
-                                            float* shared, int thread, int turned) {
+__device__ __forceinline__ void load_slice_filters(const ChannelSlices& s, int first_channel, const T* filter,
+                                                   const T* bias, float* shared, int thread, int turned) {
   constexpr int kPart = kElements < 4 ? kElements : 4, kLoaded = kVectorElements<T>;
   const int channels = min(s.lanes * kElements, s.channels - first_channel), count = channels * s.taps;
   const T* const run = filter + static_cast<int64_t>(first_channel) * s.taps;

@@ -1,4 +1,4 @@
-// Whole-number arithmetic of plans: counted in 64 bits, given in the wider type of the two.
+// Whole-number arithmetic. Quotients are computed in 64 bits and given in the wider type of the two operands.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,9 @@ constexpr int log2_up(int64_t value) {
   for (int64_t reach = 1; reach < value; reach *= 2) exponent++;
   return exponent;
 }
+
+// Whether 0 <= index < size.
+constexpr bool within(int index, int size) { return static_cast<unsigned>(index) < static_cast<unsigned>(size); }
 
 // The remainder that is not negative.
 constexpr int64_t modulo(int64_t value, int64_t modulus) { return (value % modulus + modulus) % modulus; }

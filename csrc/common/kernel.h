@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "csrc/common/launch.h"
+#include "csrc/common/view.h"
 #include "csrc/conv_problem.h"
 
 namespace convbound {
@@ -64,17 +65,27 @@ constexpr DType kDTypeOf = std::is_same_v<T, __half>          ? DType::kFloat16
                            : std::is_same_v<T, float>         ? DType::kFloat32
                                                               : DType::kFloat64;
 
-// The rows of a kernel for several types of element: add(rows, type) appends those for one, decltype(type)::type.
-template <typename... Ts, typename Add>
-KernelRows rows_of_types(const Add& add) {
+// The rows of a kernel for several types of element: rows_of.operator()<T>() returns those for one. It captures [&]:
+// nvcc warns of lambdas of types that could become a pointer to a function.
+template <typename... Ts, typename RowsOf>
+KernelRows rows_of_types(const RowsOf& rows_of) {
   KernelRows rows;
-  (add(rows, std::type_identity<Ts>{}), ...);
+  const auto add = [&](const KernelRows& more) { rows.insert(rows.end(), more.begin(), more.end()); };
+  (add(rows_of.template operator()<Ts>()), ...);
   return rows;
 }
 
-template <typename Add>
-KernelRows rows_of_fast_types(const Add& add) {
-  return rows_of_types<__half, __nv_bfloat16, float>(add);
+template <typename RowsOf>
+KernelRows rows_of_fast_types(const RowsOf& rows_of) {
+  return rows_of_types<__half, __nv_bfloat16, float>(rows_of);
+}
+
+// A row for fprop, and the same kernel as a row for dgrad under a name of its own.
+inline KernelRows with_dgrad(const KernelRow& fprop, const char* name) {
+  KernelRow dgrad = fprop;
+  dgrad.name = name;
+  dgrad.pass = Pass::kDgrad;
+  return {fprop, dgrad};
 }
 
 // The most shared memory that a block of any kernel takes: every device that runs code for sm_80 has it.
@@ -89,6 +100,33 @@ inline std::string shared_beyond(int64_t bytes) {
 
 inline bool at_boundary(const void* pointer, uintptr_t bytes = 16) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+// Whether all rows of a tensor begin at 16-byte boundaries, if each has so many elements.
+template <typename T>
+bool rows_at_boundaries(const void* tensor, int64_t row_elements) {
+  return at_boundary(tensor) && row_elements * static_cast<int64_t>(sizeof(T)) % 16 == 0;
+}
+
+// The plan that is one launch of a kernel, with the parameters params_of(tensors).
+template <typename Params, typename ParamsOf>
+LaunchPlan plan_launch_of(const KernelRow& row, void (*kernel)(Params), const LaunchShape& shape,
+                          const ParamsOf& params_of) {
+  LaunchPlan plan;
+  plan.refusal = shared_beyond(static_cast<int64_t>(shape.shared_bytes));
+  plan.shape = shape;
+  plan.launch = [name = row.name, kernel, shape, params_of](const Tensors& tensors, cudaStream_t stream) {
+    launch(name, kernel, shape, stream, params_of(tensors));
+  };
+  return plan;
+}
+
+// The same with parameters that only lack their tensors.
+template <typename T, template <typename> class Params>
+LaunchPlan plan_launch(const KernelRow& row, void (*kernel)(Params<T>), const LaunchShape& shape,
+                       const Params<T>& params) {
+  return plan_launch_of(row, kernel, shape,
+                        [pass = row.pass, params](const Tensors& t) { return with_tensors(params, pass, t); });
 }
 
 }  // namespace convbound

@@ -1,6 +1,6 @@
-// Launching a kernel, the same source for nvcc and for the emulator: geometry checked in 64 bits, shared memory opted
-// in to on the current device at every launch (an attribute belongs to one device and one kernel), every error reported
-// with the kernel's name, grid and shared memory.
+// Launches kernels, with the same source for nvcc and for the emulator. The geometry is checked in 64 bits. Shared
+// memory is opted in to at every launch, because that attribute belongs to one device and one kernel. Every error names
+// the kernel, its grid and its shared memory.
 #pragma once
 
 #include <cuda_runtime.h>

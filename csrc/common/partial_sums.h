@@ -1,6 +1,6 @@
-// How wgrad kernels add up over blocks without atomics: each block writes its sums to a workspace in fp32, and a second
-// kernel adds them in the order of the blocks, so that results are the same bit by bit in each run. Where one block has
-// all of a channel, it writes the result itself.
+// How wgrad kernels add up over blocks without atomics. Each block writes its sums to a workspace in fp32. A second
+// kernel adds them in the order of the blocks, so that every run gives the same bits. Where one block has all of a
+// channel, it writes the result itself.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,7 +10,7 @@
 #include <string>
 
 #include "csrc/common/integers.h"
-#include "csrc/common/launch.h"
+#include "csrc/common/kernel.h"
 #include "csrc/common/numeric.h"
 
 namespace convbound {
@@ -68,14 +68,25 @@ __global__ void __launch_bounds__(kAddThreads, 4) add_partial_sums_kernel(const 
   sums.write_output(at, sum);
 }
 
-// Launches nothing where there is one split.
-template <typename T>
-void add_partial_sums(const std::string& name, const PartialSums<T>& sums, cudaStream_t stream) {
-  if (sums.splits == 1) return;
-  LaunchShape shape;
-  shape.grid_x = divide_up(sums.outputs, kAddThreads);
-  shape.block_x = kAddThreads;
-  launch(name.c_str(), add_partial_sums_kernel<T>, shape, stream, sums);
+// The plan of a kernel with the parameters params_of(tensors, sums), and of the addition where there are splits.
+// `wgrad` says how many there are, of so many results and channels.
+template <typename T, typename Params, typename Plan, typename ParamsOf>
+LaunchPlan plan_with_sums(const KernelRow& row, void (*kernel)(Params), const LaunchShape& shape, const Plan& wgrad,
+                          const ParamsOf& params_of) {
+  LaunchPlan plan;
+  plan.refusal = shared_beyond(static_cast<int64_t>(shape.shared_bytes));
+  plan.shape = shape;
+  plan.workspace_bytes = wgrad.splits > 1 ? static_cast<size_t>(wgrad.splits * wgrad.results) * sizeof(float) : 0;
+  plan.launch = [=, name = row.name](const Tensors& t, cudaStream_t stream) {
+    float* const partial = wgrad.splits > 1 ? static_cast<float*>(t.workspace) : nullptr;
+    const PartialSums<T> sums{static_cast<T*>(t.w), static_cast<T*>(t.bias), partial,
+                              wgrad.results,        wgrad.channels,          wgrad.splits};
+    launch(name, kernel, shape, stream, params_of(t, sums));
+    if (sums.splits == 1) return;
+    const LaunchShape threads{.grid_x = divide_up(sums.outputs, kAddThreads), .block_x = kAddThreads};
+    launch((std::string(name) + "_add").c_str(), add_partial_sums_kernel<T>, threads, stream, sums);
+  };
+  return plan;
 }
 
 }  // namespace convbound

@@ -1,6 +1,9 @@
-// Copies of contiguous elements ("runs") between global and shared memory by all threads of a block, or by a part of
-// them that counts from 0 and has 16 at least: 16 bytes at a time wherever the run lies, because the shared copy keeps
-// the run's address modulo 16. Planes of 7 or 33 rows, of which no row is aligned, are copied like any other memory.
+// Copies of contiguous elements ("runs") between global and shared memory, by all threads of a block or by a part of
+// them that counts from 0 and has 16 at least. The shared copy keeps the run's address modulo 16, so that it moves by
+// 16 bytes wherever the run lies. Planes of 7 or 33 rows, of which no row is aligned, are copied like any other memory.
+//
+// depthwise_wgrad has a copy of its own (depthwise_wgrad_copy.h): its pipeline may not wait for the elements at the
+// ends of a run, so it copies the whole 16 bytes that they lie in.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -69,7 +72,24 @@ __device__ __forceinline__ void load_run(T* shared, const T* global, int count, 
   if (thread < parts.scalars) shared[parts.scalar(thread)] = global[parts.scalar(thread)];
 }
 
-// Copies shared[0, count) to global[0, count) in the same way.
+// Starts to copy global[0, count) to a 16-byte boundary, wherever it lies, and zeros behind it: `vectors` times 16
+// bytes in all. By 16 bytes where global is `aligned` to them, else by elements.
+template <typename T>
+__device__ __forceinline__ void load_padded_run(T* shared, const T* global, int count, int vectors, bool aligned,
+                                                int threads) {
+  constexpr int kElements = kVectorElements<T>;
+  for (int i = static_cast<int>(threadIdx.x); i < vectors; i += threads) {
+    const int at = i * kElements, left = min(max(count - at, 0), kElements);
+    if (aligned) {
+      ptx::cp_async<kVectorBytes>(shared + at, left > 0 ? global + at : global, left * static_cast<int>(sizeof(T)));
+    } else {
+#pragma unroll
+      for (int e = 0; e < kElements; e++) shared[at + e] = e < left ? global[at + e] : narrow<T>(0.0f);
+    }
+  }
+}
+
+// Copies shared[0, count) to global[0, count) in the same way as load_run().
 template <int kSteps = 0, typename T>
 __device__ __forceinline__ void store_run(T* global, const T* shared, int count, int threads,
                                           int thread = static_cast<int>(threadIdx.x)) {

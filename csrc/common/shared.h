@@ -1,4 +1,4 @@
-// Dynamic shared memory of the running block, one spelling for nvcc and for the emulator.
+// The dynamic shared memory of the running block, in one spelling for nvcc and for the emulator.
 #pragma once
 
 #include <cuda_runtime.h>

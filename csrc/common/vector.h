@@ -1,4 +1,4 @@
-// The elements of 16 bytes, as one access moves them, and their way to fp32 and back.
+// Vectors: the elements that one access of 16 bytes moves. They are widened to fp32 and rounded back.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -67,17 +67,23 @@ inline ConvView as_fprop(Pass pass, const ConvProblem& p) {
   return {v.images, v.groups, v.outputs, v.inputs, view::turned(v.d), view::turned(v.h), view::turned(v.w), true};
 }
 
-// The tensors that as_fprop() reads and writes.
-inline const void* input_of(Pass pass, const Tensors& t) { return pass == Pass::kDgrad ? t.y : t.x; }
-inline void* output_of(Pass pass, const Tensors& t) { return pass == Pass::kDgrad ? t.x : t.y; }
+// What fprop reads and writes, or dgrad: then `in` is dy and `out` dx. Kernels' parameters derive from it.
+template <typename T>
+struct ConvTensors {
+  const T* in = nullptr;
+  const T* filter = nullptr;
+  const T* bias = nullptr;  // or none
+  T* out = nullptr;
+};
 
-// A kernel's parameters, as planned without tensors, with those of a launch in `in`, `filter`, `bias` and `out`.
+// A kernel's parameters, as planned without tensors, with those of a launch.
 template <typename T, template <typename> class Params>
 Params<T> with_tensors(Params<T> params, Pass pass, const Tensors& t) {
-  params.in = static_cast<const T*>(input_of(pass, t));
+  const bool dgrad = pass == Pass::kDgrad;
+  params.in = static_cast<const T*>(dgrad ? t.y : t.x);
   params.filter = static_cast<const T*>(t.w);
   params.bias = static_cast<const T*>(t.bias);
-  params.out = static_cast<T*>(output_of(pass, t));
+  params.out = static_cast<T*>(dgrad ? t.x : t.y);
   return params;
 }
 

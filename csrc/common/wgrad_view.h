@@ -1,4 +1,4 @@
-// A depthwise wgrad as its kernels walk through it: the problem as it stands, and how far its elements lie apart.
+// A depthwise wgrad as its kernels walk through it: the problem as it stands, and how far apart its elements lie.
 #pragma once
 
 #include <utility>

@@ -1,31 +1,34 @@
-// depthwise_fprop_nchw_bands and depthwise_dgrad_nchw_bands, 3x3, 5x5 and 7x7 (depthwise_nchw.h has the
-// equation):
+// depthwise_fprop_nchw_bands and depthwise_dgrad_nchw_bands for 3x3, 5x5 and 7x7 filters (depthwise_nchw.h has the
+// equation).
 //
-// Floor: input and output once, and the filters: 2 * R * S FLOP for 2 * sizeof(T) bytes per output at stride 1, so
-// 3x3 is bound by memory everywhere; 5x5 in 16 bits is near an A100's FMA issue, 7x7 near an H100's.
+// Floor: input, output and filters are moved once, with 2 * R * S FLOP for 2 * sizeof(T) bytes per output at stride 1.
+// So 3x3 is bound by memory everywhere. 5x5 in 16 bits is near an A100's FMA issue, 7x7 near an H100's.
 //
-// Consecutive planes of NCHW are contiguous, and so are the rows of a plane. A block takes several whole small planes
-// or one band of rows of a large one, as one linear run: 16-byte cp.async into shared memory whatever the width of a
-// row; the filters of those planes likewise; edges are left out by predicates, not padded. A thread computes kStrip
-// rows of 1, 2 or 7 columns, sliding down its columns: a value is loaded from shared memory once per column that needs
-// it and not once per tap, and a row outside the plane costs one test. Outputs go to shared memory and from there as
-// one linear run of 16-byte stores (direct ones would touch 1.6 times the sectors at 28 x 28, 2.2 times at 14 x 14).
+// Consecutive planes of NCHW are contiguous, and so are the rows of a plane. A block takes several whole small planes,
+// or one band of rows of a large one. It copies them as one linear run, by 16-byte cp.async, whatever the width of a
+// row; the filters of those planes likewise. Edges are left out by predicates and not padded.
 //
-// Traffic: filters are read by every block, for several images where they are large against the planes (7x7 on 7 x 7
-// planes: half as much as the input). Every output is written once, every input read once, but for the R - stride rows
-// that two bands share: with 28 KB for a block's input and output that is 2 of 28 rows at 3x3 on 112 x 112 halves.
+// A thread computes kStrip rows of 1, 2 or 7 columns, sliding down its columns. It loads a value from shared memory
+// once per column that needs it, not once per tap. A row outside the plane costs one test. Outputs go to shared memory
+// and leave as one linear run of 16-byte stores. Direct stores would touch 1.6 times the sectors at 28 x 28, 2.2 times
+// at 14 x 14.
 //
-// Tile: the whole strip is unrolled (14 rows, 28 on known planes), so no FMA is spent on rows that do not count. Of
-// what is executed between the first and the last FMA, FMAs are 62 % at 5x5 and 67 % at 7x7 (sm_90, pairs of halves).
-// Lanes lie along W, in slots of a power of two for several planes of which the banks differ (bank_conflicts in the
-// plan). In flight on a multiprocessor: a block's input is about 6 to 14 KB; 228 KB of shared memory hold 8 such blocks
-// or more (at least 64 KB in flight), 100 KB hold 3 (at least 18 KB).
+// Traffic: every output is written once. Every input is read once, but for the R - stride rows that two bands share:
+// with 28 KB for a block's input and output these are 2 of 28 rows at 3x3 on 112 x 112 halves. Every block reads its
+// filters. Where they are large against the planes (7x7 on 7 x 7 planes: half as much as the input), a block reads them
+// for two images.
+//
+// Tile: the whole strip is unrolled (14 rows, 28 on known planes), so no FMA is spent on rows that do not count.
+// Between the first and the last FMA, 62 % of the instructions are FMAs at 5x5 and 67 % at 7x7 (sm_90, pairs of
+// halves). Lanes lie along W. Several planes share a warp in slots of a power of two, whose banks differ
+// (bank_conflicts in the plan). In flight: a block's input is about 6 to 14 KB. 228 KB of shared memory hold 8 such
+// blocks or more, which is at least 64 KB in flight; 100 KB hold 3, which is at least 18 KB.
 #pragma once
 
 #include "csrc/common/divisor.h"
 #include "csrc/common/numeric.h"
 #include "csrc/common/pair.h"
-#include "csrc/common/run_copy.h"
+#include "csrc/common/plane_filters.h"
 #include "csrc/common/shared.h"
 #include "csrc/depthwise/depthwise_nchw_bands_plan.h"
 
@@ -73,40 +76,12 @@ struct BandTraits {
 };
 
 template <typename T>
-struct BandParams {
-  const T* in;
-  const T* filter;
-  const T* bias;
-  T* out;
+struct BandParams : ConvTensors<T> {
   int64_t planes;
   ConvView view;
   BandPlan plan;
   Divisor bands, channel_groups, filters, multiplier;
 };
-
-// Copies the filters of a block's planes to shared memory: channels follow each other, and the first follows the last.
-// Few are copied one by one, for less arithmetic, many as runs.
-template <int kTaps, typename T>
-__device__ __forceinline__ T* load_plane_filters(T* buffer, const T* filter, int first, int planes, int filters,
-                                                 int threads) {
-  constexpr int kFew = kTaps < 16 ? 256 : 64;
-  const int all = filters * kTaps, begin = first * kTaps, count = planes * kTaps;
-  T* const shared = buffer + elements_after_boundary(filter + begin);
-  const bool wraps = begin + count > all;
-  if (count > kFew && (!wraps || (planes < filters && elements_after_boundary(filter + all) == 0 &&
-                                  elements_after_boundary(filter) == 0))) {
-    const int until_last = wraps ? all - begin : count;
-    load_run(shared, filter + begin, until_last, threads);
-    if (wraps) load_run(shared + until_last, filter, count - until_last, threads);
-  } else {
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) {
-      int at = begin + i;
-      if (at >= all) at %= all;
-      shared[i] = filter[at];
-    }
-  }
-  return shared;
-}
 
 // What a block owns: `planes` planes from `first` on, and of their rows a band; and those of further images.
 template <typename Traits>
@@ -187,8 +162,8 @@ struct BandBlock {
         load_run<Traits::kSteps>(x_of(image), in + image * in_image, in_planes * in_rows * in_w, threads);
       }
     }
-    return load_plane_filters<Traits::kTaps>(filters(), params.filter, first_filter, planes, params.filters.size,
-                                             threads);
+    return load_plane_filters(filters(), params.filter, first_filter, planes, params.filters.size, Traits::kTaps,
+                              threads);
   }
 
   __device__ __forceinline__ void store() const {
@@ -210,7 +185,7 @@ __device__ __forceinline__ void find_inside(int w0, int in_w, bool (&inside)[Tra
       const int beside = 2 * i - Traits::kPadding - Traits::kLead;
       inside[i] = beside < 0 ? w0 + 2 * i >= 0 : beside == 0 || w0 + 2 * i < in_w;
     } else {
-      inside[i] = static_cast<unsigned>(w0 + i) < static_cast<unsigned>(in_w);
+      inside[i] = within(w0 + i, in_w);
     }
   }
 }
@@ -275,8 +250,8 @@ __device__ __forceinline__ void compute_strip(const BandBlock<Traits>& block, in
     }
     constexpr int kHalo = Traits::kPadding;
     const bool known = kPlane > 0 && (Traits::kWholePlane || (i >= kHalo && i < kStrip + kHalo));
-    const bool counts = known ? !Traits::kWholePlane || (i >= kHalo && i < kStrip + kHalo)
-                              : static_cast<unsigned>(h0 + i) < static_cast<unsigned>(block.in_rows);
+    const bool counts =
+        known ? !Traits::kWholePlane || (i >= kHalo && i < kStrip + kHalo) : within(h0 + i, block.in_rows);
     if (counts) {
       BandRow<Traits> v;
       load_row<Traits>(x, inside, v);
@@ -389,10 +364,7 @@ template <typename Traits>
 BandParams<typename Traits::Element> bands_params(const ConvView& view) {
   const BandPlan plan = plan_bands(view, Traits::shape());
   const int filters = view.out_channels();
-  return {nullptr,
-          nullptr,
-          nullptr,
-          nullptr,
+  return {{},
           planes_of(view),
           view,
           plan,
@@ -421,8 +393,7 @@ LaunchPlan plan_bands_launch(const KernelRow& row, const ConvView& view) {
 
 template <typename T, int kFilter>
 LaunchPlan plan_bands_row(const KernelRow& row, const ConvProblem& problem, const Device&) {
-  const std::string reason = planes_refuse(row.pass, problem);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = planes_refuse(row.pass, problem); !reason.empty()) return refuse(std::move(reason));
   if (problem.stride[1] != problem.stride[2] || problem.stride[1] > 2) return refuse("made for strides 1x1 and 2x2");
   const ConvView view = as_fprop(row.pass, problem);
   return view.h.stride == 2 ? plan_bands_launch<T, kFilter, 2>(row, view) : plan_bands_launch<T, kFilter, 1>(row, view);
@@ -431,22 +402,21 @@ LaunchPlan plan_bands_row(const KernelRow& row, const ConvProblem& problem, cons
 // The rows of one size of filter: a file each, because each compiles for a minute.
 template <int kFilter>
 KernelRows bands_rows() {
-  return rows_of_fast_types([](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
-      rows.push_back({.name = pass == Pass::kFprop ? "depthwise_fprop_nchw_bands" : "depthwise_dgrad_nchw_bands",
-                      .family = Family::kDepthwise,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = Layout::kChannelsFirst,
-                      .filter = kFilter,
-                      .tile = "up to " + std::to_string(kMostWarps * kLanes) +
-                              " threads, whole planes or a band of one in " + std::to_string(kBlockBytes / 1024) +
-                              " KB; " + std::to_string(BandTraits<T, kFilter, 1, true, 0>::kStrip) + " rows of " +
-                              std::to_string(BandTraits<T, kFilter, 1, true, 0>::kColumns) + " columns a thread" +
-                              (kFilter == 3 ? ", more on known planes" : ""),
-                      .plan = plan_bands_row<T, kFilter>});
-    }
+  return rows_of_fast_types([&]<typename T> {
+    using Traits = BandTraits<T, kFilter, 1, true, 0>;
+    return with_dgrad(
+        {.name = "depthwise_fprop_nchw_bands",
+         .family = Family::kDepthwise,
+         .pass = Pass::kFprop,
+         .dtype = kDTypeOf<T>,
+         .layout = Layout::kChannelsFirst,
+         .filter = kFilter,
+         .tile = "up to " + std::to_string(kMostWarps * kLanes) + " threads, whole planes or a band of one in " +
+                 std::to_string(kBlockBytes / 1024) + " KB; " + std::to_string(Traits::kStrip) + " rows of " +
+                 std::to_string(Traits::kColumns) + " columns a thread" +
+                 (kFilter == 3 ? ", more on known planes" : ""),
+         .plan = plan_bands_row<T, kFilter>},
+        "depthwise_dgrad_nchw_bands");
   });
 }
 

@@ -1,8 +1,8 @@
 // depthwise_fprop_nchw_bands and depthwise_dgrad_nchw_bands with 3x3 filters: depthwise_nchw_bands.h has the kernel.
 #include "csrc/depthwise/depthwise_nchw_bands.h"
 
-namespace convbound {
+namespace convbound::depthwise {
 
-KernelRows depthwise_nchw_bands_3x3_rows() { return depthwise::bands_rows<3>(); }
+KernelRows nchw_bands_3x3_rows() { return bands_rows<3>(); }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

@@ -1,8 +1,8 @@
 // depthwise_fprop_nchw_bands and depthwise_dgrad_nchw_bands with 7x7 filters: depthwise_nchw_bands.h has the kernel.
 #include "csrc/depthwise/depthwise_nchw_bands.h"
 
-namespace convbound {
+namespace convbound::depthwise {
 
-KernelRows depthwise_nchw_bands_7x7_rows() { return depthwise::bands_rows<7>(); }
+KernelRows nchw_bands_7x7_rows() { return bands_rows<7>(); }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

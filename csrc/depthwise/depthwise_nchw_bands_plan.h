@@ -148,12 +148,10 @@ constexpr BandPlan plan_bands(const ConvView& p, const BandShape& shape) {
 }
 
 inline LaunchShape bands_shape(const ConvView& p, const BandPlan& plan) {
-  LaunchShape shape;
-  shape.grid_x = plan.images == 1 ? divide_up(planes_of(p), plan.planes) * plan.bands
-                                  : divide_up(p.images, plan.images) * (p.out_channels() / plan.planes);
-  shape.block_x = plan.threads;
-  shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
-  return shape;
+  return {.grid_x = plan.images == 1 ? divide_up(planes_of(p), plan.planes) * plan.bands
+                                     : divide_up(p.images, plan.images) * (p.out_channels() / plan.planes),
+          .block_x = plan.threads,
+          .shared_bytes = static_cast<size_t>(plan.shared_bytes())};
 }
 
 }  // namespace convbound::depthwise

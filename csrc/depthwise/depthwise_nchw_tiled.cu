@@ -1,20 +1,20 @@
-// depthwise_fprop_nchw_tiled and depthwise_dgrad_nchw_tiled: any filter, and for fprop any stride
-// (depthwise_nchw.h has the equation). Made for large filters, 9x9 to 31x31 and oblong ones.
+// depthwise_fprop_nchw_tiled and depthwise_dgrad_nchw_tiled: any filter, and for fprop any stride (depthwise_nchw.h has
+// the equation). Made for large filters, 9x9 to 31x31, and for oblong ones.
 //
-// Floor: input and output once, and 2 * R * S FLOP per output: from 9x9 on FMA issue is the limit on every GPU.
+// Floor: input and output once, and 2 * R * S FLOP per output. From 9x9 on FMA issue is the limit on every GPU.
 //
-// A block takes a tile of a plane, or several small planes. Input tiles lie in shared memory with their halo of zeros,
-// filters as floats. At stride 1 a thread computes 4 rows of one vector (16 bytes) of outputs: it walks down the rows
-// of its input; of each it loads vectors of input into registers and uses them for all output rows that they reach and
-// for one vector of taps after another, so that 8 * 8 * 4 FMAs in 16 bits (4 * 4 * 4 in fp32) share 1 vector of input,
+// A block takes a tile of a plane, or several small planes. Shared memory holds the input tile with its halo of zeros,
+// and the filters as floats. At stride 1 a thread computes 4 rows of one vector (16 bytes) of outputs. It walks down
+// the rows of its input. It loads vectors of each row into registers, and uses them for all output rows that they reach
+// and for one vector of taps after another. So 8 * 8 * 4 FMAs in 16 bits (4 * 4 * 4 in fp32) share 1 vector of input,
 // its conversion, and 4 * 2 (4 * 1) broadcast vectors of taps. Taps beyond the filter's width are not multiplied, not
 // even by zero: they would spread infinities. At other strides a thread computes 4 rows of one column, tap by tap.
 //
-// Traffic: outputs once; inputs once where a plane fits into one tile of 128 columns and 512 vectors, as those of image
-// models do, else with the halo of R - stride rows and S - stride columns.
+// Traffic: outputs once. Inputs once where a plane fits into one tile of 128 columns and 512 vectors, as those of image
+// models do; else with the halo of R - stride rows and S - stride columns.
 //
-// Tile: 128 threads, 32 sums each: 96 registers allow 20 warps. A vector per lane reads shared memory without conflicts
-// within a row; `skew` moves threads of other rows to other banks.
+// Tile: 128 threads with 32 sums each: 96 registers allow 20 warps. Lanes with a vector each read shared memory without
+// conflicts within a row. `skew` moves threads of other rows to other banks.
 #include "csrc/common/divisor.h"
 #include "csrc/common/numeric.h"
 #include "csrc/common/run_copy.h"
@@ -36,11 +36,7 @@ struct TiledTraits {
 };
 
 template <typename T>
-struct TiledParams {
-  const T* in;
-  const T* filter;
-  const T* bias;
-  T* out;
+struct TiledParams : ConvTensors<T> {
   int64_t planes;
   ConvView view;
   TiledPlan plan;
@@ -59,7 +55,7 @@ __device__ __forceinline__ void load_tile(T* xs, const TiledParams<T>& params, i
   const int rows_at_once = static_cast<int>(blockDim.x) >> plan.chunk_log2, all_rows = planes * plan.in_rows;
   for (int at = static_cast<int>(threadIdx.x) >> plan.chunk_log2; at < all_rows; at += rows_at_once) {
     const int plane = at / plan.in_rows, row = at - plane * plan.in_rows, h = h_base + row;
-    if (h < 0 || h >= p.h.input || width <= 0) continue;
+    if (!within(h, p.h.input) || width <= 0) continue;
     int64_t in_plane = first + plane;
     take(in_plane, params.multiplier);
     const T* const global = params.in + in_plane * p.h.input * p.w.input + h * p.w.input + w_first;
@@ -256,38 +252,23 @@ __global__ void __launch_bounds__(kTiledThreads, TiledTraits<T, kUnitStride>::kB
 }
 
 template <typename T, bool kUnitStride>
-TiledParams<T> tiled_params(const ConvView& view) {
-  const TiledPlan plan = plan_tiled(view, TiledTraits<T, kUnitStride>::shape());
-  return {nullptr,
-          nullptr,
-          nullptr,
-          nullptr,
-          planes_of(view),
-          view,
-          plan,
-          Divisor(plan.tiles_h),
-          Divisor(plan.tiles_w),
-          Divisor(view.out_channels()),
-          Divisor(view.outputs)};
-}
-
-template <typename T, bool kUnitStride>
 LaunchPlan plan_tiled_launch(const KernelRow& row, const ConvView& view) {
-  LaunchPlan plan;
-  const TiledParams<T> params = tiled_params<T, kUnitStride>(view);
-  plan.shape = tiled_shape(view, params.plan);
-  plan.refusal = shared_beyond(static_cast<int64_t>(plan.shape.shared_bytes));
-  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, params](const Tensors& t, cudaStream_t stream) {
-    launch(name, depthwise_nchw_tiled<T, kUnitStride>, shape, stream, with_tensors(params, pass, t));
-  };
-  return plan;
+  const TiledPlan plan = plan_tiled(view, TiledTraits<T, kUnitStride>::shape());
+  const TiledParams<T> params{{},
+                              planes_of(view),
+                              view,
+                              plan,
+                              Divisor(plan.tiles_h),
+                              Divisor(plan.tiles_w),
+                              Divisor(view.out_channels()),
+                              Divisor(view.outputs)};
+  return plan_launch(row, depthwise_nchw_tiled<T, kUnitStride>, tiled_shape(view, plan), params);
 }
 
 template <typename T>
 LaunchPlan plan_tiled_row(const KernelRow& row, const ConvProblem& problem, const Device&) {
   constexpr int64_t kMostTaps = 4096, kMostStride = 64;
-  const std::string reason = planes_refuse(row.pass, problem);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = planes_refuse(row.pass, problem); !reason.empty()) return refuse(std::move(reason));
   if (problem.filter_size() > kMostTaps) return refuse(std::to_string(problem.filter_size()) + " taps, at most 4096");
   if (problem.stride[1] > kMostStride || problem.stride[2] > kMostStride) return refuse("a stride beyond 64");
   const ConvView view = as_fprop(row.pass, problem);
@@ -297,28 +278,21 @@ LaunchPlan plan_tiled_row(const KernelRow& row, const ConvProblem& problem, cons
 
 }  // namespace
 
-}  // namespace convbound::depthwise
-
-namespace convbound {
-
-KernelRows depthwise_nchw_tiled_rows() {
-  return rows_of_fast_types([](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace depthwise;
-    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
-      const bool forward = pass == Pass::kFprop;
-      rows.push_back({.name = forward ? "depthwise_fprop_nchw_tiled" : "depthwise_dgrad_nchw_tiled",
-                      .family = Family::kDepthwise,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = Layout::kChannelsFirst,
-                      .stride = forward ? 0 : 1,
-                      .tile = std::to_string(kTiledThreads) + " threads: " + std::to_string(kTiledRows) + " rows of " +
-                              std::to_string(TiledTraits<T, true>::kColumns) +
-                              " columns each at stride 1, of one at others",
-                      .plan = plan_tiled_row<T>});
-    }
+KernelRows nchw_tiled_rows() {
+  return rows_of_fast_types([&]<typename T> {
+    KernelRows rows = with_dgrad(
+        {.name = "depthwise_fprop_nchw_tiled",
+         .family = Family::kDepthwise,
+         .pass = Pass::kFprop,
+         .dtype = kDTypeOf<T>,
+         .layout = Layout::kChannelsFirst,
+         .tile = std::to_string(kTiledThreads) + " threads: " + std::to_string(kTiledRows) + " rows of " +
+                 std::to_string(TiledTraits<T, true>::kColumns) + " columns each at stride 1, of one at others",
+         .plan = plan_tiled_row<T>},
+        "depthwise_dgrad_nchw_tiled");
+    rows[1].stride = 1;
+    return rows;
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

@@ -49,20 +49,18 @@ inline TiledPlan plan_tiled(const ConvView& p, const TiledShape& shape) {
     plan.tiles_h = divide_up(all_rows, rows);
     plan.in_rows = (rows * kTiledRows - 1) * p.h.stride + p.h.filter;
     // Vectors of input are loaded as far as whole chunks of taps reach.
-    plan.pitch = divide_up((plan.columns * shape.columns - 1) * p.w.stride + 1 + divide_up(p.w.filter, vector) * vector,
-                           vector) *
-                 vector;
+    plan.pitch = round_up((plan.columns * shape.columns - 1) * p.w.stride + 1 + round_up(p.w.filter, vector), vector);
     const int wavefront = 8 * vector;  // 128 bytes: threads below each other should start where their upper one ends
-    const auto until = [&](int at, int wanted) { return ((wanted - at) % wavefront + wavefront) % wavefront; };
+    const auto until = [&](int at, int wanted) { return static_cast<int>(modulo(wanted - at, wavefront)); };
     plan.skew = shape.columns > 1 ? until(kTiledRows * plan.pitch, slot * vector) : 0;
     const int elements = plan.in_rows * plan.pitch + divide_up(plan.in_rows, kTiledRows) * plan.skew;
     plan.plane_elements = elements + until(elements, rows * slot * vector);
-    plan.filter_pitch = divide_up(p.w.filter, 4) * 4;
-    plan.filter_stride = divide_up(p.h.filter * plan.filter_pitch, 32) * 32 + 4;
+    plan.filter_pitch = round_up(p.w.filter, 4);
+    plan.filter_stride = round_up(p.h.filter * plan.filter_pitch, 32) + 4;
     plan.x_bytes = planes * plan.plane_elements * shape.element;
     plan.w_bytes = planes * plan.filter_stride * 4;
     const int out_row = std::min(plan.columns * shape.columns, p.w.output);
-    plan.y_bytes = divide_up(planes * rows * kTiledRows * out_row * shape.element, 16) * 16 + 16;
+    plan.y_bytes = round_up(planes * rows * kTiledRows * out_row * shape.element, 16) + 16;
     return plan.shared_bytes();
   };
   const int most_rows = std::max(1, kTiledThreads >> plan.slot_log2);
@@ -76,17 +74,15 @@ inline TiledPlan plan_tiled(const ConvView& p, const TiledShape& shape) {
     planes = std::max(1, std::min(kTiledThreads / (slot * rows), kSeveralPlanesBytes / one));
   }
   size_up(rows, planes);
-  plan.threads = divide_up(slot * rows * planes, 32) * 32;
+  plan.threads = round_up(slot * rows * planes, 32);
   plan.chunk_log2 = std::min(5, log2_up(plan.pitch / vector + 1));
   return plan;
 }
 
 inline LaunchShape tiled_shape(const ConvView& p, const TiledPlan& plan) {
-  LaunchShape shape;
-  shape.grid_x = divide_up(planes_of(p), plan.planes) * plan.tiles_h * plan.tiles_w;
-  shape.block_x = plan.threads;
-  shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
-  return shape;
+  return {.grid_x = divide_up(planes_of(p), plan.planes) * plan.tiles_h * plan.tiles_w,
+          .block_x = plan.threads,
+          .shared_bytes = static_cast<size_t>(plan.shared_bytes())};
 }
 
 }  // namespace convbound::depthwise

@@ -1,31 +1,36 @@
 // depthwise_fprop_nchw_toeplitz and depthwise_dgrad_nchw_toeplitz: large filters of any shape at stride 1 in 16 bits,
 // on tensor cores (depthwise_nchw.h has the equation).
 //
-// One row r of the filter makes, of 8 neighbouring outputs, a product of the row of input above them with a banded
-// Toeplitz matrix: out[p, q + n] += sum over k of in[p + r, q + k] * T[k, n], T[k, n] = w[r, k - n - shift]. So mma
-// multiplies 16 rows of input (A) by T (B) and adds up over r in fp32, in depths of 16 (m16n8k16) and, at the ends,
-// of 8. The share of T that is not zero is S / (8 * strips), strips = ceil((7 + S + shift) / 8): 44 % at S = 7, 56 % at
-// 9, 54 % at 13, 66 % at 21, 78 % at 31, 31 % at 5. Zeros are multiplied, too: an infinity or NaN of the input reaches
-// outputs some columns further than its filter does.
+// One row r of the filter, applied to 8 neighbouring outputs, is a banded Toeplitz matrix T times the row of input:
 //
-// A strip is 8 columns of input, 16 bytes of each row, where ldmatrix begins. One that was read serves the windows of
-// all tiles of outputs that it lies in: depth 16 takes strips 2n and 2n + 1 as they came, so that no register is moved,
-// and an odd tile begins and ends with depth 8. T is read from two copies of the filter's row, one of them moved by one
-// element, because its columns begin at even and odd ones.
+//   out[p, q + n] += sum over k of in[p + r, q + k] * T[k, n],   T[k, n] = w[r, k - n - shift]
 //
-// Rows of A may lie anywhere in shared memory. Those of several images of a channel are interleaved, row h of image i
-// at h * images + i, as are outputs: so small planes fill the 16 rows, a step of r is the same distance for all, one
-// comparison tells whether a row is inside the planes (if not, a row of zeros is read), and filter rows that reach no
-// row of a product are left out of the loop. Columns have zeros on both sides.
+// mma multiplies 16 rows of input (A) by T (B) and adds up over r in fp32. It works in depths of 16 (m16n8k16) and, at
+// the ends, of 8. The share of T that is not zero is S / (8 * strips), with strips = ceil((7 + S + shift) / 8): 44 % at
+// S = 7, 56 % at 9, 54 % at 13, 66 % at 21, 78 % at 31, 31 % at 5. Zeros are multiplied too: an infinity or NaN of the
+// input reaches outputs some columns further than its filter does.
+//
+// A strip is 8 columns of input, 16 bytes of each row, where ldmatrix begins. A strip that was read serves the windows
+// of all tiles of outputs that it lies in. Depth 16 takes strips 2n and 2n + 1 as they came, so that no register is
+// moved; an odd tile begins and ends with depth 8. The columns of T begin at even and odd elements, so T is read from
+// two copies of the filter's row, one of them moved by one element.
+//
+// Rows of A may lie anywhere in shared memory. The rows of several images of a channel are interleaved there, row h of
+// image i at h * images + i, and so are outputs. So
+//   - small planes fill the 16 rows;
+//   - a step of r is the same distance for all;
+//   - one comparison tells whether a row is inside the planes (if not, a row of zeros is read);
+//   - filter rows that reach no row of a product are left out of the loop.
+// Columns have zeros on both sides.
 //
 // Floor: input and output once, 2 * R * S FLOP per output. Traffic: outputs once; inputs once where a plane fits into a
 // block, as those of image models do, else with the halo of R - 1 rows; the filter once per block. Rows whose bytes are
-// a multiple of 16 go by 16-byte cp.async to their place, others as one run and from there to their columns; outputs
-// leave through shared memory as 16-byte stores.
+// a multiple of 16 go to their place by 16-byte cp.async. Others come as one run and are moved to their columns.
+// Outputs leave through shared memory as 16-byte stores.
 //
 // Instructions per output, all of the kernel counted (sm_80, batch 32), beside those of the FMA kernel: 75 and 1830 at
-// 31x31 on 56 x 56, 40 and 282 at 9x9, 103 and 1737 at 29x29 on 28 x 28, 273 and 698 at 13x13 on 7 x 7. The row
-// takes what halves them.
+// 31x31 on 56 x 56, 40 and 282 at 9x9, 103 and 1737 at 29x29 on 28 x 28, 273 and 698 at 13x13 on 7 x 7. The row serves
+// only problems whose instructions it halves.
 //
 // Tile: 128 threads, 4 blocks on a multiprocessor. 16 to 32 sums per lane are 4 to 8 independent products, and their
 // fragments fit below 128 registers. More tiles side by side would read each strip less often, but fit fewer widths.
@@ -380,43 +385,35 @@ ToeplitzKernel<T> toeplitz_kernel_of(int strips) {
 }
 
 template <typename T>
-void launch_toeplitz(const char* name, Pass pass, const ConvView& p, const ToeplitzPlan& plan, const Tensors& t,
-                     cudaStream_t stream) {
-  const T* const in = static_cast<const T*>(input_of(pass, t));
-  T* const out = static_cast<T*>(output_of(pass, t));
-  const bool rows_aligned = p.w.input % kStrip == 0 && at_boundary(in);
-  const int unit_log2 = rows_aligned                               ? 3
-                        : p.w.input % 4 == 0 && at_boundary(in, 8) ? 2
-                        : p.w.input % 2 == 0 && at_boundary(in, 4) ? 1
-                                                                   : 0;
-  const ToeplitzParams<T> params{in,
-                                 static_cast<const T*>(t.w),
-                                 static_cast<const T*>(t.bias),
-                                 out,
-                                 p,
-                                 plan,
-                                 rows_aligned,
-                                 unit_log2,
-                                 p.w.output % 2 == 0 && at_boundary(out, 4),
-                                 Divisor(plan.bands),
-                                 Divisor(p.out_channels()),
-                                 IndexDivisor(p.outputs),
-                                 IndexDivisor(plan.images),
-                                 IndexDivisor(plan.column_groups),
-                                 IndexDivisor(std::max(1, plan.width >> unit_log2)),
-                                 IndexDivisor(std::max(1, (plan.columns - plan.width) / kStrip)),
-                                 IndexDivisor(plan.filter_pitch / 2)};
-  const auto kernel = plan.shape.tiles == 7   ? toeplitz_kernel_of<T, 7, 1>(plan.shape.strips)
-                      : plan.shape.tiles == 4 ? toeplitz_kernel_of<T, 4, 2>(plan.shape.strips)
-                                              : toeplitz_kernel_of<T, 2, 2>(plan.shape.strips);
-  launch(name, kernel, toeplitz_shape(p, plan), stream, params);
+ToeplitzParams<T> toeplitz_params(const ConvView& p, const ToeplitzPlan& plan, const ConvTensors<T>& tensors) {
+  const bool rows_aligned = p.w.input % kStrip == 0 && at_boundary(tensors.in);
+  const int unit_log2 = rows_aligned                                       ? 3
+                        : p.w.input % 4 == 0 && at_boundary(tensors.in, 8) ? 2
+                        : p.w.input % 2 == 0 && at_boundary(tensors.in, 4) ? 1
+                                                                           : 0;
+  return {tensors.in,
+          tensors.filter,
+          tensors.bias,
+          tensors.out,
+          p,
+          plan,
+          rows_aligned,
+          unit_log2,
+          p.w.output % 2 == 0 && at_boundary(tensors.out, 4),
+          Divisor(plan.bands),
+          Divisor(p.out_channels()),
+          IndexDivisor(p.outputs),
+          IndexDivisor(plan.images),
+          IndexDivisor(plan.column_groups),
+          IndexDivisor(std::max(1, plan.width >> unit_log2)),
+          IndexDivisor(std::max(1, (plan.columns - plan.width) / kStrip)),
+          IndexDivisor(plan.filter_pitch / 2)};
 }
 
 template <typename T>
 LaunchPlan plan_toeplitz_row(const KernelRow& row, const ConvProblem& problem, const Device&) {
   constexpr int64_t kLeastTaps = 49, kMostTaps = 4096, kMostSide = 16384;
-  const std::string reason = planes_refuse(row.pass, problem);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = planes_refuse(row.pass, problem); !reason.empty()) return refuse(std::move(reason));
   const int64_t taps = problem.filter_size();
   if (taps < kLeastTaps || taps > kMostTaps) return refuse(std::to_string(taps) + " taps, made for 49 to 4096");
   for (int axis = 1; axis < 3; axis++) {
@@ -428,40 +425,33 @@ LaunchPlan plan_toeplitz_row(const KernelRow& row, const ConvProblem& problem, c
   const ToeplitzPlan toeplitz = plan_toeplitz(view);
   if (std::string beyond = shared_beyond(toeplitz.shared_bytes()); !beyond.empty()) return refuse(std::move(beyond));
   if (!toeplitz_halves(view, toeplitz)) return refuse("tensor cores would not halve the instructions");
-  LaunchPlan plan;
-  plan.shape = toeplitz_shape(view, toeplitz);
-  plan.launch = [name = row.name, pass = row.pass, view, toeplitz](const Tensors& t, cudaStream_t stream) {
-    launch_toeplitz<T>(name, pass, view, toeplitz, t, stream);
-  };
-  return plan;
+  const auto kernel = toeplitz.shape.tiles == 7   ? toeplitz_kernel_of<T, 7, 1>(toeplitz.shape.strips)
+                      : toeplitz.shape.tiles == 4 ? toeplitz_kernel_of<T, 4, 2>(toeplitz.shape.strips)
+                                                  : toeplitz_kernel_of<T, 2, 2>(toeplitz.shape.strips);
+  return plan_launch_of(row, kernel, toeplitz_shape(view, toeplitz), [=, pass = row.pass](const Tensors& t) {
+    return toeplitz_params(view, toeplitz, with_tensors(ConvTensors<T>{}, pass, t));
+  });
 }
 
 }  // namespace
 
-}  // namespace convbound::depthwise
-
-namespace convbound {
-
-KernelRows depthwise_nchw_toeplitz_rows() {
-  return rows_of_types<__half, __nv_bfloat16>([](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace depthwise;
-    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
-      rows.push_back({.name = pass == Pass::kFprop ? "depthwise_fprop_nchw_toeplitz" : "depthwise_dgrad_nchw_toeplitz",
-                      .family = Family::kDepthwise,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = Layout::kChannelsFirst,
-                      .stride = 1,
-                      .min_arch = 80,
-                      .tensor_cores = true,
-                      .tile = std::to_string(kToeplitzThreads / 32) + " warps of " + std::to_string(kProductRows) +
-                              " rows x " + std::to_string(7 * kStrip) + " columns or " +
-                              std::to_string(2 * kProductRows) + " x " + std::to_string(4 * kStrip) +
-                              ", for one or several images",
-                      .plan = plan_toeplitz_row<T>});
-    }
+KernelRows nchw_toeplitz_rows() {
+  return rows_of_types<__half, __nv_bfloat16>([&]<typename T> {
+    return with_dgrad(
+        {.name = "depthwise_fprop_nchw_toeplitz",
+         .family = Family::kDepthwise,
+         .pass = Pass::kFprop,
+         .dtype = kDTypeOf<T>,
+         .layout = Layout::kChannelsFirst,
+         .stride = 1,
+         .min_arch = 80,
+         .tensor_cores = true,
+         .tile = std::to_string(kToeplitzThreads / 32) + " warps of " + std::to_string(kProductRows) + " rows x " +
+                 std::to_string(7 * kStrip) + " columns or " + std::to_string(2 * kProductRows) + " x " +
+                 std::to_string(4 * kStrip) + ", for one or several images",
+         .plan = plan_toeplitz_row<T>},
+        "depthwise_dgrad_nchw_toeplitz");
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

@@ -47,11 +47,11 @@ inline double toeplitz_cost(const ConvView& p, const ToeplitzPlan& plan, int ima
   constexpr double kOfBlock = 400, kOfImage = 41, kOfOutput = 0.122, kOfUnit = 170, kOfRow = 14, kOfProduct = 1.6;
   constexpr int kWarps = kToeplitzThreads / 32;
   const int rows = kProductRows * plan.shape.tall;
-  const int units = (std::min(p.h.output, plan.band_rows) * images + rows - 1) / rows * plan.column_groups;
+  const int units = divide_up(std::min(p.h.output, plan.band_rows) * images, rows) * plan.column_groups;
   const double products = plan.shape.tall * plan.shape.tiles * plan.chunks * (plan.shape.strips + 1) / 2.0;
   const int steps = std::min(p.h.filter, p.h.input + (rows - 1) / images);
   const double of_unit = kOfUnit + steps * (kOfRow * plan.chunks + kOfProduct * products);
-  const double of_blocks = plan.bands * (kOfBlock + (units + kWarps - 1) / kWarps * of_unit) / images;
+  const double of_blocks = plan.bands * (kOfBlock + divide_up(units, kWarps) * of_unit) / images;
   return of_blocks + kOfImage + kOfOutput * p.h.output * p.w.output;
 }
 
@@ -59,7 +59,7 @@ inline double toeplitz_cost(const ConvView& p, const ToeplitzPlan& plan, int ima
 // columns: 1.75 or 2.5 instructions per tap, as counted.
 inline bool toeplitz_halves(const ConvView& p, const ToeplitzPlan& plan) {
   const double of_tap = p.w.filter > 8 ? 2.5 : 1.75;
-  const double columns = (p.w.output + 7) / 8 * 8, rows = (p.h.output + 3) / 4 * 4;
+  const double columns = round_up(p.w.output, 8), rows = round_up(p.h.output, 4);
   return 2 * kToeplitzThreads * toeplitz_cost(p, plan, plan.images) < of_tap * p.h.filter * p.w.filter * rows * columns;
 }
 
@@ -68,7 +68,7 @@ inline ToeplitzPlan arrange_columns(const ConvView& p, int lead, const ToeplitzS
   constexpr int kFewestStrips = 2, kMostStrips = 5;
   ToeplitzPlan plan{};
   plan.lead = lead;
-  plan.shift = ((-lead - p.w.padding) % kStrip + kStrip) % kStrip;
+  plan.shift = static_cast<int>(modulo(-lead - p.w.padding, kStrip));
   const int needed = std::max(divide_up(kStrip - 1 + p.w.filter + plan.shift, kStrip), kFewestStrips);
   plan.chunks = divide_up(needed, kMostStrips);
   plan.shape = {divide_up(needed, plan.chunks), shape.tiles, shape.tall};
@@ -81,9 +81,9 @@ inline ToeplitzPlan arrange_columns(const ConvView& p, int lead, const ToeplitzS
   // Eight rows of a strip fall on different banks.
   plan.pitch = plan.columns % 16 == 0 ? plan.columns + 8 : plan.columns;
   // A row of zeros, to be read from the bank on which the row begins that it stands for.
-  plan.zeros = divide_up(plan.columns + kWavefront, kWavefront) * kWavefront;
+  plan.zeros = round_up(plan.columns + kWavefront, kWavefront);
   plan.filter_pitch = (strips + 1) * kStrip;
-  plan.odd_copy = divide_up(p.h.filter * plan.filter_pitch, 64) * 64 + 32;
+  plan.odd_copy = round_up(p.h.filter * plan.filter_pitch, 64) + 32;
   return plan;
 }
 
@@ -97,14 +97,14 @@ inline void share_out(ToeplitzPlan& plan, const ConvView& p) {
     const int in_rows = std::min(p.h.input, band_rows + p.h.filter - 1);
     plan.x_bytes = (in_rows * images * plan.pitch + plan.zeros) * kElement;
     // Rows of an odd length wait where the output will lie until they are moved to their columns.
-    plan.y_bytes = divide_up(std::max(in_rows * p.w.input, band_rows * p.w.output) * kElement, 16) * 16 + 16;
+    plan.y_bytes = round_up(std::max(in_rows * p.w.input, band_rows * p.w.output) * kElement, 16) + 16;
     return plan.shared_bytes();
   };
   plan.w_bytes = 2 * plan.odd_copy * kElement;
-  plan.raw_bytes = divide_up(p.h.filter * p.w.filter * kElement, 16) * 16 + 16;
+  plan.raw_bytes = round_up(p.h.filter * p.w.filter * kElement, 16) + 16;
   constexpr int kMostBands = 64;
   for (int bands = 1; bands < kMostBands; bands++) {
-    const int rows = bands == 1 ? p.h.output : divide_up(divide_up(p.h.output, bands), kProductRows) * kProductRows;
+    const int rows = bands == 1 ? p.h.output : round_up(divide_up(p.h.output, bands), kProductRows);
     if (size_up(rows, 1) <= kWholePlaneBytes) break;
   }
   // More images only where they save a twentieth of the instructions and leave every multiprocessor two blocks.
@@ -142,11 +142,9 @@ inline ToeplitzPlan plan_toeplitz(const ConvView& p) {
 }
 
 inline LaunchShape toeplitz_shape(const ConvView& p, const ToeplitzPlan& plan) {
-  LaunchShape shape;
-  shape.grid_x = divide_up(p.images, plan.images) * p.out_channels() * plan.bands;
-  shape.block_x = kToeplitzThreads;
-  shape.shared_bytes = static_cast<size_t>(plan.shared_bytes());
-  return shape;
+  return {.grid_x = divide_up(p.images, plan.images) * p.out_channels() * plan.bands,
+          .block_x = kToeplitzThreads,
+          .shared_bytes = static_cast<size_t>(plan.shared_bytes())};
 }
 
 }  // namespace convbound::depthwise

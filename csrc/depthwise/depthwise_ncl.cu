@@ -1,15 +1,18 @@
-// depthwise_ncl: y[n,k,q] = bias[k] + sum over s of x[n,k / m,q + s - padding] * w[k,s], causal or centred or padded in
-// any other way, and dx, the same with the filter turned around (m = 1). A filter of one row over images (1 x S, NCHW)
-// is the same convolution with more rows.
+// depthwise_fprop_ncl and depthwise_dgrad_ncl, in one dimension:
 //
-// Bytes: x and y once, and one or two vectors of 16 bytes before and after each tile; a row of 2048 halves is one tile.
+//   y[n,k,q] = bias[k] + sum over s of x[n,k / m,q + s - padding] * w[k,s]
+//
+// The padding is causal, centred or any other. dx is the same with the filter turned around, for m = 1. A filter of one
+// row over images (1 x S, NCHW) is the same convolution with more rows.
+//
+// Bytes: x and y once, and one or two vectors of 16 bytes before and after each tile. A row of 2048 halves is one tile.
 // FLOPs: 2 S per output, so that up to about 16 taps memory is the floor.
 //
-// A block takes up to 512 vectors of a row, or several shorter rows, and copies them by cp.async into shared memory,
-// each where it lay in its vector: 8 KB in flight per block, whatever the registers hold. A thread then owns the 16
-// bytes of one output vector at a time. It reads the two or three vectors that its window touches, and which of their
-// elements meet which tap depends only on the padding modulo the vector: one of 8 (fp32: 4) unrolled bodies, the same
-// for all threads, so that there are no shifts of misaligned data and no bank conflicts.
+// A block takes up to 512 vectors of a row, or several shorter rows. It copies them into shared memory by cp.async,
+// each element where it lay in its vector: 8 KB in flight per block, whatever the registers hold. A thread then owns
+// the 16 bytes of one output vector at a time. It reads the two or three vectors that its window touches. Which of
+// their elements meet which tap depends only on the padding modulo the vector. So there are 8 unrolled bodies (fp32:
+// 4), of which all threads take the same, without shifts of misaligned data and without bank conflicts.
 #include <algorithm>
 
 #include "csrc/common/divisor.h"
@@ -33,24 +36,20 @@ constexpr int64_t kTileBytes = 24 * 1024, kFilterBytes = 8 * 1024;
 constexpr int64_t kEnoughBlocks = 2 * 132;
 
 template <typename T>
-struct NclParams {
-  const T* source;
-  const T* filter;
-  const T* bias;
-  T* result;
-  int rows;  // of the result
-  int length, result_length, taps;
+struct NclParams : ConvTensors<T> {
+  int rows;  // of the output
+  int in_length, out_length, taps;
   int first_vector, shift;  // the window of output vector v begins at element `shift` of input vector v + first_vector
-  bool flip, vector_source, vector_result;
+  bool flip, vector_in, vector_out;
   int block_rows, row_vectors;  // of the output, in a block
   int tile_width, pitch;        // vectors of a row in shared memory, and from one row to the next
   IndexDivisor tiles, by_row_vectors, by_tile_width, by_filter, height, channels, multiplier;
 };
 
-// Rows of the result are n, k, h in memory order; those of the source n, k / multiplier, h.
+// Rows of the output are n, k, h in memory order; those of the input n, k / multiplier, h.
 struct RowPlace {
   int channel;
-  int64_t source;
+  int64_t in;
 };
 
 template <typename T>
@@ -66,13 +65,13 @@ __device__ __forceinline__ RowPlace row_place(const NclParams<T>& p, int row) {
 template <typename T>
 __device__ __forceinline__ void copy_rows(const NclParams<T>& p, int first_row, int first_vector, uint4* tile) {
   const int vectors = p.block_rows * p.tile_width;
-  if (p.vector_source) {
+  if (p.vector_in) {
     for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kThreads) {
       const QuotientRemainder row = divide(i, p.by_tile_width);
       const int begin = (first_vector + row.remainder) * kVectorElements<T>;
-      const bool inside = begin >= 0 && begin < p.length && first_row + row.quotient < p.rows;
-      const T* from = p.source;
-      if (inside) from += row_place(p, first_row + row.quotient).source * p.length + begin;
+      const bool inside = begin >= 0 && begin < p.in_length && first_row + row.quotient < p.rows;
+      const T* from = p.in;
+      if (inside) from += row_place(p, first_row + row.quotient).in * p.in_length + begin;
       ptx::cp_async<16>(tile + row.quotient * p.pitch + row.remainder, from, inside ? 16 : 0);
     }
     return;
@@ -81,9 +80,9 @@ __device__ __forceinline__ void copy_rows(const NclParams<T>& p, int first_row, 
   for (int i = static_cast<int>(threadIdx.x); i < elements; i += kThreads) {
     const QuotientRemainder row = divide(i / kVectorElements<T>, p.by_tile_width);
     const int at = (first_vector + row.remainder) * kVectorElements<T> + i % kVectorElements<T>;
-    const bool inside = at >= 0 && at < p.length && first_row + row.quotient < p.rows;
+    const bool inside = at >= 0 && at < p.in_length && first_row + row.quotient < p.rows;
     T value = narrow<T>(0.0f);
-    if (inside) value = p.source[row_place(p, first_row + row.quotient).source * p.length + at];
+    if (inside) value = p.in[row_place(p, first_row + row.quotient).in * p.in_length + at];
     reinterpret_cast<T*>(tile + row.quotient * p.pitch + row.remainder)[i % kVectorElements<T>] = value;
   }
 }
@@ -125,33 +124,14 @@ __device__ __forceinline__ void add_taps(const uint4* from, const float* filter,
   }
 }
 
-template <typename T>
+// The same for a shift from kShift on that the compiler does not know.
+template <typename T, int kShift = 0>
 __device__ __forceinline__ void add_taps(int shift, const uint4* from, const float* filter, int taps,
                                          float (&sum)[kVectorElements<T>]) {
-  switch (shift) {
-    case 0:
-      return add_taps<T, 0>(from, filter, taps, sum);
-    case 1:
-      return add_taps<T, 1>(from, filter, taps, sum);
-    case 2:
-      return add_taps<T, 2>(from, filter, taps, sum);
-    case 3:
-      return add_taps<T, 3>(from, filter, taps, sum);
-    default:
-      break;
+  if constexpr (kShift + 1 < kVectorElements<T>) {
+    if (shift != kShift) return add_taps<T, kShift + 1>(shift, from, filter, taps, sum);
   }
-  if constexpr (kVectorElements<T> == 8) {
-    switch (shift) {
-      case 4:
-        return add_taps<T, 4>(from, filter, taps, sum);
-      case 5:
-        return add_taps<T, 5>(from, filter, taps, sum);
-      case 6:
-        return add_taps<T, 6>(from, filter, taps, sum);
-      default:
-        return add_taps<T, 7>(from, filter, taps, sum);
-    }
-  }
+  add_taps<T, kShift>(from, filter, taps, sum);
 }
 
 template <typename T>
@@ -184,10 +164,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks) depthwise_ncl(const __grid_
         from++;
       }
     }
-    if (p.vector_result) {
+    if (p.vector_out) {
       const int q = (first_output + row.remainder) * kVectorElements<T>;
-      if (first + thread < vectors && first_row + row.quotient < p.rows && q < p.result_length) {
-        T* to = p.result + static_cast<int64_t>(first_row + row.quotient) * p.result_length + q;
+      if (first + thread < vectors && first_row + row.quotient < p.rows && q < p.out_length) {
+        T* to = p.out + static_cast<int64_t>(first_row + row.quotient) * p.out_length + q;
         store_vector(to, narrow_vector<T>(sum));
       }
       continue;
@@ -201,8 +181,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) depthwise_ncl(const __grid_
       const int vector = thread / 32 * 32 + element / kVectorElements<T>;
       const QuotientRemainder at = divide(first + vector, p.by_row_vectors);
       const int q = (first_output + at.remainder) * kVectorElements<T> + element % kVectorElements<T>;
-      if (first + vector < vectors && first_row + at.quotient < p.rows && q < p.result_length) {
-        p.result[static_cast<int64_t>(first_row + at.quotient) * p.result_length + q] =
+      if (first + vector < vectors && first_row + at.quotient < p.rows && q < p.out_length) {
+        p.out[static_cast<int64_t>(first_row + at.quotient) * p.out_length + q] =
             reinterpret_cast<const T*>(staging + vector)[element % kVectorElements<T>];
       }
     }
@@ -236,45 +216,36 @@ NclPlan plan_rows(const ConvView& g, int64_t per_vector) {
 }
 
 template <typename T>
-NclParams<T> ncl_params(const ConvView& g, const NclPlan& plan, Pass pass, const Tensors& tensors) {
-  const auto aligned = [](const void* tensor, int64_t length) {
-    return at_boundary(tensor) && length % kVectorElements<T> == 0;
-  };
+NclParams<T> ncl_params(const ConvView& g, const NclPlan& plan, const ConvTensors<T>& tensors) {
   const auto size = [](int64_t value) { return static_cast<int>(value); };
-  const void* const source = input_of(pass, tensors);
-  void* const result = output_of(pass, tensors);
   const int shift = size(modulo(-g.w.padding, kVectorElements<T>));
-  return {.source = static_cast<const T*>(source),
-          .filter = static_cast<const T*>(tensors.w),
-          .bias = static_cast<const T*>(tensors.bias),
-          .result = static_cast<T*>(result),
-          .rows = size(plan.rows),
-          .length = g.w.input,
-          .result_length = g.w.output,
-          .taps = g.w.filter,
-          .first_vector = (-g.w.padding - shift) / kVectorElements<T>,
-          .shift = shift,
-          .flip = g.flip,
-          .vector_source = aligned(source, g.w.input),
-          .vector_result = aligned(result, g.w.output),
-          .block_rows = size(plan.block_rows),
-          .row_vectors = size(plan.row_vectors),
-          .tile_width = size(plan.tile_width),
-          .pitch = size(plan.pitch),
-          .tiles = IndexDivisor(plan.tiles),
-          .by_row_vectors = IndexDivisor(plan.row_vectors),
-          .by_tile_width = IndexDivisor(plan.tile_width),
-          .by_filter = IndexDivisor(g.w.filter + 1),
-          .height = IndexDivisor(g.h.output),
-          .channels = IndexDivisor(g.out_channels()),
-          .multiplier = IndexDivisor(g.outputs)};
+  return {tensors,
+          size(plan.rows),
+          g.w.input,
+          g.w.output,
+          g.w.filter,
+          (-g.w.padding - shift) / kVectorElements<T>,
+          shift,
+          g.flip,
+          rows_at_boundaries<T>(tensors.in, g.w.input),
+          rows_at_boundaries<T>(tensors.out, g.w.output),
+          size(plan.block_rows),
+          size(plan.row_vectors),
+          size(plan.tile_width),
+          size(plan.pitch),
+          IndexDivisor(plan.tiles),
+          IndexDivisor(plan.row_vectors),
+          IndexDivisor(plan.tile_width),
+          IndexDivisor(g.w.filter + 1),
+          IndexDivisor(g.h.output),
+          IndexDivisor(g.out_channels()),
+          IndexDivisor(g.outputs)};
 }
 
 template <typename T>
 LaunchPlan plan_ncl(const KernelRow& row, const ConvProblem& p, const Device&) {
   constexpr int64_t kMostTaps = 1024, kMost = (int64_t{1} << 31) - 1024;
-  const std::string reason = nhwc_refuse(row.pass, p);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = nhwc_refuse(row.pass, p); !reason.empty()) return refuse(std::move(reason));
   const bool one_row = p.filter[1] == 1 && p.stride[1] == 1 && p.padding[1] == 0 && p.input[1] == p.output[1];
   if (!one_row) return refuse("a filter of more than one row");
   if (p.stride[2] != 1 || p.dilation[2] != 1) return refuse("a stride or dilation along w");
@@ -283,38 +254,26 @@ LaunchPlan plan_ncl(const KernelRow& row, const ConvProblem& p, const Device&) {
   if (view.w.filter > kMostTaps) return refuse(std::to_string(view.w.filter) + " taps, at most 1024");
   const NclPlan ncl = plan_rows(view, kVectorElements<T>);
   if (ncl.rows >= kMost) return refuse(std::to_string(ncl.rows) + " rows are beyond 2^31");
-  LaunchPlan plan;
-  plan.shape.grid_x = ncl.blocks;
-  plan.shape.block_x = kThreads;
-  plan.shape.shared_bytes = ncl.shared_bytes;
-  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, view, ncl](const Tensors& t,
-                                                                                  cudaStream_t stream) {
-    launch(name, depthwise_ncl<T>, shape, stream, ncl_params<T>(view, ncl, pass, t));
-  };
-  return plan;
+  const LaunchShape shape{.grid_x = ncl.blocks, .block_x = kThreads, .shared_bytes = ncl.shared_bytes};
+  return plan_launch_of(row, depthwise_ncl<T>, shape, [=, pass = row.pass](const Tensors& t) {
+    return ncl_params(view, ncl, with_tensors(ConvTensors<T>{}, pass, t));
+  });
 }
 
 }  // namespace
 
-}  // namespace convbound::depthwise
-
-namespace convbound {
-
-KernelRows depthwise_ncl_rows() {
-  return rows_of_fast_types([](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace depthwise;
-    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
-      rows.push_back({.name = pass == Pass::kFprop ? "depthwise_fprop_ncl" : "depthwise_dgrad_ncl",
-                      .family = Family::kDepthwise,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = Layout::kChannelsFirst,
-                      .tile = std::to_string(kThreads) + " threads, up to " + std::to_string(kTileVectors) +
-                              " vectors of 16 bytes in a row, rows together",
-                      .plan = plan_ncl<T>});
-    }
+KernelRows ncl_rows() {
+  return rows_of_fast_types([&]<typename T> {
+    return with_dgrad({.name = "depthwise_fprop_ncl",
+                       .family = Family::kDepthwise,
+                       .pass = Pass::kFprop,
+                       .dtype = kDTypeOf<T>,
+                       .layout = Layout::kChannelsFirst,
+                       .tile = std::to_string(kThreads) + " threads, up to " + std::to_string(kTileVectors) +
+                               " vectors of 16 bytes in a row, rows together",
+                       .plan = plan_ncl<T>},
+                      "depthwise_dgrad_ncl");
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

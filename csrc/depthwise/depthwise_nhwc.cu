@@ -1,18 +1,20 @@
-// depthwise_nhwc: y[n,k,p,q] = bias[k] + sum over r,s of x[n,k,p * stride + r - padding, ...] * w[k,r,s], for filters
-// of 3x3, 5x5 and 7x7 known at compile time, multiplier 1; and with stride 1 dx, the same with the filter turned
-// around.
+// depthwise_fprop_nhwc and depthwise_dgrad_nhwc, for filters of 3x3, 5x5 and 7x7 and multiplier 1:
+//
+//   y[n,k,p,q] = bias[k] + sum over r,s of x[n,k,p * stride + r - padding, ...] * w[k,r,s]
+//
+// With stride 1 dx is the same with the filter turned around.
 //
 // Floor: x and y once, 2 R S FLOPs per output. 3x3 is bound by memory everywhere, 5x5 by FMA on an A100, 7x7 on an
-// H100. x is read once per block with its halo: 56 x 56 in fp16 costs 1.15 times compulsory at 3x3, 1.3 at 7x7; y is
-// written once, the filter read once per block. Everything moves by 16 bytes (depthwise_nhwc_tile.h has the tile).
+// H100. A block reads x once with its halo: 56 x 56 in fp16 costs 1.15 times compulsory at 3x3, 1.3 at 7x7. It reads
+// its filters once. y is written once. Everything moves by 16 bytes (depthwise_nhwc_tile.h has the tile).
 //
-// A patch is 2 x 7 outputs of two channels: 7 divides the widths 7, 14, 28, 56 and 112 of the usual networks and is
-// odd, which the banks like. Its 28 sums stay in registers while the rows of its input pass, each element loaded and
-// widened once: at 3x3 36 loads and 72 conversions for 252 FMA, at 7x7 104 and 208 for 1372. Two channels per lane, and
-// not the eight of a 16-byte vector, leave room for the 3x3 filter in registers and for 6 blocks of 128 threads on an
-// SM.
+// A patch is 2 x 7 outputs of two channels: 7 divides the widths 7, 14, 28, 56 and 112 of the usual networks, and it is
+// odd, which the banks like. Its 28 sums stay in registers while the rows of its input pass. Each element is loaded and
+// widened once: at 3x3 36 loads and 72 conversions for 252 FMA, at 7x7 104 and 208 for 1372. A lane has two channels
+// and not the eight of a 16-byte vector, which leaves room for the 3x3 filter in registers and for 6 blocks of 128
+// threads on an SM.
 //
-// In flight: tiles of 3x3 in fp16 on 56 x 56 have 19 KB, 5 of them on an A100 (shared memory) and 6 on an H100
+// In flight: tiles of 3x3 in fp16 on 56 x 56 have 19 KB. 5 of them fit on an A100 (shared memory) and 6 on an H100
 // (registers): 95 and 114 KB, where 24 and 36 are wanted, and 64 on a B200. Small images are taken several to a block.
 #include "csrc/depthwise/depthwise_nhwc_tile.h"
 
@@ -127,9 +129,10 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
   copy_tile<Tr>(p, place, tile, 0);
   copy_bias<Tr>(p, place.channel, tile + p.bias_offset);
   // The filters of the slice are one run of memory, [channel][r][s].
-  copy_padded_run(p.filter + static_cast<int64_t>(place.channel) * Tr::kTaps,
+  load_padded_run(reinterpret_cast<typename Tr::T*>(raw_filter),
+                  p.filter + static_cast<int64_t>(place.channel) * Tr::kTaps,
                   min(p.channels - place.channel, Tr::kChannels) * Tr::kTaps, Tr::kTaps * Tr::kVectors, p.vector_filter,
-                  raw_filter);
+                  kTileThreads);
   ptx::cp_async_wait_all();
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x) % Tr::kLanes;
@@ -153,19 +156,15 @@ __global__ void __launch_bounds__(kTileThreads, Tr::kBlocks)
 template <typename T, int kFilter, int kStride>
 LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& problem, const Device&) {
   using Tr = Traits<T, kFilter, kStride>;
-  const std::string reason = nhwc_refuse(row.pass, problem);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = nhwc_refuse(row.pass, problem); !reason.empty()) return refuse(std::move(reason));
   if (problem.k_per_group() != 1) return refuse(multiplier_beyond(problem, 1));
   if (problem.dilation[1] != 1 || problem.dilation[2] != 1) return refuse("a dilation");
   const ConvView view = as_fprop(row.pass, problem);
   const NhwcTilePlan tile = plan_tile(view, patch_shape<Tr>());
-  LaunchPlan plan;
-  plan.shape = tile_launch<Tr>(tile, Tr::kFilterBytes);
-  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, view, tile](const Tensors& t,
-                                                                                   cudaStream_t stream) {
-    launch(name, depthwise_nhwc<Tr>, shape, stream, tile_params<Tr>(view, tile, pass, t));
-  };
-  return plan;
+  const LaunchShape shape = tile_launch<Tr>(tile, Tr::kFilterBytes);
+  return plan_launch_of(row, depthwise_nhwc<Tr>, shape, [=, pass = row.pass](const Tensors& t) {
+    return tile_params<Tr>(view, tile, with_tensors(ConvTensors<T>{}, pass, t));
+  });
 }
 
 template <typename T, int kFilter, int kStride>
@@ -183,19 +182,12 @@ KernelRow nhwc_row(Pass pass) {
 
 }  // namespace
 
-}  // namespace convbound::depthwise
-
-namespace convbound {
-
-KernelRows depthwise_nhwc_rows() {
-  return rows_of_fast_types([](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace depthwise;
-    rows.insert(rows.end(),
-                {nhwc_row<T, 3, 1>(Pass::kFprop), nhwc_row<T, 3, 2>(Pass::kFprop), nhwc_row<T, 5, 1>(Pass::kFprop),
-                 nhwc_row<T, 5, 2>(Pass::kFprop), nhwc_row<T, 7, 1>(Pass::kFprop), nhwc_row<T, 3, 1>(Pass::kDgrad),
-                 nhwc_row<T, 5, 1>(Pass::kDgrad), nhwc_row<T, 7, 1>(Pass::kDgrad)});
+KernelRows nhwc_rows() {
+  return rows_of_fast_types([&]<typename T> {
+    return KernelRows{nhwc_row<T, 3, 1>(Pass::kFprop), nhwc_row<T, 3, 2>(Pass::kFprop), nhwc_row<T, 5, 1>(Pass::kFprop),
+                      nhwc_row<T, 5, 2>(Pass::kFprop), nhwc_row<T, 7, 1>(Pass::kFprop), nhwc_row<T, 3, 1>(Pass::kDgrad),
+                      nhwc_row<T, 5, 1>(Pass::kDgrad), nhwc_row<T, 7, 1>(Pass::kDgrad)};
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

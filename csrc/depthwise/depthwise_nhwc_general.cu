@@ -1,15 +1,18 @@
-// depthwise_nhwc_general: y[n,k,p,q] = bias[k] + sum over r,s of x[n,k / m,p * stride + r * dilation - padding, ...] *
-// w[k,r,s] for every filter, stride, dilation and multiplier m that fits, 1-D (NLC) included; and with stride 1
-// dx[n,c,h,w] = bias[c] + sum over the m channels k of c, r and s of dy[n,k,h - r * dilation + padding, ...] *
-// w[k,r,s].
+// depthwise_fprop_nhwc_general and depthwise_dgrad_nhwc_general: every filter, stride, dilation and multiplier m that
+// fits, 1-D (NLC) included:
+//
+//   y[n,k,p,q]  = bias[k] + sum over r,s of x[n,k / m,p * stride + r * dilation - padding, ...] * w[k,r,s]
+//   dx[n,c,h,w] = bias[c] + sum over k of c, r, s of dy[n,k,h - r * dilation + padding, ...] * w[k,r,s]
+//
+// dx is for stride 1.
 //
 // Bytes: as the tile of depthwise_nhwc_tile.h. FLOPs: 2 R S per output. A patch is 7 columns of one row, so that 1-D
-// and oblong filters waste nothing, and slices have 32 bytes, for large halos. With stride and dilation 1 along the row
-// a lane widens 14 inputs for 8 taps of its 7 outputs: 14 loads, 28 conversions, 16 loads of the filter and 112 FMA.
+// and oblong filters waste nothing. Slices have 32 bytes, for large halos. With stride and dilation 1 along the row a
+// lane widens 14 inputs for 8 taps of its 7 outputs: 14 loads, 28 conversions, 16 loads of the filter and 112 FMA.
 //
 // The filter lies in shared memory in fp32, a group of its rows at a time: 31 rows of 31 taps would take 65 KB. Where
-// one group is all, lanes compute several patches of a tile; otherwise the sums of one patch wait in registers while
-// the groups pass, and so they do while dgrad gathers the m channels of dy.
+// one group is all, lanes compute several patches of a tile. Otherwise the sums of one patch wait in registers while
+// the groups pass. They wait likewise while dgrad gathers the m channels of dy.
 #include <algorithm>
 
 #include "csrc/common/run_copy.h"
@@ -208,8 +211,7 @@ struct FilterGroups {
 template <typename T>
 LaunchPlan plan_nhwc_general(const KernelRow& row, const ConvProblem& problem, const Device&) {
   using Tr = GeneralTraits<T>;
-  const std::string reason = nhwc_refuse(row.pass, problem);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = nhwc_refuse(row.pass, problem); !reason.empty()) return refuse(std::move(reason));
   const ConvView view = as_fprop(row.pass, problem);
   const FilterGroups<Tr> groups(view);
   if (groups.bytes > Tr::kMostFilterBytes) {
@@ -224,39 +226,28 @@ LaunchPlan plan_nhwc_general(const KernelRow& row, const ConvProblem& problem, c
     return refuse("one patch needs " + std::to_string(tile.tile_bytes) + " bytes of input, at most " +
                   std::to_string(Tr::kLargeTileBytes));
   }
-  LaunchPlan plan;
-  plan.shape = tile_launch<Tr>(tile, groups.bytes);
-  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, view, tile, groups](const Tensors& t,
-                                                                                           cudaStream_t stream) {
-    const GeneralParams<T> params{.tile = tile_params<Tr>(view, tile, pass, t),
-                                  .group_rows = static_cast<int>(groups.rows),
-                                  .single = groups.single,
-                                  .unit = view.w.stride == 1 && view.w.dilation == 1};
-    launch(name, depthwise_nhwc_general<Tr>, shape, stream, params);
-  };
-  return plan;
+  const LaunchShape shape = tile_launch<Tr>(tile, groups.bytes);
+  return plan_launch_of(row, depthwise_nhwc_general<Tr>, shape, [=, pass = row.pass](const Tensors& t) {
+    return GeneralParams<T>{.tile = tile_params<Tr>(view, tile, with_tensors(ConvTensors<T>{}, pass, t)),
+                            .group_rows = static_cast<int>(groups.rows),
+                            .single = groups.single,
+                            .unit = view.w.stride == 1 && view.w.dilation == 1};
+  });
 }
 
 }  // namespace
 
-}  // namespace convbound::depthwise
-
-namespace convbound {
-
-KernelRows depthwise_nhwc_general_rows() {
-  return rows_of_fast_types([](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace depthwise;
-    for (const Pass pass : {Pass::kFprop, Pass::kDgrad}) {
-      rows.push_back({.name = pass == Pass::kFprop ? "depthwise_fprop_nhwc_general" : "depthwise_dgrad_nhwc_general",
-                      .family = Family::kDepthwise,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = Layout::kChannelsLast,
-                      .tile = patch_text<GeneralTraits<T>>(),
-                      .plan = plan_nhwc_general<T>});
-    }
+KernelRows nhwc_general_rows() {
+  return rows_of_fast_types([&]<typename T> {
+    return with_dgrad({.name = "depthwise_fprop_nhwc_general",
+                       .family = Family::kDepthwise,
+                       .pass = Pass::kFprop,
+                       .dtype = kDTypeOf<T>,
+                       .layout = Layout::kChannelsLast,
+                       .tile = patch_text<GeneralTraits<T>>(),
+                       .plan = plan_nhwc_general<T>},
+                      "depthwise_dgrad_nhwc_general");
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

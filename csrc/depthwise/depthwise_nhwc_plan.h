@@ -1,13 +1,13 @@
 // The choice of a tile for the depthwise NHWC kernels: how a block shares the output out. Host code.
 //
-// Every block re-reads its halo and its filter, and computes patches that hang over the edge of the output. The plan
-// weighs them for each tile that fits in shared memory, in positions of one slice (32 or 64 bytes), and takes the
+// Every block reads its halo and its filter again, and computes patches that hang over the edge of the output. The plan
+// weighs these for each tile that fits in shared memory, in positions of one slice (32 or 64 bytes), and takes the
 // least:
 //
 //   cost = input loaded + outputs computed * max(1, taps / 24) + filter loaded + a constant per block
 //
-// Small images are taken several to a block, which shares the filter. Fewer blocks than two for each of 132
-// multiprocessors cost in proportion.
+// A block takes several small images, which share the filter. Where there are fewer than two blocks for each of 132
+// multiprocessors, the cost grows in proportion.
 #pragma once
 
 #include <algorithm>

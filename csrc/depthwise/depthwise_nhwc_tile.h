@@ -2,15 +2,15 @@
 // elements lie in it, and the way of the outputs back to global memory.
 //
 // A block owns a slice of neighbouring channels of a rectangle of the output, or of a few whole images that are smaller
-// than one. The rectangle consists of patches; a patch belongs to as many lanes as the slice has pairs of channels. The
-// input under the rectangle, halo included, is copied once, by 16-byte cp.async; what lies outside the image becomes
-// zero. Then each lane computes its pair of channels in its patch from shared memory, and the lanes of a patch exchange
-// their outputs through shared memory, so that stores have 16 bytes too.
+// than one. The rectangle consists of patches. A patch belongs to as many lanes as the slice has pairs of channels. The
+// block copies the input under the rectangle once, halo included, by 16-byte cp.async; what lies outside the image
+// becomes zero. Each lane computes its pair of channels in its patch from shared memory. The lanes of a patch then
+// exchange their outputs through shared memory, so that stores have 16 bytes too.
 //
 // A position of the tile is the slice at one (h, w): kVectors x 16 bytes, 32 or 64, whole sectors. The lanes of a warp
-// work on 128 / (16 kVectors) patches at once (a half-warp where a pair has 8 bytes), and these read the 32 banks
-// without conflict if neighbouring patches lie an odd number of positions apart. So one position is left free after
-// each patch width that is even, and some after each row of patches and each image (NhwcTilePlan).
+// work on 128 / (16 kVectors) patches at once (a half-warp where a pair has 8 bytes). They read the 32 banks without
+// conflict if neighbouring patches lie an odd number of positions apart. So one position is left free after each patch
+// width that is even, and some after each row of patches and each image (NhwcTilePlan).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -20,7 +20,7 @@
 #include "csrc/common/divisor.h"
 #include "csrc/common/numeric.h"
 #include "csrc/common/pair.h"
-#include "csrc/common/ptx.h"
+#include "csrc/common/run_copy.h"
 #include "csrc/common/shared.h"
 #include "csrc/depthwise/depthwise_nhwc_plan.h"
 
@@ -35,7 +35,7 @@ struct PatchTraits {
   static constexpr int kVectors = kVectorCount;
   static constexpr int kRows = kRowCount;
   static constexpr int kColumns = kColumnCount;
-  static constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
+  static constexpr int kPerVector = kVectorElements<T>;
   static constexpr int kChannels = kVectors * kPerVector;
   static constexpr int kLanes = kChannels / 2;
   static constexpr int kSlots = kTileThreads / kLanes;  // patches that a block computes at a time
@@ -110,8 +110,7 @@ __device__ __forceinline__ TilePosition tile_position(const NhwcTileParams<T>& p
   const int h = place.p * p.stride_h - p.padding_h + row.remainder;
   const int w = place.q * p.stride_w - p.padding_w + column.remainder;
   // Without short circuits: the branches would cost more than the comparisons.
-  const bool inside = (static_cast<unsigned>(h) < static_cast<unsigned>(p.height)) &
-                      (static_cast<unsigned>(w) < static_cast<unsigned>(p.width)) & (row.quotient < place.images);
+  const bool inside = within(h, p.height) & within(w, p.width) & (row.quotient < place.images);
   const int position = row.quotient * p.image_positions + row.remainder * p.pitch + column.remainder +
                        Traits::skipped_columns(p, column.remainder) + Traits::row_groups(p, row.remainder) * p.row_skew;
   source += static_cast<int64_t>(h) * row_stride + static_cast<int64_t>(w) * p.source_channels;
@@ -148,29 +147,12 @@ __device__ __forceinline__ void copy_tile(const NhwcTileParams<T>& p, const Nhwc
   }
 }
 
-// Starts the copy of a run of elements, zeros after the first `there` of them, as the tile's.
-template <typename T>
-__device__ __forceinline__ void copy_padded_run(const T* from, int there, int vectors, bool aligned,
-                                                unsigned char* to) {
-  constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
-  for (int i = static_cast<int>(threadIdx.x); i < vectors; i += kTileThreads) {
-    const int left = min(max(there - i * kPerVector, 0), kPerVector);
-    if (aligned) {
-      ptx::cp_async<16>(to + i * 16, left > 0 ? from + i * kPerVector : from, left * static_cast<int>(sizeof(T)));
-    } else {
-#pragma unroll
-      for (int e = 0; e < kPerVector; e++) {
-        reinterpret_cast<T*>(to)[i * kPerVector + e] = e < left ? from[i * kPerVector + e] : narrow<T>(0.0f);
-      }
-    }
-  }
-}
-
 // Starts the copy of the slice's bias.
 template <typename Traits, typename T>
 __device__ __forceinline__ void copy_bias(const NhwcTileParams<T>& p, int channel, unsigned char* to) {
   if (p.bias == nullptr) return;
-  copy_padded_run(p.bias + channel, p.channels - channel, Traits::kVectors, p.vector_bias, to);
+  load_padded_run(reinterpret_cast<T*>(to), p.bias + channel, p.channels - channel, Traits::kVectors, p.vector_bias,
+                  kTileThreads);
 }
 
 // The bias of a lane's two channels.
@@ -263,28 +245,18 @@ PatchShape patch_shape() {
 // Shared memory: the tile, the staging of outputs, the bias, the filter.
 template <typename Traits>
 LaunchShape tile_launch(const NhwcTilePlan& plan, int64_t filter_bytes) {
-  LaunchShape shape;
-  shape.grid_x = plan.blocks;
-  shape.block_x = kTileThreads;
-  shape.shared_bytes = static_cast<size_t>(plan.tile_bytes + Traits::kStagedBytes + Traits::kPosition + filter_bytes);
-  return shape;
+  const int64_t shared_bytes = plan.tile_bytes + Traits::kStagedBytes + Traits::kPosition + filter_bytes;
+  return {.grid_x = plan.blocks, .block_x = kTileThreads, .shared_bytes = static_cast<size_t>(shared_bytes)};
 }
 
-template <typename Traits>
-NhwcTileParams<typename Traits::T> tile_params(const ConvView& g, const NhwcTilePlan& plan, Pass pass,
-                                               const Tensors& tensors) {
-  using T = typename Traits::T;
-  const auto vectors = [](const void* tensor, int64_t elements) {
-    return reinterpret_cast<uintptr_t>(tensor) % 16 == 0 && elements * static_cast<int64_t>(sizeof(T)) % 16 == 0;
-  };
+template <typename Traits, typename T = typename Traits::T>
+NhwcTileParams<T> tile_params(const ConvView& g, const NhwcTilePlan& plan, const ConvTensors<T>& tensors) {
   const auto size = [](int64_t value) { return static_cast<int>(value); };
-  const void* const source = input_of(pass, tensors);
-  void* const result = output_of(pass, tensors);
   const int64_t images = plan.images;
-  return {.source = static_cast<const T*>(source),
-          .filter = static_cast<const T*>(tensors.w),
-          .bias = static_cast<const T*>(tensors.bias),
-          .result = static_cast<T*>(result),
+  return {.source = tensors.in,
+          .filter = tensors.filter,
+          .bias = tensors.bias,
+          .result = tensors.out,
           .images = g.images,
           .channels = g.out_channels(),
           .source_channels = g.in_channels(),
@@ -303,10 +275,10 @@ NhwcTileParams<typename Traits::T> tile_params(const ConvView& g, const NhwcTile
           .per_source = IndexDivisor(g.outputs),
           .gathered = g.inputs,
           .flip = g.flip,
-          .vector_source = vectors(source, g.in_channels()) && g.in_channels() == g.out_channels(),
-          .vector_filter = vectors(tensors.w, 0),
-          .vector_bias = vectors(tensors.bias, 0),
-          .vector_result = vectors(result, g.out_channels()),
+          .vector_source = rows_at_boundaries<T>(tensors.in, g.in_channels()) && g.in_channels() == g.out_channels(),
+          .vector_filter = at_boundary(tensors.filter),
+          .vector_bias = at_boundary(tensors.bias),
+          .vector_result = rows_at_boundaries<T>(tensors.out, g.out_channels()),
           .pitch = size(plan.pitch),
           .row_skew = size(plan.row_skew),
           .image_positions = size(plan.image_positions),

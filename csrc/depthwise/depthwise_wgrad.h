@@ -1,28 +1,32 @@
 // depthwise_wgrad: dw[k,r,s] = sum over n,p,q of dy[n,k,p,q] * x[n,k/multiplier,h,w] and dbias[k] = sum over n,p,q of
 // dy, with h = p * stride + r * dilation - padding (w alike), in fp32, rounded once.
 //
-// Floor: x and dy are read once; the outputs are small. 2 R S FLOPs a position against 4 bytes in fp16: at 3x3 bound by
-// memory on every GPU, from 5x5 on by the issue of FMAs on an H100. A thread per filter element (the naive kernel)
-// reads x and dy R S times.
+// Floor: x and dy are read once; the outputs are small. 2 R S FLOPs a position stand against 4 bytes in fp16. 3x3 is
+// bound by memory on every GPU, 5x5 and more by the issue of FMAs on an H100. A thread per filter element (the naive
+// kernel) reads x and dy R S times.
 //
 // Here a block takes one channel (NCHW) or 32 (NHWC) and some of the images. A thread owns one or two columns of dy and
 // walks down their rows with all R S sums in registers. At each row of x it loads the S (+ 1) values that its columns
-// meet and multiplies them with the last R rows of dy, which it keeps in registers, so that each x costs one load per
-// filter column and each dy one load. x and dy come through shared memory in stages of a few rows, by 16-byte cp.async
-// in a ring that runs through all images of the block without a pause; the rows of dy outlive the stages, so there is
-// no halo of rows. In NCHW whole rows are one run of memory, at any alignment, and there is no halo of columns either:
-// x and dy are read exactly once. In NHWC a warp's lanes are 32 channels and its block takes up to 16 columns: x is
-// read (16 + S - 1) / 16 times, (for 3x3: 1.06 of compulsory in all, for 7x7 1.19).
+// meet, and multiplies them with the last R rows of dy, which it keeps in registers. So each x costs one load per
+// filter column, and each dy one load.
 //
-// At the end the block adds up its threads' sums in shared memory and writes them to an fp32 workspace; a second kernel
-// adds up the blocks. Both in a fixed order: results are the same bit by bit in each run. Where one block has all of a
-// channel, it writes the result itself.
+// x and dy come through shared memory in stages of a few rows, by 16-byte cp.async, in a ring that runs through all
+// images of the block without a pause. The rows of dy outlive the stages, so there is no halo of rows. In NCHW whole
+// rows are one run of memory, at any alignment, and there is no halo of columns either: x and dy are read exactly once.
+// In NHWC a warp's lanes are 32 channels and its block takes up to 16 columns. x is then read (16 + S - 1) / 16 times
+// (for 3x3: 1.06 of compulsory in all, for 7x7 1.19).
+//
+// At the end the block adds up its threads' sums in shared memory, in a fixed order. csrc/common/partial_sums.h adds up
+// the blocks.
 //
 // Larger filters are cut into tiles of taps. In NCHW the warps of a block take a tile each, over the same stages, so
-// that x and dy are still read once up to 16 tiles of 8x8; in NHWC a block has one tile, and x and dy come from L2 once
-// per tile, which 49 and more FMAs a position outweigh. Strides above 2 and dilations load x for each tap (kPlain); in
-// NHWC most dilations go to csrc/dilated/dilated_wgrad_nhwc.cu. One long row (1-D, NCHW) is folded into rows of 128
-// columns (kFolded); 1-D in NHWC is a walk down the sequence. A channel multiplier m reads x m times.
+// that x and dy are still read once up to 16 tiles of 8x8. In NHWC a block has one tile, and x and dy come from L2 once
+// per tile, which 49 and more FMAs a position outweigh. Other cases:
+//   - strides above 2 and dilations load x for each tap (kPlain); in NHWC most dilations go to
+//     csrc/dilated/dilated_wgrad_nhwc.cu;
+//   - one long row (1-D, NCHW) is folded into rows of 128 columns (kFolded);
+//   - 1-D in NHWC is a walk down the sequence;
+//   - a channel multiplier m reads x m times.
 //
 // Per multiprocessor in flight: blocks x 2 stages of about 6 KB (NCHW 3x3 on sm_80: 8 x 2 x 6 = 96 KB), NHWC 3 x 2
 // x 11.
@@ -83,26 +87,19 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
   sums.reduce(block, place);
 }
 
-template <typename Traits>
-void launch_wgrad(const char* name, const WgradPlan& plan, const Tensors& tensors, cudaStream_t stream) {
-  using T = typename Traits::Element;
-  const auto multiple_of_16 = [](const void* at, int64_t step) {
-    return (reinterpret_cast<uintptr_t>(at) | static_cast<uintptr_t>(step * static_cast<int64_t>(sizeof(T)))) % 16 == 0;
-  };
-  const bool x_granules = Traits::kChannelsLast ? multiple_of_16(tensors.x, plan.in_channels()) && plan.outputs == 1
-                                                : multiple_of_16(nullptr, plan.w.input);
+template <typename Traits, typename T = typename Traits::Element>
+WgradParams<T> wgrad_params(const WgradPlan& plan, const Tensors& t, const PartialSums<T>& sums) {
+  // In NHWC a granule is 16 bytes of channels; in NCHW of a row, at any alignment of the tensor.
+  const bool x_granules = Traits::kChannelsLast ? rows_at_boundaries<T>(t.x, plan.in_channels()) && plan.outputs == 1
+                                                : rows_at_boundaries<T>(nullptr, plan.w.input);
   const bool dy_granules =
-      Traits::kChannelsLast ? multiple_of_16(tensors.y, plan.channels) : multiple_of_16(nullptr, plan.w.output);
-  const WgradParams<T> params{
-      plan,
-      {static_cast<const T*>(tensors.x), plan.images * plan.x.image},
-      {static_cast<const T*>(tensors.y), plan.images * plan.dy.image},
-      {static_cast<T*>(tensors.w), static_cast<T*>(tensors.bias),
-       plan.splits > 1 ? static_cast<float*>(tensors.workspace) : nullptr, plan.results, plan.channels, plan.splits},
-      x_granules,
-      dy_granules};
-  launch(name, depthwise_wgrad<Traits>, wgrad_shape(plan), stream, params);
-  add_partial_sums(std::string(name) + "_add", params.sums, stream);
+      Traits::kChannelsLast ? rows_at_boundaries<T>(t.y, plan.channels) : rows_at_boundaries<T>(nullptr, plan.w.output);
+  return {plan,
+          {static_cast<const T*>(t.x), plan.images * plan.x.image},
+          {static_cast<const T*>(t.y), plan.images * plan.dy.image},
+          sums,
+          x_granules,
+          dy_granules};
 }
 
 // Calls f(tile) with the tile of taps that serves the problem best.
@@ -145,21 +142,17 @@ inline std::string wgrad_refuse(const ConvProblem& p) {
 
 template <typename T, Layout kLayout, int kFilter>
 LaunchPlan plan_wgrad_row(const KernelRow& row, const ConvProblem& p, const Device&) {
-  const std::string reason = wgrad_refuse(p);
-  if (!reason.empty()) return refuse(reason);
+  if (std::string reason = wgrad_refuse(p); !reason.empty()) return refuse(std::move(reason));
   if (kFilter > 0 && (p.dilation[1] > 1 || p.dilation[2] > 1)) return refuse("a dilation");
   if (kFilter > 0 && (p.stride[1] != p.stride[2] || p.stride[1] > 2)) return refuse("made for strides 1x1 and 2x2");
   return with_tap_tile<kLayout, kFilter>(p, [&](auto tile) {
     using Traits = WgradTraits<T, kLayout, decltype(tile)>;
     const std::optional<WgradPlan> found = plan_wgrad<Traits>(wgrad_view(p, kLayout));
     if (!found) return refuse("no stage of rows fits into shared memory with work for its threads");
-    LaunchPlan plan;
-    plan.shape = wgrad_shape(*found);
-    plan.workspace_bytes = found->splits > 1 ? static_cast<size_t>(found->splits * found->results) * sizeof(float) : 0;
-    plan.launch = [name = row.name, wgrad = *found](const Tensors& tensors, cudaStream_t stream) {
-      launch_wgrad<Traits>(name, wgrad, tensors, stream);
-    };
-    return plan;
+    return plan_with_sums<T>(row, depthwise_wgrad<Traits>, wgrad_shape(*found), *found,
+                             [plan = *found](const Tensors& tensors, const PartialSums<T>& sums) {
+                               return wgrad_params<Traits>(plan, tensors, sums);
+                             });
   });
 }
 

@@ -1,8 +1,8 @@
 // Depthwise wgrad in __nv_bfloat16: depthwise_wgrad.h has the kernel.
 #include "csrc/depthwise/depthwise_wgrad.h"
 
-namespace convbound {
+namespace convbound::depthwise {
 
-KernelRows depthwise_wgrad_bfloat16_rows() { return depthwise::wgrad_rows<__nv_bfloat16>(); }
+KernelRows wgrad_bfloat16_rows() { return wgrad_rows<__nv_bfloat16>(); }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

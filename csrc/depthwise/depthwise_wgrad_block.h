@@ -135,7 +135,7 @@ struct WgradBlock {
       for (int at = lane >> shift; at < positions; at += step) {
         const int i = columns == 1 ? at : static_cast<int>(__umulhi(static_cast<unsigned>(at), reciprocal));
         const int j = at - i * columns;
-        if (static_cast<unsigned>(column + j) >= static_cast<unsigned>(width)) continue;
+        if (!within(column + j, width)) continue;
         const T* const from = source.data + base + (row + i) * row_stride + (column + j) * column_stride;
         unsigned char* const cell = to + at * kColumnBytes;
         if (granules) {

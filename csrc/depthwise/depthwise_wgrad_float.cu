@@ -1,8 +1,8 @@
 // Depthwise wgrad in float: depthwise_wgrad.h has the kernel.
 #include "csrc/depthwise/depthwise_wgrad.h"
 
-namespace convbound {
+namespace convbound::depthwise {
 
-KernelRows depthwise_wgrad_float_rows() { return depthwise::wgrad_rows<float>(); }
+KernelRows wgrad_float_rows() { return wgrad_rows<float>(); }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

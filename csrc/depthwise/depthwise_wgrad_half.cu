@@ -1,8 +1,8 @@
 // Depthwise wgrad in __half: depthwise_wgrad.h has the kernel.
 #include "csrc/depthwise/depthwise_wgrad.h"
 
-namespace convbound {
+namespace convbound::depthwise {
 
-KernelRows depthwise_wgrad_half_rows() { return depthwise::wgrad_rows<__half>(); }
+KernelRows wgrad_half_rows() { return wgrad_rows<__half>(); }
 
-}  // namespace convbound
+}  // namespace convbound::depthwise

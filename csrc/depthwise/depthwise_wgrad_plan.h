@@ -1,5 +1,5 @@
 // How a depthwise wgrad is cut up: which taps, columns, rows, images and channels a block takes, and what its stages of
-// shared memory hold. Host code, from the problem alone; csrc/depthwise/depthwise_wgrad.h has the idea.
+// shared memory hold. Host code; csrc/depthwise/depthwise_wgrad.h has the idea.
 #pragma once
 
 #include <algorithm>
@@ -309,11 +309,9 @@ std::optional<WgradPlan> plan_wgrad(const WgradView& view) {
 }
 
 inline LaunchShape wgrad_shape(const WgradPlan& plan) {
-  LaunchShape shape;
-  shape.grid_x = int64_t{plan.channel_blocks} * plan.tile_groups * plan.splits;
-  shape.block_x = plan.threads;
-  shape.shared_bytes = plan.shared_bytes;
-  return shape;
+  return {.grid_x = int64_t{plan.channel_blocks} * plan.tile_groups * plan.splits,
+          .block_x = plan.threads,
+          .shared_bytes = plan.shared_bytes};
 }
 
 }  // namespace convbound::depthwise

@@ -49,8 +49,7 @@ struct WgradSums {
     const int column = x_column(block, place, unit);
 #pragma unroll
     for (int i = 0; i < kSpan; i++) {
-      const auto at = static_cast<unsigned>(column + i * block.dilation_w());
-      inside |= (at < static_cast<unsigned>(block.plan.w.input) ? 1u : 0u) << i;
+      inside |= (within(column + i * block.dilation_w(), block.plan.w.input) ? 1u : 0u) << i;
     }
   }
 
@@ -133,16 +132,15 @@ struct WgradSums {
 #pragma unroll
             for (int e = 0; e < Traits::kStride; e++) {
               const int line = (i + t) * Traits::kStride + e;
-              const bool there =
-                  static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h.input) && row < last;
+              const bool there = within(x_row + line, plan.h.input) && row < last;
               if (there) multiply(x_slot + line * plan.x_pitch, kColumnBytes, e, t);
             }
           } else {
 #pragma unroll
             for (int r = 0; r < Traits::kRows; r++) {
               const int line = i * plan.h.stride + r * plan.h.dilation;
-              const bool there = static_cast<unsigned>(x_row + line) < static_cast<unsigned>(plan.h.input);
-              if (there) multiply(x_slot + line * plan.x_pitch, plan.w.dilation * kColumnBytes, r, t);
+              if (!within(x_row + line, plan.h.input)) continue;
+              multiply(x_slot + line * plan.x_pitch, plan.w.dilation * kColumnBytes, r, t);
             }
           }
         }

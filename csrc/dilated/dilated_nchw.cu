@@ -1,17 +1,17 @@
-// dilated_fprop and dilated_dgrad, NCHW, depthwise, stride 1:
+// dilated_fprop_nchw and dilated_dgrad_nchw, depthwise, stride 1:
 //
 //   out[y,x] = bias + sum over i,r,s of in_i[y + r * dilation_h - padding_h, x + s * dilation_w - padding_w] * w_i[r,s]
 //
 // For dgrad, dy is the input and the filter is flipped (as_fprop() in csrc/common/view.h). With a channel multiplier M,
 // fprop has M planes of output for one of input, dgrad the reverse.
 //
-// Output rows y = f + k * dilation of one class f need input rows of one class only, so a thread that walks down a
-// column through the rows of a class has an ordinary convolution before it: at 3x3 it keeps a window of 3x3 values in
-// registers and loads three of them a step. What a block holds in shared memory is one of
+// Output rows y = f + k * dilation of one class f need input rows of one class only. A thread that walks down a column
+// through the rows of a class has an ordinary convolution before it: at 3x3 it keeps a window of 3x3 values in
+// registers and loads three of them a step. Shared memory of a block holds one of
 //   - whole (n, c) planes, input and output each one run of memory: any dilation, everything read and written once
 //     (DeepLab's 33 x 33 planes are 2 to 4 KB);
-//   - where a plane is larger than that, a class of rows, or a band of it with R - 1 rows of halo: whole rows, so no
-//     sector is shared out between classes but at the ends of rows that are no multiple of 32 bytes;
+//   - where a plane is larger than that, a class of rows, or a band of it with R - 1 rows of halo: whole rows, so that
+//     classes share no sectors but those at the ends of rows that are no multiple of 32 bytes;
 //   - where rows do not depend on each other (1-D), a long tile of one row with (S - 1) * dilation of halo.
 //
 //   global memory   input and output once, but for halos; all by 16-byte accesses (csrc/common/run_copy.h)
@@ -22,10 +22,14 @@
 //   in flight       stages of input, 9 KB of a block's 20, of which at least 4 share an SM (224 threads of
 //                   64 registers)
 //
-// A team of threads takes one plane after the other, its filter in registers at 3x3, and in it one item after the
-// other: columns of some classes. Neighbouring lanes have neighbouring columns, so that a warp's access is a few runs
-// of shared memory.
-#include "csrc/common/filter_stage.h"
+// A team of threads takes one plane after the other, with its filter in registers at 3x3. In a plane it takes one item
+// after the other: columns of some classes. Neighbouring lanes have neighbouring columns, so that a warp's access is a
+// few runs of shared memory.
+//
+// It is no instance of depthwise_nchw_tiled.cu with other numbers. That kernel multiplies vectors of neighbouring
+// columns by neighbouring taps, and a dilation tears both apart. Its tile has a halo of zeros, which at DeepLab's rate
+// 12 would make 57 x 57 of 33 x 33.
+#include "csrc/common/plane_filters.h"
 #include "csrc/common/shared.h"
 #include "csrc/dilated/dilated_nchw_walk.h"
 #include "csrc/dilated/dilated_problem.h"
@@ -100,10 +104,11 @@ template <typename T>
 struct StagedPlanes {
   const T* in;  // of the block's first group
   T* out;
-  T *in_stage, *out_stage, *filter_stage, *zero;
+  T *in_stage, *out_stage;  // from the block's first elements on
+  const T* taps_begin;      // where column 0 meets the first tap, left of and above the stage
+  T *filters, *zero;
   float* biases;
-  // The first rows of output and input, and where they begin in their stages; 0 and the same where planes are whole.
-  int first_y, first_y_in, in_begin, out_begin;
+  int first_y, first_y_in;  // the first rows of output and input; 0 where planes are whole
 };
 
 template <typename T>
@@ -115,17 +120,17 @@ __device__ __forceinline__ StagedPlanes<T> place_stages(const DilatedNchwParams<
   StagedPlanes<T> s;
   s.in = params.in + block.first_group * v.inputs * (h.input * w.input);
   s.out = params.out + block.first_group * v.outputs * (h.output * w.output);
-  s.in_stage = dynamic_shared<T>();
-  s.out_stage = s.in_stage + tile.in.elements;
-  s.filter_stage = s.out_stage + tile.out.elements;
-  s.biases = reinterpret_cast<float*>(s.filter_stage + tile.filter_elements);
+  T* const stages = dynamic_shared<T>();
+  s.filters = stages + tile.in.elements + tile.out.elements;
+  s.biases = reinterpret_cast<float*>(s.filters + tile.filter_elements);
   s.zero = reinterpret_cast<T*>(s.biases + tile.biases);
   s.first_y = block.row_class + block.first_k * h.dilation;
   s.first_y_in = s.first_y - h.padding;
   const int64_t in_first = tile.whole ? 0 : static_cast<int64_t>(s.first_y_in) * w.input + block.first_in;
   const int64_t out_first = tile.whole ? 0 : static_cast<int64_t>(s.first_y) * w.output + block.first_x;
-  s.in_begin = alignment(s.in, in_first);
-  s.out_begin = alignment(s.out, out_first);
+  s.in_stage = stages + alignment(s.in, in_first);
+  s.out_stage = stages + tile.in.elements + alignment(s.out, out_first);
+  s.taps_begin = s.in_stage - (tile.whole ? h.padding * w.input : block.first_in) - w.padding;
   return s;
 }
 
@@ -136,75 +141,50 @@ __device__ __forceinline__ void copy_input(const DilatedNchwParams<T>& params, c
   const DilatedNchwTile& tile = params.tile;
   const AxisView &h = v.h, &w = v.w;
   if (tile.whole) {
-    load_run(s.in_stage + elements_after_boundary(s.in), s.in, block.groups * v.inputs * (h.input * w.input),
-             tile.threads);
+    load_run(s.in_stage, s.in, block.groups * v.inputs * (h.input * w.input), tile.threads);
     return;
   }
   for_each_row(tile, tile.in, h, v.inputs, h.input, w.input, s.first_y_in, block.rows + h.filter - 1,
                [&](int at, int64_t offset, int lane) {
-                 load_run(s.in_stage + s.in_begin + at, s.in + offset + block.first_in, block.in_columns,
-                          tile.row_threads, lane);
+                 load_run(s.in_stage + at, s.in + offset + block.first_in, block.in_columns, tile.row_threads, lane);
                });
 }
 
-// The filters of a block's groups, by the number of the group.
+// Copies filters, biases and the zero; returns where the filters lie.
 template <typename T>
-struct GroupFilters {
-  FilterStage<T> filters;
-  int first_channel;
-
-  __device__ __forceinline__ int channel(const DilatedNchwParams<T>& params, int group) const {
-    return divide(first_channel + group, params.wrap).remainder;
-  }
-};
-
-// Copies filters, biases and the zero.
-template <typename T>
-__device__ __forceinline__ GroupFilters<T> copy_filters(const DilatedNchwParams<T>& params,
-                                                        const DilatedNchwBlock& block, const StagedPlanes<T>& s) {
-  const TrimmedConv& conv = params.conv;
-  const int inputs = conv.view.inputs, outputs = conv.view.outputs;
-  const int thread = static_cast<int>(threadIdx.x), threads = params.tile.threads;
+__device__ __forceinline__ const T* copy_filters(const DilatedNchwParams<T>& params, const DilatedNchwBlock& block,
+                                                 const StagedPlanes<T>& s) {
+  const ConvView& v = params.conv.view;
+  const int threads = params.tile.threads, taps = v.inputs * v.outputs * params.conv.taps;
   int64_t image = block.first_group;
-  const int first_channel = take(image, params.channels);
-  const GroupFilters<T> filters{load_filters(s.filter_stage, params.filter, first_channel, block.groups,
-                                             conv.view.groups, inputs * outputs * conv.taps, thread, threads),
-                                first_channel};
-  ptx::cp_async_commit();
-  if (thread == 0) *s.zero = narrow<T>(0);
-  if (params.bias != nullptr) {
-    const int planes = block.groups * outputs;
-    for (int plane = thread; plane < planes; plane += threads) {
-      const int group = plane / outputs;
-      const int64_t at = static_cast<int64_t>(filters.channel(params, group)) * outputs + plane - group * outputs;
-      s.biases[plane] = widen(params.bias[at]);
-    }
-  }
+  const int channel = take(image, params.channels);
+  const T* const filters = load_plane_filters(s.filters, params.filter, channel, block.groups, v.groups, taps, threads);
+  load_plane_biases(s.biases, params.bias, channel * v.outputs, block.groups * v.outputs, v.out_channels(), threads);
+  if (threadIdx.x == 0) *s.zero = narrow<T>(0);
   return filters;
 }
 
 // One plane of output by its team: items are columns of some classes.
 template <typename T, int kFilter>
 __device__ __forceinline__ void compute_plane(const DilatedNchwParams<T>& params, const DilatedNchwBlock& block,
-                                              const StagedPlanes<T>& s, const GroupFilters<T>& filters, int plane,
-                                              int first_item) {
+                                              const StagedPlanes<T>& s, const T* filters, int plane, int first_item) {
   const TrimmedConv& conv = params.conv;
   const DilatedNchwTile& tile = params.tile;
-  const AxisView &h = conv.view.h, &w = conv.view.w;
+  const AxisView& h = conv.view.h;
   const int inputs = conv.view.inputs, outputs = conv.view.outputs;
   const int group = outputs == 1 ? plane : plane / outputs;
   const int direction = conv.view.flip ? -1 : 1;
-  const T* const filter = filters.filters(filters.channel(params, group)) + (plane - group * outputs) * conv.taps +
-                          (conv.view.flip ? conv.taps - 1 - conv.first_tap : conv.first_tap);
+  // A group has several inputs or several outputs, not both.
+  const T* const filter =
+      filters + plane * inputs * conv.taps + (conv.view.flip ? conv.taps - 1 - conv.first_tap : conv.first_tap);
   const float bias = params.bias != nullptr ? s.biases[plane] : 0.0f;
   float tap[9];
   if constexpr (kFilter == 3) {
 #pragma unroll
     for (int t = 0; t < 9; t++) tap[t] = widen(filter[direction * (t / 3 * conv.tap_row + t % 3)]);
   }
-  const T* const plane_in = s.in_stage + s.in_begin + group * inputs * tile.in.plane -
-                            (tile.whole ? h.padding * w.input : block.first_in) - w.padding;
-  T* const plane_out = s.out_stage + s.out_begin + plane * tile.out.plane - block.first_x;
+  const T* const plane_in = s.taps_begin + group * inputs * tile.in.plane;
+  T* const plane_out = s.out_stage + plane * tile.out.plane - block.first_x;
 #pragma unroll 1
   for (int item = first_item; item < tile.items; item += tile.team) {
     const QuotientRemainder column = divide(item, params.columns), part = divide(column.quotient, params.class_groups);
@@ -235,14 +215,12 @@ __device__ __forceinline__ void store_output(const DilatedNchwParams<T>& params,
   const DilatedNchwTile& tile = params.tile;
   const AxisView &h = v.h, &w = v.w;
   if (tile.whole) {
-    store_run(s.out, s.out_stage + elements_after_boundary(s.out), block.groups * v.outputs * (h.output * w.output),
-              tile.threads);
+    store_run(s.out, s.out_stage, block.groups * v.outputs * (h.output * w.output), tile.threads);
     return;
   }
   for_each_row(tile, tile.out, h, v.outputs, h.output, w.output, s.first_y, block.rows,
                [&](int at, int64_t offset, int lane) {
-                 store_run(s.out + offset + block.first_x, s.out_stage + s.out_begin + at, block.columns,
-                           tile.row_threads, lane);
+                 store_run(s.out + offset + block.first_x, s.out_stage + at, block.columns, tile.row_threads, lane);
                });
 }
 
@@ -251,7 +229,7 @@ __global__ void __launch_bounds__(kMostThreads, 4) nchw_kernel(const __grid_cons
   const DilatedNchwBlock block = find_block(params);
   const StagedPlanes<T> staged = place_stages(params, block);
   copy_input(params, block, staged);
-  const GroupFilters<T> filters = copy_filters(params, block, staged);
+  const T* const filters = copy_filters(params, block, staged);
   ptx::cp_async_wait_all();
   __syncthreads();
   const QuotientRemainder team = divide(static_cast<int>(threadIdx.x), params.team);
@@ -269,13 +247,10 @@ LaunchPlan plan_nchw(const KernelRow& row, const ConvProblem& p, const Device&) 
   if (std::string reason = problem_refused(p); !reason.empty()) return refuse(std::move(reason));
   const TrimmedConv conv = trimmed_conv(row.pass, p);
   const DilatedNchwTile tile = choose_tile(conv, sizeof(T));
-  LaunchPlan plan;
-  plan.refusal = shared_beyond(tile.shared_bytes(sizeof(T)));
-  plan.shape = tile_shape(conv, tile, sizeof(T));
-  const DilatedNchwParams<T> params{conv,
+  const DilatedNchwParams<T> params{{},
+                                    conv,
                                     tile,
                                     Divisor(p.c),
-                                    IndexDivisor(p.c),
                                     IndexDivisor(tile.team),
                                     IndexDivisor(tile.item_columns),
                                     IndexDivisor(tile.class_groups),
@@ -283,36 +258,24 @@ LaunchPlan plan_nchw(const KernelRow& row, const ConvProblem& p, const Device&) 
                                     IndexDivisor(tile.row_tiles),
                                     IndexDivisor(tile.classes)};
   const auto kernel = is_3x3(conv.view) ? nchw_kernel<T, 3> : nchw_kernel<T, 0>;
-  plan.launch = [name = row.name, pass = row.pass, shape = plan.shape, kernel, params](const Tensors& t,
-                                                                                       cudaStream_t stream) {
-    launch(name, kernel, shape, stream, with_tensors(params, pass, t));
-  };
-  return plan;
+  return plan_launch(row, kernel, tile_shape(conv, tile, sizeof(T)), params);
 }
 
 }  // namespace
 
-}  // namespace convbound::dilated
-
-namespace convbound {
-
-KernelRows dilated_nchw_rows() {
-  return rows_of_fast_types([&](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    const auto add = [&](const char* name, Pass pass) {
-      rows.push_back({.name = name,
-                      .family = Family::kDilated,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = Layout::kChannelsFirst,
-                      .stride = 1,
-                      .tile = "at most " + std::to_string(dilated::kMostThreads) +
-                              " threads, whole planes, or rows of one class modulo the dilation",
-                      .plan = dilated::plan_nchw<T>});
-    };
-    add("dilated_fprop_nchw", Pass::kFprop);
-    add("dilated_dgrad_nchw", Pass::kDgrad);
+KernelRows nchw_rows() {
+  return rows_of_fast_types([&]<typename T> {
+    return with_dgrad({.name = "dilated_fprop_nchw",
+                       .family = Family::kDilated,
+                       .pass = Pass::kFprop,
+                       .dtype = kDTypeOf<T>,
+                       .layout = Layout::kChannelsFirst,
+                       .stride = 1,
+                       .tile = "at most " + std::to_string(kMostThreads) +
+                               " threads, whole planes, or rows of one class modulo the dilation",
+                       .plan = plan_nchw<T>},
+                      "dilated_dgrad_nchw");
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::dilated

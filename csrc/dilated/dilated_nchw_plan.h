@@ -5,9 +5,9 @@
 #include <bit>
 
 #include "csrc/common/divisor.h"
-#include "csrc/common/filter_stage.h"
 #include "csrc/common/integers.h"
 #include "csrc/common/launch.h"
+#include "csrc/common/run_copy.h"
 #include "csrc/common/view.h"
 
 namespace convbound::dilated {
@@ -50,15 +50,11 @@ struct DilatedNchwTile {
 };
 
 template <typename T>
-struct DilatedNchwParams {
+struct DilatedNchwParams : ConvTensors<T> {
   TrimmedConv conv;
   DilatedNchwTile tile;
   Divisor channels;
-  IndexDivisor wrap, team, columns, class_groups, column_tiles, row_tiles, cut_classes;
-  const T* in = nullptr;
-  const T* filter = nullptr;
-  const T* bias = nullptr;  // or none
-  T* out = nullptr;
+  IndexDivisor team, columns, class_groups, column_tiles, row_tiles, cut_classes;
 };
 
 inline bool is_3x3(const ConvView& v) { return v.h.filter == 3 && v.w.filter == 3 && v.inputs == 1; }
@@ -193,8 +189,7 @@ inline DilatedNchwTile choose_tile(const TrimmedConv& conv, int element_bytes) {
   tile.row_tiles = divide_up(class_rows, tile.rows);
   tile.column_tiles = divide_up(v.w.output, tile.columns);
   tile.biases = tile.groups * v.outputs;
-  tile.filter_elements =
-      static_cast<int>(std::min(filter_stage_elements(tile.groups, v.groups, filter, element_bytes), kMostElements));
+  tile.filter_elements = static_cast<int>(std::min(stage_elements(tile.groups * filter, element_bytes), kMostElements));
   share_out(tile, v, bytes());
   const auto vectors = static_cast<unsigned>(tile.columns * element_bytes / 16);
   tile.row_threads = static_cast<int>(std::clamp(std::bit_ceil(vectors), 16U, 32U));
@@ -202,12 +197,10 @@ inline DilatedNchwTile choose_tile(const TrimmedConv& conv, int element_bytes) {
 }
 
 inline LaunchShape tile_shape(const TrimmedConv& conv, const DilatedNchwTile& tile, int element_bytes) {
-  LaunchShape shape;
   const int64_t parts = tile.whole ? 1 : int64_t{tile.classes} * tile.row_tiles * tile.column_tiles;
-  shape.grid_x = divide_up(conv.groups, tile.groups) * parts;
-  shape.block_x = tile.threads;
-  shape.shared_bytes = static_cast<size_t>(tile.shared_bytes(element_bytes));
-  return shape;
+  return {.grid_x = divide_up(conv.groups, tile.groups) * parts,
+          .block_x = tile.threads,
+          .shared_bytes = static_cast<size_t>(tile.shared_bytes(element_bytes))};
 }
 
 }  // namespace convbound::dilated

@@ -7,10 +7,6 @@
 
 namespace convbound::dilated {
 
-__device__ __forceinline__ bool within(int index, int size) {
-  return static_cast<unsigned>(index) < static_cast<unsigned>(size);
-}
-
 // One thread's part of one plane: a column of some classes of rows. `in` is where the first tap meets the first output
 // (it may lie in the padding), `y` and `y_end` are rows of class 0.
 template <typename T>

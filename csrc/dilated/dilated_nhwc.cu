@@ -1,14 +1,14 @@
-// dilated_fprop and dilated_dgrad, NHWC, depthwise, stride 1: the equation of dilated_nchw.cu.
+// dilated_fprop_nhwc and dilated_dgrad_nhwc, depthwise, stride 1: the equation of dilated_nchw.cu.
 //
-// A thread owns 16 bytes of channels (8 halves) and makes outputs k and k + 1 of one class, rows f + k * dilation, so
-// that a filter value read from shared memory serves two. Every tap is a 16-byte load of input: the first use of an
-// element in a block comes from L2 and the others from L1. Tiles are cut so that this holds:
+// A thread owns 16 bytes of channels (8 halves) and makes outputs k and k + 1 of one class, rows f + k * dilation. So a
+// filter value that is read from shared memory serves two outputs. Every tap is a 16-byte load of input. The first use
+// of an element in a block comes from L2 and the others come from L1. Tiles are cut so that this holds:
 //   - of all columns, as many whole classes of rows as keep to 28 KB with 128, 64 or 32 bytes of channels: classes have
 //     no input in common, so everything is read once (DeepLab's 33 x 33 at rate 12: three classes of 128 bytes);
 //   - where one class of rows is larger than that, 32 bytes of channels and a class of rows and columns, or a compact
 //     part of one with halos of R - 1 and S - 1. A sector of 32 bytes is one position, so classes of columns waste
 //     none.
-// Registers (96 a thread) allow 2 blocks of 320 threads on an SM; tiles are cut for 6, which would have 32 KB of L1
+// Registers (96 a thread) allow 2 blocks of 320 threads on an SM. Tiles are cut for 6, which would have 32 KB of L1
 // each on sm_80 and 42 on sm_90.
 //
 //   in flight   640 threads at least (96 registers) x several loads of 16 bytes: the taps of 3x3 are 18 independent
@@ -41,14 +41,10 @@ struct DilatedNhwcTile {
 };
 
 template <typename T>
-struct DilatedNhwcParams {
+struct DilatedNhwcParams : ConvTensors<T> {
   ConvView view;
   ChannelSlices slices;
   DilatedNhwcTile tile;
-  const T* in = nullptr;
-  const T* filter = nullptr;
-  const T* bias = nullptr;  // or none
-  T* out = nullptr;
 };
 
 // What a block works on: the first of each.
@@ -98,13 +94,13 @@ __device__ __forceinline__ void make_outputs(const DilatedNhwcParams<T>& params,
   for (int b = 0; b < kRows; b++) read_slot<kElements>(slices, at.filter, slices.taps, at.lane, sum[b]);
   const auto add_tap = [&](int input, int r, int s) {
     const int at_y = first_y + r * h.dilation - h.padding, at_x = x + s * w.dilation - w.padding;
-    if (at_x < 0 || at_x >= w.input) return;
+    if (!within(at_x, w.input)) return;
     float tap[kElements];
     read_slot<kElements>(slices, at.filter, input * taps + r * w.filter + s, at.lane, tap);
 #pragma unroll
     for (int b = 0; b < kRows; b++) {
       const int y = at_y + b * h.dilation;
-      if (y < 0 || y >= h.input) continue;
+      if (!within(y, h.input)) continue;
       float value[kElements];
       load_widened(at.in + (static_cast<int64_t>(y) * w.input + at_x) * in_channels + input, value);
       add_product(value, tap, sum[b]);
@@ -143,8 +139,8 @@ __global__ void __launch_bounds__(kThreads, 2) nhwc_kernel(const __grid_constant
   const int thread = static_cast<int>(threadIdx.x);
   const DilatedNhwcBlock block = find_block<kElements>(params);
   float* const filter = dynamic_shared<float>();
-  load_filter<T, kElements, kThreads>(slices, block.channel, params.filter, params.bias, filter, thread,
-                                      v.flip ? h.filter * w.filter : 0);
+  load_slice_filters<T, kElements, kThreads>(slices, block.channel, params.filter, params.bias, filter, thread,
+                                             v.flip ? h.filter * w.filter : 0);
   __syncthreads();
 
   const int positions = kThreads / slices.lanes, lane = thread % slices.lanes, position = thread / slices.lanes;
@@ -200,18 +196,10 @@ void part_of_class(DilatedNhwcTile& tile, const ConvView& v, int64_t slice_bytes
   cut(divide_up(v.w.output, v.w.dilation), std::max<int64_t>(most_columns, 4), tile.columns, tile.column_tiles);
 }
 
-// A launch with kElements channels to a thread.
-template <typename T>
-struct DilatedNhwcLaunch {
-  void (*kernel)(DilatedNhwcParams<T>);
-  DilatedNhwcParams<T> params;
-  LaunchShape shape;
-};
-
 template <typename T, int kElements>
-DilatedNhwcLaunch<T> plan_launch(const ConvView& v) {
+SlicedLaunch<DilatedNhwcParams<T>> sliced_launch(const ConvView& v) {
   constexpr int64_t kFilterTarget = 8 * 1024;
-  DilatedNhwcParams<T> params{v, {}, {}};
+  DilatedNhwcParams<T> params{{}, v, {}, {}};
   for (const int bytes : {128, 64, 32}) {
     const int64_t taps = int64_t{v.inputs} * v.h.filter * v.w.filter;
     params.slices = make_slices(v.out_channels(), taps, kElements, sizeof(T), bytes);
@@ -220,10 +208,9 @@ DilatedNhwcLaunch<T> plan_launch(const ConvView& v) {
     if (fits && filter_bytes(params.slices, kElements) <= kFilterTarget) break;
     if (bytes == 32 && !fits) part_of_class(params.tile, v, slice_bytes);
   }
-  LaunchShape shape;
-  shape.grid_x = v.images * params.tile.tiles() * params.slices.slices;
-  shape.block_x = kThreads;
-  shape.shared_bytes = static_cast<size_t>(filter_bytes(params.slices, kElements));
+  const LaunchShape shape{.grid_x = v.images * params.tile.tiles() * params.slices.slices,
+                          .block_x = kThreads,
+                          .shared_bytes = static_cast<size_t>(filter_bytes(params.slices, kElements))};
   const bool small = v.h.filter == 3 && v.w.filter == 3 && v.inputs == 1 && v.outputs == 1;
   return {small ? nhwc_kernel<T, kElements, 3> : nhwc_kernel<T, kElements, 0>, params, shape};
 }
@@ -233,42 +220,25 @@ LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& p, const Device&) 
   if (std::string reason = problem_refused(p); !reason.empty()) return refuse(std::move(reason));
   const ConvView v = as_fprop(row.pass, p);
   constexpr int kVector = kVectorElements<T>;
-  const DilatedNhwcLaunch<T> single = plan_launch<T, 1>(v);
-  const DilatedNhwcLaunch<T> wide = p.k == p.c && p.c % kVector == 0 ? plan_launch<T, kVector>(v) : single;
-  LaunchPlan plan;
-  const size_t most_bytes = std::max(single.shape.shared_bytes, wide.shape.shared_bytes);
-  plan.refusal = shared_beyond(static_cast<int64_t>(most_bytes));
-  plan.shape = wide.shape;
-  plan.launch = [name = row.name, pass = row.pass, single, wide](const Tensors& t, cudaStream_t stream) {
-    const DilatedNhwcLaunch<T>& chosen = at_boundary(t.x) && at_boundary(t.y) ? wide : single;
-    launch(name, chosen.kernel, chosen.shape, stream, with_tensors(chosen.params, pass, t));
-  };
-  return plan;
+  const auto single = sliced_launch<T, 1>(v);
+  return plan_sliced(row, single, p.k == p.c && p.c % kVector == 0 ? sliced_launch<T, kVector>(v) : single);
 }
 
 }  // namespace
 
-}  // namespace convbound::dilated
-
-namespace convbound {
-
-KernelRows dilated_nhwc_rows() {
-  return rows_of_fast_types([&](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    const auto add = [&](const char* name, Pass pass) {
-      rows.push_back({.name = name,
-                      .family = Family::kDilated,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = Layout::kChannelsLast,
-                      .stride = 1,
-                      .tile = std::to_string(dilated::kThreads) +
-                              " threads, 32 to 128 bytes of channels, whole classes modulo the dilation",
-                      .plan = dilated::plan_nhwc<T>});
-    };
-    add("dilated_fprop_nhwc", Pass::kFprop);
-    add("dilated_dgrad_nhwc", Pass::kDgrad);
+KernelRows nhwc_rows() {
+  return rows_of_fast_types([&]<typename T> {
+    return with_dgrad(
+        {.name = "dilated_fprop_nhwc",
+         .family = Family::kDilated,
+         .pass = Pass::kFprop,
+         .dtype = kDTypeOf<T>,
+         .layout = Layout::kChannelsLast,
+         .stride = 1,
+         .tile = std::to_string(kThreads) + " threads, 32 to 128 bytes of channels, whole classes modulo the dilation",
+         .plan = plan_nhwc<T>},
+        "dilated_dgrad_nhwc");
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::dilated

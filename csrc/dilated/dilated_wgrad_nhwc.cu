@@ -1,17 +1,17 @@
 // dilated_wgrad_nhwc: dw[k,r,s] = sum over n,p,q of dy[n,p,q,k] * x[n,h,w,k/multiplier] and dbias[k] = sum over n,p,q
 // of dy, with h = p + r * dilation - padding (w alike), depthwise with a dilation at stride 1, in fp32, rounded once.
 //
-// Floor: x and dy are read once, the outputs are small. 2 R S FLOPs a position against 4 bytes in fp16.
+// Floor: x and dy are read once, the outputs are small. 2 R S FLOPs a position stand against 4 bytes in fp16.
 //
-// Rows of dy meet rows of x of one class modulo the dilation, so a stage of shared memory holds whole classes: all
-// their columns, 32 bytes of channels. Nothing is read twice at any rate, while a window of R rows next to each other
-// would have (R - 1) * dilation rows of halo. Only planes of which one class is larger than a stage are cut into chunks
-// of its rows, which read R - 1 rows of x again (128 x 128 at rate 2: chunks of 5, 1.20 of compulsory in all).
+// Rows of dy meet rows of x of one class modulo the dilation. So a stage of shared memory holds whole classes: all
+// their columns, 32 bytes of channels. Nothing is read twice at any rate, while a window of R neighbouring rows would
+// have (R - 1) * dilation rows of halo. Planes of which one class is larger than a stage are cut into chunks of its
+// rows, which read R - 1 rows of x again (128 x 128 at rate 2: chunks of 5, 1.20 of compulsory in all).
 //
-// A thread owns four channels and a tile of 3x3 taps and goes over positions: one load of dy, and per tap one of x, 4
-// FMA and as many conversions. Rows in the padding are skipped, columns there read zeros. A warp's 8 positions (16
-// bits; 4 in fp32) of 32 bytes are all banks once. Larger filters give each warp a tile of its own, up to 8, over the
-// same stage.
+// A thread owns four channels and a tile of 3x3 taps and goes over positions. It loads dy once, and per tap it loads x
+// and does 4 FMA and as many conversions. It skips rows in the padding, and reads zeros for columns there. A warp's 8
+// positions (16 bits; 4 in fp32) of 32 bytes are all banks once. With larger filters each warp has a tile of its own,
+// up to 8 of them over the same stage.
 //
 //   traffic     1.02 of compulsory at 33 x 33, batch 32, at any rate: x and dy once, 2 % partial sums
 //   in flight   2 blocks an SM, each with the next stage of 20 to 48 KB by 16-byte cp.async while it works on one; two
@@ -92,9 +92,7 @@ struct DilatedWgradBlock {
       const auto [line, column] = divide(position, by_columns);
       const auto [c, row_of_class] = divide(line, by_rows);
       const int row = unit.row(plan, c, row_of_class) - above, k = channel + part * elements;
-      if (unit.first_class + c >= plan.all_classes || static_cast<unsigned>(row) >= static_cast<unsigned>(height)) {
-        continue;
-      }
+      if (unit.first_class + c >= plan.all_classes || !within(row, height)) continue;
       unsigned char* const cell = to + position * kSliceBytes;
       const T* const at = from + row * row_stride + column * column_stride;
       if (vectors) {
@@ -178,10 +176,10 @@ struct DilatedWgradSums {
 #pragma unroll
       for (int d = 0; d < kTile; d++) {
         // Whole warps agree about rows, but for the ends of lines; columns in the padding read zeros.
-        if (static_cast<unsigned>(h + down[d]) >= static_cast<unsigned>(plan.h.input)) continue;
+        if (!within(h + down[d], plan.h.input)) continue;
 #pragma unroll
         for (int a = 0; a < kTile; a++) {
-          const bool there = static_cast<unsigned>(w + across[a]) < static_cast<unsigned>(plan.w.input);
+          const bool there = within(w + across[a], plan.w.input);
           float x[kElements];
           load_channels<T>(there ? stage + at + d * line_bytes + a * column_bytes : zeros + channel_bytes, x);
 #pragma unroll
@@ -256,65 +254,49 @@ __global__ void __launch_bounds__(kThreads, 2) wgrad_nhwc_kernel(const __grid_co
 }
 
 template <typename T>
-void launch_wgrad(const char* name, const DilatedWgradPlan& plan, const LaunchShape& shape, const Tensors& t,
-                  cudaStream_t stream) {
-  const bool whole_vectors = plan.channels * static_cast<int64_t>(sizeof(T)) % 16 == 0;
-  const PartialSums<T> sums{
-      static_cast<T*>(t.w), static_cast<T*>(t.bias), plan.splits > 1 ? static_cast<float*>(t.workspace) : nullptr,
-      plan.results,         plan.channels,           plan.splits};
-  const DilatedWgradParams<T> params{plan,
-                                     static_cast<const T*>(t.x),
-                                     static_cast<const T*>(t.y),
-                                     sums,
-                                     whole_vectors && at_boundary(t.x) && plan.outputs == 1,
-                                     whole_vectors && at_boundary(t.y),
-                                     IndexDivisor(plan.w.input),
-                                     IndexDivisor(plan.w.output),
-                                     IndexDivisor(plan.rows),
-                                     IndexDivisor(plan.x_rows),
-                                     IndexDivisor(plan.outputs)};
-  launch(name, wgrad_nhwc_kernel<T>, shape, stream, params);
-  add_partial_sums(std::string(name) + "_add", sums, stream);
+DilatedWgradParams<T> wgrad_params(const DilatedWgradPlan& plan, const Tensors& t, const PartialSums<T>& sums) {
+  return {plan,
+          static_cast<const T*>(t.x),
+          static_cast<const T*>(t.y),
+          sums,
+          rows_at_boundaries<T>(t.x, plan.channels) && plan.outputs == 1,
+          rows_at_boundaries<T>(t.y, plan.channels),
+          IndexDivisor(plan.w.input),
+          IndexDivisor(plan.w.output),
+          IndexDivisor(plan.rows),
+          IndexDivisor(plan.x_rows),
+          IndexDivisor(plan.outputs)};
 }
 
 template <typename T>
 LaunchPlan plan_wgrad_nhwc(const KernelRow& row, const ConvProblem& p, const Device&) {
   if (std::string reason = problem_refused(p); !reason.empty()) return refuse(std::move(reason));
-  DilatedWgradPlan wgrad;
-  std::string reason = plan_wgrad(wgrad_view(p, Layout::kChannelsLast), sizeof(T), wgrad);
+  DilatedWgradPlan plan;
+  std::string reason = plan_wgrad(wgrad_view(p, Layout::kChannelsLast), sizeof(T), plan);
   if (!reason.empty()) return refuse(std::move(reason));
-  LaunchPlan plan;
-  plan.shape.grid_x = int64_t{wgrad.slices} * wgrad.tile_groups * wgrad.splits;
-  plan.shape.block_x = kThreads;
-  plan.shape.shared_bytes = wgrad.shared_bytes;
-  plan.workspace_bytes = wgrad.splits > 1 ? static_cast<size_t>(wgrad.splits * wgrad.results) * sizeof(float) : 0;
-  plan.launch = [name = row.name, shape = plan.shape, wgrad](const Tensors& tensors, cudaStream_t stream) {
-    launch_wgrad<T>(name, wgrad, shape, tensors, stream);
-  };
-  return plan;
+  const LaunchShape shape{.grid_x = int64_t{plan.slices} * plan.tile_groups * plan.splits,
+                          .block_x = kThreads,
+                          .shared_bytes = plan.shared_bytes};
+  return plan_with_sums<T>(
+      row, wgrad_nhwc_kernel<T>, shape, plan,
+      [plan](const Tensors& tensors, const PartialSums<T>& sums) { return wgrad_params(plan, tensors, sums); });
 }
 
 }  // namespace
 
-}  // namespace convbound::dilated
-
-namespace convbound {
-
-KernelRows dilated_wgrad_nhwc_rows() {
-  return rows_of_fast_types([&](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace dilated;
+KernelRows wgrad_nhwc_rows() {
+  return rows_of_fast_types([&]<typename T> {
     const std::string taps = std::to_string(kTile) + "x" + std::to_string(kTile);
-    rows.push_back({.name = "dilated_wgrad_nhwc",
-                    .family = Family::kDilated,
-                    .pass = Pass::kWgrad,
-                    .dtype = kDTypeOf<T>,
-                    .layout = Layout::kChannelsLast,
-                    .stride = 1,
-                    .tile = std::to_string(kWgradWarps) + " warps, " + std::to_string(kSliceBytes) +
-                            " bytes of channels, whole classes modulo the dilation, " + taps + " taps a thread",
-                    .plan = plan_wgrad_nhwc<T>});
+    return KernelRows{{.name = "dilated_wgrad_nhwc",
+                       .family = Family::kDilated,
+                       .pass = Pass::kWgrad,
+                       .dtype = kDTypeOf<T>,
+                       .layout = Layout::kChannelsLast,
+                       .stride = 1,
+                       .tile = std::to_string(kWgradWarps) + " warps, " + std::to_string(kSliceBytes) +
+                               " bytes of channels, whole classes modulo the dilation, " + taps + " taps a thread",
+                       .plan = plan_wgrad_nhwc<T>}};
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::dilated

@@ -1,8 +1,8 @@
 // What the three naive kernels share: one thread, one output, in 1 to 3 dimensions, for any groups, stride, padding and
-// dilation. They are version 0 for readers, the rival that every other kernel is checked against, and the path for what
-// no fast kernel covers.
+// dilation. They are version 0 for readers, the oracle that every other kernel is checked against, and the path for
+// what no fast kernel serves.
 //
-// Traffic: every thread loads its whole receptive field and its whole filter through the caches, so the SM-L2 traffic
+// Traffic: every thread loads its whole receptive field and its whole filter through the caches. So the SM-L2 traffic
 // of a k x k depthwise convolution is up to k * k times compulsory where L1 does not catch the overlap. Consecutive
 // threads compute consecutive elements of the output, so stores are coalesced and loads nearly so.
 #pragma once
@@ -92,41 +92,31 @@ inline std::string too_large(const ConvProblem& p) {
 }
 
 inline LaunchShape one_thread_each(int64_t outputs) {
-  LaunchShape shape;
-  shape.grid_x = divide_up(outputs, kThreads);
-  shape.block_x = kThreads;
-  return shape;
+  return {.grid_x = divide_up(outputs, kThreads), .block_x = kThreads};
 }
 
-// A pass that is one launch.
 template <typename T>
-LaunchPlan plan_one_launch(const KernelRow& row, void (*kernel)(NaiveParams<T>), const NaiveParams<T>& params,
-                           int64_t outputs) {
-  LaunchPlan plan;
-  plan.shape = one_thread_each(outputs);
-  plan.launch = [name = row.name, shape = plan.shape, kernel, params](const Tensors& tensors, cudaStream_t stream) {
-    launch(name, kernel, shape, stream, params.at(tensors));
-  };
-  return plan;
+LaunchPlan plan_outputs(const KernelRow& row, void (*kernel)(NaiveParams<T>), const NaiveParams<T>& params,
+                        int64_t outputs) {
+  return plan_launch_of(row, kernel, one_thread_each(outputs), [params](const Tensors& t) { return params.at(t); });
 }
 
 // The rows of a pass: plan_of.template operator()<T, kLayout>() is the plan of one.
 template <typename PlanOf>
 KernelRows rows_of_pass(const char* name, Pass pass, const PlanOf& plan_of) {
-  return rows_of_types<__half, __nv_bfloat16, float, double>([&](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    const auto add = [&](Layout layout, auto plan) {
-      rows.push_back({.name = name,
-                      .family = Family::kAny,
-                      .pass = pass,
-                      .dtype = kDTypeOf<T>,
-                      .layout = layout,
-                      .naive = true,
-                      .tile = std::to_string(kThreads) + " threads, one output each",
-                      .plan = plan});
-    };
-    add(Layout::kChannelsFirst, plan_of.template operator()<T, Layout::kChannelsFirst>());
-    add(Layout::kChannelsLast, plan_of.template operator()<T, Layout::kChannelsLast>());
+  return rows_of_types<__half, __nv_bfloat16, float, double>([&]<typename T> {
+    KernelRow first{.name = name,
+                    .family = Family::kAny,
+                    .pass = pass,
+                    .dtype = kDTypeOf<T>,
+                    .layout = Layout::kChannelsFirst,
+                    .naive = true,
+                    .tile = std::to_string(kThreads) + " threads, one output each",
+                    .plan = plan_of.template operator()<T, Layout::kChannelsFirst>()};
+    KernelRow last = first;
+    last.layout = Layout::kChannelsLast;
+    last.plan = plan_of.template operator()<T, Layout::kChannelsLast>();
+    return KernelRows{first, last};
   });
 }
 

@@ -1,7 +1,7 @@
 // naive_dgrad: dx[n,c,d,h,w] = bias[c] + sum over k/g,t,r,s of dy[n,k,o,p,q] * w[k,c,t,r,s]. See naive.h.
 //
-// A gather: of the taps, those count for which h + padding - r * dilation is a multiple of the stride and the quotient
-// is an output row. With a bias this is the forward of a transposed convolution.
+// A gather: a tap counts where h + padding - r * dilation is a multiple of the stride and the quotient is an output
+// row. With a bias this is the forward of a transposed convolution.
 #include "csrc/naive/naive.h"
 
 namespace convbound::naive {
@@ -55,18 +55,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks) dgrad_kernel(const __grid_c
 template <typename T, Layout kLayout>
 LaunchPlan plan_dgrad(const KernelRow& row, const ConvProblem& p, const Device&) {
   if (std::string reason = too_large(p); !reason.empty()) return refuse(std::move(reason));
-  return plan_one_launch(row, dgrad_kernel<T, kLayout>, make_params<T>(p, p.c, p.input), p.n * p.c * p.input_size());
+  return plan_outputs(row, dgrad_kernel<T, kLayout>, make_params<T>(p, p.c, p.input), p.n * p.c * p.input_size());
 }
 
 }  // namespace
 
-}  // namespace convbound::naive
-
-namespace convbound {
-
-KernelRows naive_dgrad_rows() {
-  return naive::rows_of_pass("naive_dgrad", Pass::kDgrad,
-                             [&]<typename T, Layout kLayout>() { return naive::plan_dgrad<T, kLayout>; });
+KernelRows dgrad_rows() {
+  return rows_of_pass("naive_dgrad", Pass::kDgrad, [&]<typename T, Layout kLayout> { return plan_dgrad<T, kLayout>; });
 }
 
-}  // namespace convbound
+}  // namespace convbound::naive

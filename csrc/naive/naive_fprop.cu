@@ -43,18 +43,13 @@ __global__ void __launch_bounds__(kThreads, kBlocks) fprop_kernel(const __grid_c
 template <typename T, Layout kLayout>
 LaunchPlan plan_fprop(const KernelRow& row, const ConvProblem& p, const Device&) {
   if (std::string reason = too_large(p); !reason.empty()) return refuse(std::move(reason));
-  return plan_one_launch(row, fprop_kernel<T, kLayout>, make_params<T>(p, p.k, p.output), p.n * p.k * p.output_size());
+  return plan_outputs(row, fprop_kernel<T, kLayout>, make_params<T>(p, p.k, p.output), p.n * p.k * p.output_size());
 }
 
 }  // namespace
 
-}  // namespace convbound::naive
-
-namespace convbound {
-
-KernelRows naive_fprop_rows() {
-  return naive::rows_of_pass("naive_fprop", Pass::kFprop,
-                             [&]<typename T, Layout kLayout>() { return naive::plan_fprop<T, kLayout>; });
+KernelRows fprop_rows() {
+  return rows_of_pass("naive_fprop", Pass::kFprop, [&]<typename T, Layout kLayout> { return plan_fprop<T, kLayout>; });
 }
 
-}  // namespace convbound
+}  // namespace convbound::naive

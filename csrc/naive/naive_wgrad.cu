@@ -1,16 +1,20 @@
 // naive_wgrad: dw[k,c,t,r,s] = sum over n,o,p,q of dy[n,k,o,p,q] * x[n,c,d,h,w], and dbias[k] = sum over n,o,p,q of dy.
 // See naive.h.
 //
-// One thread per filter element, so x and dy are read once per tap, and a depthwise 3x3 has only 9 threads per channel.
-// fp32 sums over n,o,p,q grow long; each image is summed apart, which keeps the rounding error near that of one image.
+// One thread has one filter element. So x and dy are read once per tap, and a depthwise 3x3 has only 9 threads per
+// channel. fp32 sums over n,o,p,q grow long: each image is summed apart, which keeps the rounding error near that of
+// one image.
 #include "csrc/naive/naive.h"
 
 namespace convbound::naive {
 
 namespace {
 
+// 40 registers. With kBlocks ptxas takes up to 56, for 5 % fewer instructions and a third fewer warps.
+constexpr int kWgradBlocks = 6;
+
 template <typename T, Layout kLayout>
-__global__ void __launch_bounds__(kThreads, kBlocks) wgrad_kernel(const __grid_constant__ NaiveParams<T> params) {
+__global__ void __launch_bounds__(kThreads, kWgradBlocks) wgrad_kernel(const __grid_constant__ NaiveParams<T> params) {
   const ConvView& v = params.view;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const DenseStrides xs = dense_strides<kLayout>(params.c, v.d.input, v.h.input, v.w.input);
@@ -65,7 +69,7 @@ template <typename T, Layout kLayout>
 LaunchPlan plan_wgrad(const KernelRow& row, const ConvProblem& p, const Device&) {
   if (std::string reason = too_large(p); !reason.empty()) return refuse(std::move(reason));
   const auto params = make_params<T>(p, p.c_per_group(), p.filter);
-  LaunchPlan plan = plan_one_launch(row, wgrad_kernel<T, kLayout>, params, p.k * p.c_per_group() * p.filter_size());
+  LaunchPlan plan = plan_outputs(row, wgrad_kernel<T, kLayout>, params, p.k * p.c_per_group() * p.filter_size());
   plan.launch = [name = row.name, params, filter = plan.launch](const Tensors& tensors, cudaStream_t stream) {
     filter(tensors, stream);
     if (tensors.bias == nullptr) return;
@@ -77,13 +81,8 @@ LaunchPlan plan_wgrad(const KernelRow& row, const ConvProblem& p, const Device&)
 
 }  // namespace
 
-}  // namespace convbound::naive
-
-namespace convbound {
-
-KernelRows naive_wgrad_rows() {
-  return naive::rows_of_pass("naive_wgrad", Pass::kWgrad,
-                             [&]<typename T, Layout kLayout>() { return naive::plan_wgrad<T, kLayout>; });
+KernelRows wgrad_rows() {
+  return rows_of_pass("naive_wgrad", Pass::kWgrad, [&]<typename T, Layout kLayout> { return plan_wgrad<T, kLayout>; });
 }
 
-}  // namespace convbound
+}  // namespace convbound::naive

@@ -1,8 +1,8 @@
-// Strided depthwise dgrad, the forward of a transposed convolution and the input gradient of a strided one: what its
-// kernels ask of a problem, and what they share of its geometry.
+// Strided depthwise dgrad: the forward of a transposed convolution, and the input gradient of a strided one. Here is
+// what its kernels ask of a problem, and what they share of its geometry.
 //
 // dx is cut into blocks of stride x stride elements: with a = h + padding, block i holds the rows a = i * stride + f of
-// phases f < stride. Row a and tap r meet dy's row p = (a - r * dilation) / stride where that division is exact, so a
+// phases f < stride. Row a and tap r meet dy's row p = (a - r * dilation) / stride where that division is exact. So a
 // block needs every tap of the filter exactly once.
 #pragma once
 

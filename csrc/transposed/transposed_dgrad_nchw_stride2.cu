@@ -1,8 +1,9 @@
-// transposed_dgrad, NCHW, depthwise, stride 2: dx[n,c,h,w] = bias[c] + sum over r,s of dy[n,c,p,q] * w[c,r,s] with
-// h + padding = 2p + r (and w alike). See transposed_nchw_tile.h for tiles, transposed_blocks.h for blocks.
+// transposed_dgrad_nchw_stride2, depthwise, for 3x3, 4x4, 5x5 and 7x7: dx[n,c,h,w] = bias[c] + sum over r,s of
+// dy[n,c,p,q] * w[c,r,s] with h + padding = 2p + r (and w alike). transposed_nchw_tile.h has the tiles,
+// transposed_blocks.h the blocks.
 //
 // Each thread walks down dy, in a group of two or four columns of dx. A row p of dy adds to the rows 2p ... 2p + R - 1
-// of dx + padding; the first two of them are complete then and stored, and the sums of the others move up by two. So
+// of dx + padding. The first two of them are complete then and stored, and the sums of the others move up by two. So
 // every element of dy is loaded once for each group, every tap is used once for every block of 2x2, and a row in the
 // padding is passed over. Groups begin at even columns of dx, whatever the padding, so that where rows have an even
 // length two or four elements are one store.
@@ -120,17 +121,16 @@ __device__ __forceinline__ void walk_down(const ConvView& v, const ColumnGroup<T
 #pragma unroll
   for (int i = 0; i < kSums; i++) sum[i / kGroup][i % kGroup] = bias;
   const auto store = [&] {
-    const bool upper = static_cast<unsigned>(row) < static_cast<unsigned>(group.rows);
-    const bool lower = static_cast<unsigned>(row + 1) < static_cast<unsigned>(group.rows);
-    if (upper) store_group<kVector>(dx, sum[0], group.tile_first - group.column, group.end);
-    if (lower) store_group<kVector>(dx + v.w.input, sum[1], group.tile_first - group.column, group.end);
+    const int begin = group.tile_first - group.column;
+    if (within(row, group.rows)) store_group<kVector>(dx, sum[0], begin, group.end);
+    if (within(row + 1, group.rows)) store_group<kVector>(dx + v.w.input, sum[1], begin, group.end);
     dx += 2 * v.w.input;
     row += 2;
   };
 #pragma unroll
   for (int above = 0; above < kAbove; above++) {
     const int p = first - kAbove + above;
-    if (p >= 0 && p < dy_rows) {
+    if (within(p, dy_rows)) {
       add_row<C>(dy, group.inside, tap, bias, sum);
     } else {
       pass_row(bias, sum);
@@ -170,7 +170,7 @@ __device__ __forceinline__ void compute_planes(const TransposedNchwParams<T>& pa
 #pragma unroll 1
   for (int plane = team.quotient; plane < plane_end; plane += tile.teams) {
     float tap[kFilter][kFilter];
-    const T* const taps = filters.taps(params, plane);
+    const T* const taps = filters(plane);
 #pragma unroll
     for (int t = 0; t < kTaps; t++) tap[t / kFilter][t % kFilter] = widen(taps[t]);
     const float bias = filters.biases[plane];
@@ -219,9 +219,9 @@ LaunchPlan plan_stride2(const KernelRow& row, const ConvProblem& p, const Device
   std::string reason = first_of({problem_refused(p), multiplier_or_dilation_refused(p)});
   if (!reason.empty()) return refuse(std::move(reason));
   const bool odd = p.padding[2] % 2 != 0;
-  return plan_launch<T>(
-      row, odd ? dgrad_nchw_stride2_kernel<T, kFilter, true> : dgrad_nchw_stride2_kernel<T, kFilter, false>,
-      make_params<T>(view_of(p)));
+  const auto kernel = odd ? dgrad_nchw_stride2_kernel<T, kFilter, true> : dgrad_nchw_stride2_kernel<T, kFilter, false>;
+  const auto params = make_params<T>(view_of(p));
+  return plan_launch(row, kernel, tile_shape(params), params);
 }
 
 template <typename T, int kFilter>
@@ -239,18 +239,10 @@ KernelRow stride2_row() {
 
 }  // namespace
 
-}  // namespace convbound::transposed
-
-namespace convbound {
-
-KernelRows transposed_dgrad_nchw_stride2_rows() {
-  return rows_of_fast_types([&](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    using namespace transposed;
-    for (const KernelRow& row : {stride2_row<T, 3>(), stride2_row<T, 4>(), stride2_row<T, 5>(), stride2_row<T, 7>()}) {
-      rows.push_back(row);
-    }
+KernelRows dgrad_nchw_stride2_rows() {
+  return rows_of_fast_types([&]<typename T> {
+    return KernelRows{stride2_row<T, 3>(), stride2_row<T, 4>(), stride2_row<T, 5>(), stride2_row<T, 7>()};
   });
 }
 
-}  // namespace convbound
+}  // namespace convbound::transposed

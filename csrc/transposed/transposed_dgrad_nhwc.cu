@@ -1,17 +1,16 @@
-// transposed_dgrad, NHWC, depthwise: dx[n,h,w,c] = bias[c] + sum over m,r,s of dy[n,p,q,c*M+m] * w[c*M+m,r,s] with
+// transposed_dgrad_nhwc, depthwise: dx[n,h,w,c] = bias[c] + sum over m,r,s of dy[n,p,q,c*M+m] * w[c*M+m,r,s] with
 // h + padding = p * stride + r * dilation (and w alike).
 //
 // dx is cut into blocks of stride x stride positions (transposed_blocks.h). A thread owns 16 bytes of channels (8
 // halves) and takes one block after the other: every tap of the filter once, 16-byte loads of dy, 16-byte stores of dx.
 // Neighbouring threads have neighbouring channels, so every access covers whole sectors. Several blocks need one
-// element of dy: it comes from L2 once for each thread block and from L1 after that, for the 8 x 16 blocks of a tile
-// and 128 bytes of channels need (8 + halo) * (16 + halo) * 128 bytes: 20 KB for 3x3 at stride 2, where sm_90 would
-// leave 32 KB to each of 8 blocks, and registers allow 3.
+// element of dy. It comes from L2 once for each thread block, and from L1 after that: the 8 x 16 blocks of a tile and
+// 128 bytes of channels need (8 + halo) * (16 + halo) * 128 bytes, which is 20 KB for 3x3 at stride 2. sm_90 would
+// leave 32 KB to each of 8 thread blocks, and registers allow 3.
 //
 //   global memory   dx once; dy (9/8 * 17/16) times at 3x3, stride 2, which is 4 % of all traffic
-//   per thread      3x3: 4 loads and 4 stores of 16 bytes for 32 elements, 72 FMA, 26 shared loads of
-//                   filter and bias; else a load of dy for each tap of a block and a shared load of filter for two
-//                   blocks
+//   per thread      3x3: 4 loads and 4 stores of 16 bytes for 32 elements, 72 FMA, 26 shared loads of filter and bias;
+//                   else a load of dy for each tap of a block and a shared load of filter for two blocks
 //   in flight       768 threads x 4 x 16 bytes = 48 KB on sm_80 and sm_90
 //
 // Channels that are no multiple of 16 bytes, pointers that are not aligned and channel multipliers take the same kernel
@@ -30,15 +29,11 @@ constexpr int kNhwcThreads = 256;
 constexpr int kTileHeight = 8, kTileBlocks = 128;
 
 template <typename T>
-struct TransposedNhwcParams {
+struct TransposedNhwcParams : ConvTensors<T> {
   ConvView view;
   DxBlocks h, w;
   Phases rows, columns;
   ChannelSlices slices;
-  const T* dy = nullptr;
-  const T* filter = nullptr;
-  const T* bias = nullptr;  // or none
-  T* dx = nullptr;
 };
 
 // What one thread works on: its vector of channels in one image, and where the filter has those.
@@ -57,9 +52,6 @@ struct Blocks3x3 {
   const TransposedNhwcParams<T>& params;
   TransposedNhwcLane<T> at;
 
-  __device__ __forceinline__ Blocks3x3(const TransposedNhwcParams<T>& params, const TransposedNhwcLane<T>& at)
-      : params(params), at(at) {}
-
   __device__ __forceinline__ void make(int i, int, int j) const {
     const AxisView &h = params.view.h, &w = params.view.w;
     const int channels = params.slices.channels, first_h = 2 * i - h.padding, first_w = 2 * j - w.padding;
@@ -71,7 +63,7 @@ struct Blocks3x3 {
 #pragma unroll
       for (int u = 0; u < 2; u++) {
         const int p = i - t, q = j - u;
-        if (p >= 0 && p < h.output && q >= 0 && q < w.output) {
+        if (within(p, h.output) && within(q, w.output)) {
           load_widened(dy - (static_cast<int64_t>(t) * w.output + u) * channels, window[t][u]);
         }
       }
@@ -91,9 +83,9 @@ struct Blocks3x3 {
             add_product(window[r / 2][s / 2], tap, sum);
           }
         }
-        const bool there = static_cast<unsigned>(first_h + fh) < static_cast<unsigned>(h.input) &&
-                           static_cast<unsigned>(first_w + fw) < static_cast<unsigned>(w.input);
-        if (there) store_narrowed(dx + (static_cast<int64_t>(fh) * w.input + fw) * channels, sum);
+        if (within(first_h + fh, h.input) && within(first_w + fw, w.input)) {
+          store_narrowed(dx + (static_cast<int64_t>(fh) * w.input + fw) * channels, sum);
+        }
       }
     }
   }
@@ -106,9 +98,6 @@ struct BlocksAny {
   const TransposedNhwcParams<T>& params;
   TransposedNhwcLane<T> at;
 
-  __device__ __forceinline__ BlocksAny(const TransposedNhwcParams<T>& params, const TransposedNhwcLane<T>& at)
-      : params(params), at(at) {}
-
   __device__ __forceinline__ void make(int i, int i_end, int j) const {
     const AxisView &h = params.view.h, &w = params.view.w;
     const Phases &rows = params.rows, &columns = params.columns;
@@ -117,7 +106,7 @@ struct BlocksAny {
       const int row_taps = rows.count[fh];
       for (int fw = 0; fw < w.stride; fw++) {
         const int at_w = j * w.stride + fw - w.padding, column_taps = columns.count[fw];
-        if (at_w < 0 || at_w >= w.input) continue;
+        if (!within(at_w, w.input)) continue;
         float sum[kRows][kElements];
 #pragma unroll
         for (int b = 0; b < kRows; b++) read_slot<kElements>(params.slices, at.filter, params.slices.taps, 0, sum[b]);
@@ -129,12 +118,12 @@ struct BlocksAny {
 #pragma unroll 2
             for (int u = 0; u < column_taps; u++) {
               const int q = j + columns.offset[fw] - u * columns.move;
-              if (q < 0 || q >= w.output) continue;
+              if (!within(q, w.output)) continue;
               float tap[kElements];
               read_slot<kElements>(params.slices, at.filter, first + u * columns.step, 0, tap);
 #pragma unroll
               for (int b = 0; b < kRows; b++) {
-                if (p + b < 0 || p + b >= h.output) continue;
+                if (!within(p + b, h.output)) continue;
                 float value[kElements];
                 load_widened(row + static_cast<int64_t>(b * w.output + q) * channels * params.view.outputs, value);
                 add_product(value, tap, sum[b]);
@@ -145,7 +134,7 @@ struct BlocksAny {
 #pragma unroll
         for (int b = 0; b < kRows; b++) {
           const int at_h = (i + b) * h.stride + fh - h.padding;
-          if (i + b >= i_end || at_h < 0 || at_h >= h.input) continue;
+          if (i + b >= i_end || !within(at_h, h.input)) continue;
           store_narrowed(at.dx + (static_cast<int64_t>(at_h) * w.input + at_w) * channels, sum[b]);
         }
       }
@@ -164,7 +153,7 @@ __global__ void __launch_bounds__(kNhwcThreads, 3)
   const int64_t n = block / slices.slices / (rows.tiles * columns.tiles);
   const int first_channel = slice * slices.lanes * kElements;
   float* const filter = dynamic_shared<float>();
-  load_filter<T, kElements, kNhwcThreads>(slices, first_channel, params.filter, params.bias, filter, thread, 0);
+  load_slice_filters<T, kElements, kNhwcThreads>(slices, first_channel, params.filter, params.bias, filter, thread, 0);
   __syncthreads();
 
   const int positions = kNhwcThreads / slices.lanes, lane = thread % slices.lanes, position = thread / slices.lanes;
@@ -178,38 +167,30 @@ __global__ void __launch_bounds__(kNhwcThreads, 3)
   const int items = working ? (height + Blocks::kRows - 1) / Blocks::kRows * width : 0;
   const int multiplier = kFilter == 3 ? 1 : params.view.outputs;
   const T* const dy =
-      params.dy + n * h.output * w.output * slices.channels * multiplier + static_cast<int64_t>(channel) * multiplier;
-  const Blocks blocks(params, {dy, params.dx + n * h.input * w.input * slices.channels + channel,
-                               filter + filter_index<kElements>(slices, 0, 0, lane)});
+      params.in + n * h.output * w.output * slices.channels * multiplier + static_cast<int64_t>(channel) * multiplier;
+  const Blocks blocks{params,
+                      {dy, params.out + n * h.input * w.input * slices.channels + channel,
+                       filter + filter_index<kElements>(slices, 0, 0, lane)}};
 #pragma unroll 1
   for (int item = position; item < items; item += positions) {
     blocks.make(first_i + item / width * Blocks::kRows, first_i + height, first_j + item % width);
   }
 }
 
-// A launch with kElements channels to a thread.
-template <typename T>
-struct TransposedNhwcLaunch {
-  void (*kernel)(TransposedNhwcParams<T>);
-  TransposedNhwcParams<T> params;
-  LaunchShape shape;
-};
-
 template <typename T, int kElements, int kFilter>
-TransposedNhwcLaunch<T> plan_launch(const ConvView& v) {
+SlicedLaunch<TransposedNhwcParams<T>> sliced_launch(const ConvView& v) {
   constexpr int64_t kFilterTarget = 24 * 1024;
   const DxBlocks rows = make_blocks(v.h, kTileHeight);
-  TransposedNhwcParams<T> params{v, rows, make_blocks(v.w, kTileBlocks / rows.tile), make_phases(v.h), make_phases(v.w),
-                                 {}};
+  TransposedNhwcParams<T> params{
+      {}, v, rows, make_blocks(v.w, kTileBlocks / rows.tile), make_phases(v.h), make_phases(v.w), {}};
   const int64_t taps = int64_t{v.outputs} * v.h.filter * v.w.filter;
   for (const int bytes : {128, 64, 32}) {
     params.slices = make_slices(v.groups, taps, kElements, sizeof(T), bytes);
     if (filter_bytes(params.slices, kElements) <= kFilterTarget) break;
   }
-  LaunchShape shape;
-  shape.grid_x = v.images * rows.tiles * params.w.tiles * params.slices.slices;
-  shape.block_x = kNhwcThreads;
-  shape.shared_bytes = static_cast<size_t>(filter_bytes(params.slices, kElements));
+  const LaunchShape shape{.grid_x = v.images * rows.tiles * params.w.tiles * params.slices.slices,
+                          .block_x = kNhwcThreads,
+                          .shared_bytes = static_cast<size_t>(filter_bytes(params.slices, kElements))};
   return {dgrad_nhwc_kernel<T, kElements, kFilter>, params, shape};
 }
 
@@ -220,22 +201,8 @@ LaunchPlan plan_nhwc(const KernelRow& row, const ConvProblem& p, const Device&) 
   if (!reason.empty()) return refuse(std::move(reason));
   const ConvView v = view_of(p);
   constexpr int kVector = kVectorElements<T>;
-  const TransposedNhwcLaunch<T> single = plan_launch<T, 1, kFilter>(v);
-  const TransposedNhwcLaunch<T> wide = p.k == p.c && p.c % kVector == 0 ? plan_launch<T, kVector, kFilter>(v) : single;
-  LaunchPlan plan;
-  const size_t most_bytes = std::max(single.shape.shared_bytes, wide.shape.shared_bytes);
-  plan.refusal = shared_beyond(static_cast<int64_t>(most_bytes));
-  plan.shape = wide.shape;
-  plan.launch = [name = row.name, single, wide](const Tensors& t, cudaStream_t stream) {
-    const TransposedNhwcLaunch<T>& chosen = at_boundary(t.x) && at_boundary(t.y) ? wide : single;
-    TransposedNhwcParams<T> params = chosen.params;
-    params.dy = static_cast<const T*>(t.y);
-    params.filter = static_cast<const T*>(t.w);
-    params.bias = static_cast<const T*>(t.bias);
-    params.dx = static_cast<T*>(t.x);
-    launch(name, chosen.kernel, chosen.shape, stream, params);
-  };
-  return plan;
+  const auto single = sliced_launch<T, 1, kFilter>(v);
+  return plan_sliced(row, single, p.k == p.c && p.c % kVector == 0 ? sliced_launch<T, kVector, kFilter>(v) : single);
 }
 
 // kFilter 3 is 3x3 at stride 2, one filter for each channel; 0 is everything up to stride 16.
@@ -255,16 +222,8 @@ KernelRow nhwc_row() {
 
 }  // namespace
 
-}  // namespace convbound::transposed
-
-namespace convbound {
-
-KernelRows transposed_dgrad_nhwc_rows() {
-  return rows_of_fast_types([&](KernelRows& rows, auto type) {
-    using T = typename decltype(type)::type;
-    rows.push_back(transposed::nhwc_row<T, 3>());
-    rows.push_back(transposed::nhwc_row<T, 0>());
-  });
+KernelRows dgrad_nhwc_rows() {
+  return rows_of_fast_types([&]<typename T> { return KernelRows{nhwc_row<T, 3>(), nhwc_row<T, 0>()}; });
 }
 
-}  // namespace convbound
+}  // namespace convbound::transposed

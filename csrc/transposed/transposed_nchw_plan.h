@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "csrc/common/divisor.h"
-#include "csrc/common/filter_stage.h"
+#include "csrc/common/run_copy.h"
 #include "csrc/transposed/transposed_blocks.h"
 
 namespace convbound::transposed {
@@ -31,16 +31,12 @@ struct TransposedNchwTile {
 };
 
 template <typename T>
-struct TransposedNchwParams {
+struct TransposedNchwParams : ConvTensors<T> {
   ConvView view;
   TransposedNchwTile tile;
   int64_t planes;
   Divisor channels;
-  IndexDivisor tiles, wrap, team, columns;
-  const T* dy = nullptr;
-  const T* filter = nullptr;
-  const T* bias = nullptr;  // or none
-  T* dx = nullptr;
+  IndexDivisor tiles, team, columns;
 };
 
 // Columns of dx that a thread of the stride-2 kernel makes: two pairs at 5x5, where one has too few FMA for its loads.
@@ -67,8 +63,7 @@ inline int64_t fill_stages(TransposedNchwTile& tile, const ConvView& v, int elem
   tile.dx_elements = static_cast<int>(std::min(stage_elements(dx, element_bytes), kMost));
   tile.dy_elements = static_cast<int>(std::min(stage_elements(dy, element_bytes), kMost));
   const int64_t taps = int64_t{v.outputs} * v.h.filter * v.w.filter;
-  tile.filter_elements = static_cast<int>(std::min(
-      filter_stage_elements(tile.planes, std::numeric_limits<int64_t>::max() / taps, taps, element_bytes), kMost));
+  tile.filter_elements = static_cast<int>(std::min(stage_elements(tile.planes * taps, element_bytes), kMost));
   return tile.shared_bytes(element_bytes);
 }
 
@@ -130,12 +125,12 @@ inline TransposedNchwTile choose_tile(const ConvView& v, int element_bytes) {
 template <typename T>
 TransposedNchwParams<T> make_params(const ConvView& v) {
   const TransposedNchwTile tile = choose_tile(v, sizeof(T));
-  return {v,
+  return {{},
+          v,
           tile,
           v.images * v.groups,
           Divisor(v.groups),
           IndexDivisor(int64_t{tile.h.tiles} * tile.w.tiles),
-          IndexDivisor(v.groups),
           IndexDivisor(tile.team),
           IndexDivisor(tile.columns)};
 }
@@ -144,24 +139,12 @@ inline std::string tile_text() {
   return std::to_string(kThreads) + " threads, about " + std::to_string(kTargetBytes / 1024) + " KB";
 }
 
-// Of a kernel with these parameters.
-template <typename T, typename Params>
-LaunchPlan plan_launch(const KernelRow& row, void (*kernel)(Params), const Params& params) {
+template <typename T>
+LaunchShape tile_shape(const TransposedNchwParams<T>& params) {
   const TransposedNchwTile& tile = params.tile;
-  LaunchPlan plan;
-  plan.refusal = shared_beyond(tile.shared_bytes(sizeof(T)));
-  plan.shape.grid_x = divide_up(params.planes, tile.planes) * tile.h.tiles * tile.w.tiles;
-  plan.shape.block_x = kThreads;
-  plan.shape.shared_bytes = static_cast<size_t>(tile.shared_bytes(sizeof(T)));
-  plan.launch = [name = row.name, shape = plan.shape, kernel, params](const Tensors& t, cudaStream_t stream) {
-    Params here = params;
-    here.dy = static_cast<const T*>(t.y);
-    here.filter = static_cast<const T*>(t.w);
-    here.bias = static_cast<const T*>(t.bias);
-    here.dx = static_cast<T*>(t.x);
-    launch(name, kernel, shape, stream, here);
-  };
-  return plan;
+  return {.grid_x = divide_up(params.planes, tile.planes) * tile.h.tiles * tile.w.tiles,
+          .block_x = kThreads,
+          .shared_bytes = static_cast<size_t>(tile.shared_bytes(sizeof(T)))};
 }
 
 }  // namespace convbound::transposed

@@ -1,12 +1,13 @@
 // What the NCHW kernels of strided dgrad do alike: a tile of dx, what it needs in shared memory, and its way back. The
-// kernels' files have the algorithms, transposed_blocks.h the blocks of dx.
+// kernels' files have the algorithms, transposed_blocks.h has the blocks of dx.
 //
 // A tile of dx is one contiguous run of memory: several whole (n, c) planes, or a band of rows of one plane, or, where
-// rows do not depend on each other (1-D), a part of one row. The rows of dy that it needs, from those of its blocks
-// down, are one run too.
+// rows do not depend on each other (1-D), a part of one row. The rows of dy that it needs are one run too, from those
+// of its blocks down.
 #pragma once
 
 #include "csrc/common/numeric.h"
+#include "csrc/common/plane_filters.h"
 #include "csrc/common/shared.h"
 #include "csrc/transposed/transposed_nchw_plan.h"
 
@@ -52,16 +53,14 @@ __device__ __forceinline__ AxisPart part_of_axis(const AxisView& axis, const DxB
   return part;
 }
 
-// Filter and bias of the tile's planes, in shared memory.
+// Filters and biases of the tile's planes, in shared memory.
 template <typename T>
 struct StagedFilters {
-  FilterStage<T> filters;
+  const T* taps;
   const float* biases;
-  int first_channel;
+  int of_plane;  // taps
 
-  __device__ __forceinline__ const T* taps(const TransposedNchwParams<T>& params, int plane) const {
-    return filters(divide(first_channel + plane, params.wrap).remainder);
-  }
+  __device__ __forceinline__ const T* operator()(int plane) const { return taps + plane * of_plane; }
 };
 
 // Where a block's tile lies in global and in shared memory.
@@ -86,9 +85,9 @@ __device__ __forceinline__ TilePlace<T> place_tile(const TransposedNchwParams<T>
   place.planes = static_cast<int>(min(static_cast<int64_t>(tile.planes), params.planes - place.first_plane));
   place.part.h = part_of_axis(h, tile.h, tile.w.tiles == 1 ? at.remainder : 0);
   place.part.w = part_of_axis(w, tile.w, tile.w.tiles == 1 ? 0 : at.remainder);
-  place.dy = params.dy + place.first_plane * params.view.outputs * (h.output * w.output) +
+  place.dy = params.in + place.first_plane * params.view.outputs * (h.output * w.output) +
              static_cast<int64_t>(place.part.h.out) * w.output + place.part.w.out;
-  place.dx = params.dx + place.first_plane * h.input * w.input + static_cast<int64_t>(place.part.h.in) * w.input +
+  place.dx = params.out + place.first_plane * h.input * w.input + static_cast<int64_t>(place.part.h.in) * w.input +
              place.part.w.in;
   place.dx_stage = dynamic_shared<T>();
   place.dy_stage = place.dx_stage + tile.dx_elements;
@@ -116,18 +115,12 @@ template <typename T>
 __device__ __forceinline__ StagedFilters<T> copy_filters(const TransposedNchwParams<T>& params,
                                                          const TilePlace<T>& place) {
   const ConvView& v = params.view;
-  const int thread = static_cast<int>(threadIdx.x);
+  const int taps = v.outputs * v.h.filter * v.w.filter;
   int64_t image = place.first_plane;
-  const int first_channel = take(image, params.channels);
-  const StagedFilters<T> filters{load_filters(place.filter_stage, params.filter, first_channel, place.planes, v.groups,
-                                              v.outputs * v.h.filter * v.w.filter, thread, kThreads),
-                                 place.biases, first_channel};
-  ptx::cp_async_commit();
-  for (int plane = thread; plane < place.planes; plane += kThreads) {
-    const int channel = divide(first_channel + plane, params.wrap).remainder;
-    place.biases[plane] = params.bias != nullptr ? widen(params.bias[channel]) : 0.0f;
-  }
-  return filters;
+  const int channel = take(image, params.channels);
+  load_plane_biases(place.biases, params.bias, channel, place.planes, v.groups, kThreads);
+  return {load_plane_filters(place.filter_stage, params.filter, channel, place.planes, v.groups, taps, kThreads),
+          place.biases, taps};
 }
 
 template <typename T>
