@@ -88,7 +88,7 @@ def _row(problem: ConvProblem, pass_: Pass, dtype: torch.dtype, layout: Layout, 
     raise ValueError(f"trace: kernel={kernel!r} is no row of Triton's table; there are {known}")
 
 
-def _launch(launch: Launch, counted: _Counted, compulsory: int) -> trace_report.Launch:
+def _launch(launch: Launch, counted: _Counted, compulsory: int) -> trace_report.TracedLaunch:
     resident = residents(launch.warps, launch.registers)
     programs = [(np.unique(np.concatenate(requests)), requests) for requests in counted.loaded.values()]
     fitting = [len(distinct) * SECTOR <= L1 // resident for distinct, _ in programs]
@@ -105,7 +105,7 @@ def _launch(launch: Launch, counted: _Counted, compulsory: int) -> trace_report.
         Site(launch.kernel.__name__, "global", kind, width, *map(int, counts))
         for (kind, width), counts in counted.sites.items()
     ]
-    return trace_report.Launch(
+    return trace_report.TracedLaunch(
         kernel=str(launch),
         grid=(launch.programs, 1, 1),
         block=(32 * launch.warps, 1, 1),

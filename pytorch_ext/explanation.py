@@ -16,7 +16,7 @@ from convbound.convolutions import Reach
 from convbound.gpus import Gpu, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
 from convbound.roofs import Roofs, promised_roofs
-from convbound.serving import Launch, ServingKernel, serving_kernel
+from convbound.serving import LaunchSizes, ServingKernel, serving_kernel
 
 GPU_BACKENDS = ("cuda", "triton", "torch")
 
@@ -35,7 +35,7 @@ class PassExplanation:
     kernel: str
     reason: str
     tile: str = ""
-    launches: tuple[Launch, ...] = ()
+    launches: tuple[LaunchSizes, ...] = ()
     nonfinite: str = ""
     refused: tuple[tuple[str, str], ...] = ()
     milliseconds: dict[str, float] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from convbound.problem import DTYPE_NAMES, ConvProblem, Layout, Pass
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchSizes:
     """One launch of a GPU's kernel: `function` is its name in the source, `sizes` are those of a program in words.
 
     `shared_bytes` of a block and `registers` of a thread are None where only the compiled kernel tells.
@@ -54,7 +54,7 @@ class ServingKernel:
     name: str
     designed: bool = False
     tile: str = ""
-    launches: tuple[Launch, ...] = ()
+    launches: tuple[LaunchSizes, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
 
 
@@ -99,7 +99,7 @@ def serving_kernel(
     row = introspect.device_select(*native, *_device(introspect, backend, gpu))
     if row is None:
         return ServingKernel("none")
-    launch = Launch(row["grid"], row["block"], row["shared_bytes"])
+    launch = LaunchSizes(row["grid"], row["block"], row["shared_bytes"])
     return ServingKernel(str(row["name"]), not row["naive"], str(row["tile"]), (launch,), tuple(row["refused"]))
 
 
@@ -121,7 +121,7 @@ def _triton_kernel(
             raise RuntimeError("Triton interprets here, for no architecture; name one")
         resources = aot.resources(row, problem, dtype, arch)
     found = [
-        Launch((one.programs, 1, 1), (32 * one.warps, 1, 1), *has, one.kernel.__name__, one.sizes_in_use)
+        LaunchSizes((one.programs, 1, 1), (32 * one.warps, 1, 1), *has, one.kernel.__name__, one.sizes_in_use)
         for one, has in zip(launches, resources, strict=True)
     ]
     return ServingKernel(row.name, not row.naive, f"tile of at most {row.tile}", tuple(found))

@@ -63,7 +63,7 @@ class SectorCounts:
 
 
 @dataclass(frozen=True)
-class Launch:
+class TracedLaunch:
     """One kernel launch and its traffic in bytes.
 
     `load_bytes` and `store_bytes` pass between SMs and L2; `dram_bytes` are the distinct sectors of the launch, and one
@@ -122,7 +122,7 @@ class Trace:
     layout: Layout
     gpu: Gpu
     kernel: str
-    launches: tuple[Launch, ...]
+    launches: tuple[TracedLaunch, ...]
     tensor_cores: bool = False
 
     @property
@@ -253,7 +253,7 @@ def _report(trace: Trace, all_sites: bool) -> str:
     return "\n".join(lines)
 
 
-def _launch(launch: Launch, all_sites: bool) -> list[str]:
+def _launch(launch: TracedLaunch, all_sites: bool) -> list[str]:
     grid, block = ("x".join(map(str, _trimmed(size))) for size in (launch.grid, launch.block))
     cached = f"{launch.blocks_in_l1} of {launch.blocks} blocks within their {launch.l1_share:,} bytes of L1"
     shown = launch.sites if all_sites else launch.lines[:_MOST_LINES]

@@ -16,7 +16,7 @@ from convbound import _library, fakes
 from convbound.gpus import DEFAULT_GPU, Gpu, find_gpu
 from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem, Layout, Pass
 from convbound.serving import native_problem
-from convbound.trace_report import Launch, SectorCounts, Site, Trace
+from convbound.trace_report import SectorCounts, Site, Trace, TracedLaunch
 
 _FEWEST_BLOCKS = 16
 # What grows with the blocks that run.
@@ -181,8 +181,8 @@ def _row(
     raise ValueError(f"trace: kernel={kernel!r} does not serve {problem} on {gpu.name}")
 
 
-def _launch(found: dict[str, Any]) -> Launch:
-    fields = {name: found[name] for name in Launch.__dataclass_fields__}
+def _launch(found: dict[str, Any]) -> TracedLaunch:
+    fields = {name: found[name] for name in TracedLaunch.__dataclass_fields__}
     fields["loaded_bytes_by_width"] = tuple(found["loaded_bytes_by_width"])
     fields["stored_bytes_by_width"] = tuple(found["stored_bytes_by_width"])
     fields["sites"] = tuple(
@@ -190,14 +190,14 @@ def _launch(found: dict[str, Any]) -> Launch:
         for site in found["sites"]
     )
     fields["sectors"] = {name: SectorCounts(*map(_counts, pair)) for name, pair in found["sectors"].items()}
-    return Launch(**fields)
+    return TracedLaunch(**fields)
 
 
 def _counts(packed: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(packed), dtype=torch.int32).long()
 
 
-def _extrapolated(few: dict[str, Any], more: dict[str, Any]) -> Launch:
+def _extrapolated(few: dict[str, Any], more: dict[str, Any]) -> TracedLaunch:
     """A launch of which few blocks were run, then more."""
     grid, ran = math.prod(more["grid"]), more["blocks"]
     if ran == grid:

@@ -12,7 +12,7 @@ from convbound.__main__ import main
 from convbound.gpus import GPUS, find_gpu
 from convbound.kernels import table
 from convbound.problem import DTYPE_NAMES, PASSES, ConvProblem
-from convbound.serving import Launch, serving_kernel
+from convbound.serving import LaunchSizes, serving_kernel
 
 DEPTHWISE = "mb2g32ic32ih28oc32kh3ph1"
 DENSE = "ic256ih9oc256kh3"
@@ -40,7 +40,7 @@ def test_cuda_kernels_are_those_of_the_dispatcher(gpu, dtype: torch.dtype):
             gpu.shared_per_block,
         )
         assert (row.kernel, row.tile) == (found["name"], found["tile"])
-        assert row.launches == (Launch(found["grid"], found["block"], found["shared_bytes"]),)
+        assert row.launches == (LaunchSizes(found["grid"], found["block"], found["shared_bytes"]),)
         assert row.refused == tuple(found["refused"])
         assert all(f"not {name}: {reason}\n" in f"{told}\n" for name, reason in found["refused"])
         assert row.reason.startswith("naive" if found["naive"] else "auto times it")
