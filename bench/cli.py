@@ -38,7 +38,7 @@ from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, 
 from convbound.devices import NAMES, default_device, find_device
 from convbound.gpus import DEFAULT_GPU, NAMED_GPUS, OWN_GPU, find_gpu
 from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
-from convbound.profile import Profile
+from convbound.profile_report import Profile
 from convbound.untrusted import printable, replace_text
 
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from convbound.bench.tables import Layer, Suite
-from convbound.profile import Profile, profile
+from convbound.profile import profile
+from convbound.profile_report import Profile
 
 
 def recorded(

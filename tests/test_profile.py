@@ -21,7 +21,7 @@ from convbound import choice
 from convbound.explanation import Explanation
 from convbound.gpus import GPUS, find_gpu
 from convbound.problem import ConvProblem
-from convbound.profile import THIS_MACHINE, Profile
+from convbound.profile_report import THIS_MACHINE, Profile
 from convbound.roofs import promised_roofs
 
 IMAGE = (2, 4, 12, 12)
@@ -268,6 +268,20 @@ def test_inference_mode_inside_the_model():
     assert found(profiled(Inferring())) == [("conv", 1, "mb2ic4ih12oc4kh3")]
 
 
+def test_compiled_and_scripted_models_are_profiled_all_the_same():
+    def layers() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=4))
+
+    inside = layers()
+    inside[1] = torch.compile(inside[1], backend="aot_eager")
+    whole = torch.compile(layers(), backend="aot_eager")
+    for model in (inside, whole, torch.jit.script(layers())):
+        model(torch.randn(IMAGE))
+        profile = convbound.profile(model, torch.randn(IMAGE), measure=False)
+        assert [str(layer.problem) for layer in profile.layers] == ["mb2ic4ih12oc4kh3", "mb2g4ic4ih10oc4kh3"]
+        assert profile.parameters == numel(model)
+
+
 def test_inputs_by_position_and_by_name():
     class Two(nn.Module):
         def forward(self, image: Tensor, filter: Tensor) -> Tensor:
@@ -487,6 +501,13 @@ def test_promised_roofs_are_those_of_the_data_sheets(monkeypatch: pytest.MonkeyP
     assert all(promised_roofs(gpu).copy_gbps * 1e9 == gpu.dram for gpu in GPUS)
 
 
+class Whole(nn.Module):
+    """Convolves whole numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x.long(), x.new_ones(4, 4, 3, 3, dtype=torch.int64))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -495,6 +516,7 @@ def test_promised_roofs_are_those_of_the_data_sheets(monkeypatch: pytest.MonkeyP
         (lambda: profiled(nn.ReLU(), seconds=0), ValueError, "seconds=0 must be positive"),
         (lambda: profiled(nn.LazyConv2d(4, 3)), ValueError, "parameter weight has no shape yet; call the model once"),
         (lambda: profiled(nn.Conv2d(4, 4, 3), 2, 5, 9, 9), RuntimeError, "expected input"),
+        (lambda: convbound.profile(Whole(), torch.ones(IMAGE, device="meta")), ValueError, "convolves torch.int64"),
         (
             lambda: convbound.profile(nn.Conv2d(4, 4, 3).to("meta"), torch.empty(IMAGE, device="meta")),
             ValueError,
