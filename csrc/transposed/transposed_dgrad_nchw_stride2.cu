@@ -121,16 +121,17 @@ __device__ __forceinline__ void walk_down(const ConvView& v, const ColumnGroup<T
 #pragma unroll
   for (int i = 0; i < kSums; i++) sum[i / kGroup][i % kGroup] = bias;
   const auto store = [&] {
-    const int begin = group.tile_first - group.column;
-    if (within(row, group.rows)) store_group<kVector>(dx, sum[0], begin, group.end);
-    if (within(row + 1, group.rows)) store_group<kVector>(dx + v.w.input, sum[1], begin, group.end);
+    const bool upper = static_cast<unsigned>(row) < static_cast<unsigned>(group.rows);
+    const bool lower = static_cast<unsigned>(row + 1) < static_cast<unsigned>(group.rows);
+    if (upper) store_group<kVector>(dx, sum[0], group.tile_first - group.column, group.end);
+    if (lower) store_group<kVector>(dx + v.w.input, sum[1], group.tile_first - group.column, group.end);
     dx += 2 * v.w.input;
     row += 2;
   };
 #pragma unroll
   for (int above = 0; above < kAbove; above++) {
     const int p = first - kAbove + above;
-    if (within(p, dy_rows)) {
+    if (p >= 0 && p < dy_rows) {
       add_row<C>(dy, group.inside, tap, bias, sum);
     } else {
       pass_row(bias, sum);
