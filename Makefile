@@ -89,7 +89,7 @@ AVX2 := CONVBOUND_CPU_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 PERF = $(PY) -m convbound.bench --out results/$(1) --suite $(2) --time
 
 .PHONY: perf
-perf: $(STAMPS)/tests ## repeat the committed measurements (35 minutes): bench/results, README, docs/experiments, docs/tables/cpu.md, docs/cpu.md
+perf: $(STAMPS)/tests ## repeat the committed measurements (30 minutes): bench/results, README, docs/experiments, docs/tables/cpu.md, docs/cpu.md
 	mkdir -p bench/results
 	$(PY) -m convbound.bench --out results/cpu
 	$(call PERF,cpu_depthwise,depthwise_shapes depthwise_models) 170

@@ -12,12 +12,24 @@ import pytest
 import torch
 
 import convbound
+from convbound.bench import cli, runner
 from convbound.bench.cli import main
-from convbound.bench.experiments import guidelines, headline, layout, predict, receptive, scatter, separable, show
+from convbound.bench.experiments import (
+    command,
+    guidelines,
+    headline,
+    layout,
+    predict,
+    receptive,
+    scatter,
+    separable,
+    show,
+)
 from convbound.bench.experiments.catalogue import EXPERIMENTS
 from convbound.bench.experiments.experiment import OURS, Point, Points, Setting, Subject, Verdict, ridge
 from convbound.bench.experiments.run import Record, _compare, measure, read
 from convbound.bench.rivals import TORCH
+from convbound.bench.rows import Result
 from convbound.devices import find_device
 from convbound.problem import ConvProblem
 from convbound.roofs import Roofs
@@ -285,3 +297,31 @@ def test_a_prediction_is_a_bound_of_the_kernel_that_would_serve(record: Record) 
     found = convbound.trace(problem, dtype=torch.float16, gpu="A100", images=1)
     assert f"{found.kernel} needs {1e6 * found.bounds[0].seconds:.3g} us" in line
     assert list(predict.predictions([dataclasses.replace(point, problem="")], "A100"))[1].strip().startswith("nothing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "opens"),
+    [
+        ([], True),
+        (["--quick"], True),
+        (["--plain"], False),
+        (["--suite", "dcgan"], False),
+        (["--problem", "ic1iw9oc1kw2"], False),
+    ],
+)
+def test_a_run_of_the_benchmark_opens_with_three(
+    arguments: list[str], opens: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(cli, "open_benchmark", lambda *args: opened.append(args))
+    monkeypatch.setattr(runner, "run", lambda *args: Result({}, {}, {}, complete=True))
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert opened == ([("cpu", torch.float32, tmp_path)] if opens else [])
+
+
+def test_what_a_run_opens_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.open_benchmark("cpu", torch.float32, tmp_path)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "three: multiply-adds do not tell the time" in printed
+    assert {p.cache for p in read(tmp_path / "experiments.json").points["three"]} == {"warm"}
+    assert (tmp_path / "three.svg").exists()

@@ -45,7 +45,7 @@ EXAMPLES = f"""\
 examples:
   {PROGRAM} experiment --list                    names and titles
   {PROGRAM} experiment three                     one of them
-  {PROGRAM} experiment --all --out results/all   every one, in ten minutes
+  {PROGRAM} experiment --all --out results/all   every one, in four minutes
   {PROGRAM} experiment three --predict H100      what its kernels' traffic binds on a GPU, traced without one
   {PROGRAM} experiment --from results/all/experiments.json
 """

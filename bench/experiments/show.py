@@ -213,7 +213,7 @@ in a verdict that follows from the data by a rule. On your machine it may be ano
 ```sh
 python -m convbound.bench experiment --list
 python -m convbound.bench experiment three
-python -m convbound.bench experiment --all     # ten minutes
+python -m convbound.bench experiment --all     # four minutes
 ```
 
 Times are medians in milliseconds, of calls that are sampled in turns. *Warm*: the operands of the call before are still

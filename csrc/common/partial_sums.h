@@ -69,12 +69,11 @@ __global__ void __launch_bounds__(kAddThreads, 4) add_partial_sums_kernel(const 
 }
 
 // The plan of a kernel with the parameters params_of(tensors, sums), and of the addition where there are splits.
-// `wgrad` says how many there are, of so many results and channels.
+// `wgrad` says how many there are, of so many results and channels; it keeps its stages within the shared memory.
 template <typename T, typename Params, typename Plan, typename ParamsOf>
 LaunchPlan plan_with_sums(const KernelRow& row, void (*kernel)(Params), const LaunchShape& shape, const Plan& wgrad,
                           const ParamsOf& params_of) {
   LaunchPlan plan;
-  plan.refusal = shared_beyond(static_cast<int64_t>(shape.shared_bytes));
   plan.shape = shape;
   plan.workspace_bytes = wgrad.splits > 1 ? static_cast<size_t>(wgrad.splits * wgrad.results) * sizeof(float) : 0;
   plan.launch = [=, name = row.name](const Tensors& t, cudaStream_t stream) {
