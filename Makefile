@@ -102,8 +102,9 @@ perf: $(STAMPS)/tests ## repeat the committed measurements (30 minutes): bench/r
 	$(AVX2) $(call PERF,cpu_fp16_avx2,halves halves_grouped) 90 --dtype fp16
 	$(call PERF,cpu_grouped,grouped) 120
 	$(AVX2) $(call PERF,cpu_grouped_avx2,grouped) 120
+	$(AVX2) $(call PERF,cpu_grouped_few_avx2,grouped_few) 90
 	for run in cpu cpu_depthwise cpu_depthwise_avx2 cpu_dimensions cpu_decoders cpu_bf16 cpu_bf16_avx2 cpu_fp16 cpu_fp16_avx2 \
-	  cpu_grouped cpu_grouped_avx2; do \
+	  cpu_grouped cpu_grouped_avx2 cpu_grouped_few_avx2; do \
 	  cp results/$$run/result.json bench/results/$$run.json || exit 1; done
 	$(PY) -m convbound.bench report bench/results/cpu.json --readme README.md
 	$(PY) -m convbound.bench means docs/tables/cpu.md bench/results/cpu*.json
