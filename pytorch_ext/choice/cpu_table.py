@@ -171,8 +171,8 @@ def _beyond_measured(problem: ConvProblem, least: int) -> bool:
 
 def _unmeasured(least: int) -> Rule:
     return Rule(
-        f"grouped layers were measured with {least} channels per group or more, 1 to 4 filters per channel, and filters "
-        "up to 4, stride 2 and no dilation (in 1-D 64, 4 and 8)",
+        f"grouped layers were measured with {least} channels per group or more, 1 to 4 filters per channel, and "
+        "filters up to 4, stride 2 and no dilation (in 1-D 64, 4 and 8)",
         lambda p: _beyond_measured(p, least),
     )
 
