@@ -162,30 +162,17 @@ TABLE: tuple[Row, ...] = (
 )
 
 
-def _beyond_measured(problem: ConvProblem, least: int) -> bool:
+def _beyond_measured(problem: ConvProblem) -> bool:
     c, k = problem.c // problem.groups, problem.k // problem.groups
     filter, stride, dilation = (64, 4, 8) if problem.ndim == 1 else (4, 2, 1)
     large = max(problem.filter) > filter or max(problem.stride) > stride or max(problem.dilation) > dilation
-    return c < least or not c <= k <= 4 * c or large
+    return c < 4 or not c <= k <= 4 * c or large
 
 
-def _unmeasured(least: int) -> Rule:
-    return Rule(
-        f"grouped layers were measured with {least} channels per group or more, 1 to 4 filters per channel, and "
-        "filters up to 4, stride 2 and no dilation (in 1-D 64, 4 and 8)",
-        lambda p: _beyond_measured(p, least),
-    )
-
-
-# With AVX2 and with AVX-512.
-_UNMEASURED_2, _UNMEASURED_4 = _unmeasured(2), _unmeasured(4)
-_FEW_PRODUCTS = Rule(
-    "a 1x1 with {per_group} channels per group has too little to do with each vector that is loaded; torch is faster",
-    lambda p: p.c // p.groups < 4 and max(p.filter) == 1,
-)
-_SMALL_PLANES_FEW_CHANNELS = Rule(
-    "layers of {c} channels have small planes; with {per_group} channels per group torch is as fast",
-    lambda p: p.c // p.groups < 4 and p.c >= 512,
+_UNMEASURED = Rule(
+    "grouped layers were measured with 4 channels per group or more, 1 to 4 filters per channel, and filters up to 4, "
+    "stride 2 and no dilation (in 1-D 64, 4 and 8)",
+    _beyond_measured,
 )
 
 
@@ -212,20 +199,16 @@ _TRANSPOSED_TILES = Rule(
     "with a stride, to transpose each tile of NHWC costs more than it gains over torch",
     lambda p: p.ndim > 1 and max(p.stride) > 1,
 )
-_GROUPED_NHWC = (_above(16, 4, 4), _TRANSPOSED_TILES)
-_AVX2, _AVX512 = (_UNMEASURED_2, _FEW_PRODUCTS), (_UNMEASURED_4,)
+_GROUPED_NHWC = (_UNMEASURED, _above(16, 4, 4), _TRANSPOSED_TILES)
 
 TABLE += (
-    Row("grouped", "fprop", _FP32, "NCHW", (*_AVX512, _above(16, 24, 4)), ("avx512",)),
-    Row("grouped", "dgrad", _FP32, "NCHW", (*_AVX512, _above(16, 24, 4, strided=32)), ("avx512",)),
-    Row("grouped", "wgrad", _FP32, "NCHW", (*_AVX512, _above(16, 24, 8)), ("avx512",)),
-    Row("grouped", "fprop", _FP32, "NCHW", (*_AVX2, _above(12, 12, 4)), ("avx2",)),
-    Row("grouped", "dgrad", _FP32, "NCHW", (*_AVX2, _above(16, 8, 4, strided=32)), ("avx2",)),
-    Row("grouped", "wgrad", _FP32, "NCHW", (*_AVX2, _above(16, 8, 8)), ("avx2",)),
-    *(Row("grouped", pass_, _FP32, "NHWC", (*_AVX512, *_GROUPED_NHWC), ("avx512",)) for pass_ in PASSES),
-    Row("grouped", "fprop", _FP32, "NHWC", (*_AVX2, *_GROUPED_NHWC), ("avx2",)),
-    Row("grouped", "dgrad", _FP32, "NHWC", (*_AVX2, *_GROUPED_NHWC), ("avx2",)),
-    Row("grouped", "wgrad", _FP32, "NHWC", (*_AVX2, _SMALL_PLANES_FEW_CHANNELS, *_GROUPED_NHWC), ("avx2",)),
+    Row("grouped", "fprop", _FP32, "NCHW", (_UNMEASURED, _above(16, 24, 4)), ("avx512",)),
+    Row("grouped", "dgrad", _FP32, "NCHW", (_UNMEASURED, _above(16, 24, 4, strided=32)), ("avx512",)),
+    Row("grouped", "wgrad", _FP32, "NCHW", (_UNMEASURED, _above(16, 24, 8)), ("avx512",)),
+    Row("grouped", "fprop", _FP32, "NCHW", (_UNMEASURED, _above(12, 12, 4)), ("avx2",)),
+    Row("grouped", "dgrad", _FP32, "NCHW", (_UNMEASURED, _above(16, 8, 4, strided=32)), ("avx2",)),
+    Row("grouped", "wgrad", _FP32, "NCHW", (_UNMEASURED, _above(16, 8, 8)), ("avx2",)),
+    *(Row("grouped", pass_, _FP32, "NHWC", _GROUPED_NHWC) for pass_ in PASSES),
 )
 
 _NAIVE = Rule(
