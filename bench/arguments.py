@@ -82,6 +82,16 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def made_folder(parser: Parser, folder: Path | None) -> Path:
+    """The folder of ``--out``, or one by the time of day; it is made, or one line says why it cannot be."""
+    folder = folder or results_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: cannot use {folder}: {error.strerror}")
+    return folder
+
+
 def results_folder(ending: str = "") -> Path:
     """Where a command writes if it is not told: results/<date-time>."""
     return Path("results") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}{ending}"

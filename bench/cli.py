@@ -17,13 +17,13 @@ from convbound.bench.arguments import (
     PROGRAM,
     backend,
     device,
+    made_folder,
     one_of,
     path,
     positive,
     problem,
     refusing,
     require_extras,
-    results_folder,
     sizes,
 )
 from convbound.bench.auto import AUTO
@@ -37,11 +37,9 @@ from convbound.choice.backends import backends, our_backends, refusal
 from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, Parser
 from convbound.devices import NAMES, default_device, find_device
 from convbound.gpus import DEFAULT_GPU, NAMED_GPUS, OWN_GPU, find_gpu
-from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+from convbound.problem import LAYOUTS, NAMED_DTYPES, PASSES
 from convbound.profile_report import Profile
 from convbound.untrusted import printable, replace_text
-
-_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 RUN_HELP = """\
 Time convbound's kernels against PyTorch's on the depthwise, grouped, dilated and transposed layers of real models, on
@@ -138,7 +136,7 @@ def run_parser() -> Parser:
     what.add_argument(
         "--dtype",
         nargs="+",
-        type=one_of("dtype", list(_DTYPES)),
+        type=one_of("dtype", list(NAMED_DTYPES)),
         metavar="DTYPE",
         help="fp32 (default on a CPU), fp16 (default on a GPU), bf16, fp64",
     )
@@ -229,11 +227,7 @@ def run_command(arguments: Sequence[str], started: float) -> int:
         return EXIT_OK
     if not args.plain or args.trace:
         require_extras(parser)
-    folder = args.out or results_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--out: cannot use {folder}: {error.strerror}")
+    folder = made_folder(parser, args.out)
     if args.trace:
         return _trace(parser, args, options, folder)
     from convbound.bench.runner import INTERRUPTED, run
@@ -340,7 +334,7 @@ def _options(parser: Parser, args: argparse.Namespace) -> Options:
         transposed=args.transposed,
         passes=tuple(dict.fromkeys(args.passes or PASSES)),
         layouts=tuple(dict.fromkeys(args.layout or LAYOUTS)),
-        dtypes=tuple(_DTYPES[name] for name in dict.fromkeys(args.dtype)) if args.dtype else (found.dtype,),
+        dtypes=tuple(NAMED_DTYPES[name] for name in dict.fromkeys(args.dtype)) if args.dtype else (found.dtype,),
         device=chosen,
         backends=tuple(name for name in dict.fromkeys(names) if name != TORCH),
         rivals=(*usual_rivals(chosen), *([INDUCTOR] if args.inductor else ())),

@@ -25,10 +25,9 @@ from convbound.bench.progress import Lines
 from convbound.command_line import EXIT_FAILED_ROWS, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Parser
 from convbound.devices import default_device, find_device
 from convbound.failures import failure, is_out_of_memory
-from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+from convbound.problem import LAYOUTS, NAMED_DTYPES, PASSES
 
 MEANS_HELP = "Rewrite a document's table of mean speed-ups by kind of layer from the result files of some runs."
-_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 def means_command(arguments: Sequence[str], started: float) -> int:
@@ -57,7 +56,8 @@ def tune_parser() -> Parser:
     parser.add_argument("--problem", nargs="+", type=problem, metavar="TEXT", required=True)
     parser.add_argument("--pass", nargs="+", dest="passes", type=one_of("pass", PASSES), default=PASSES, metavar="PASS")
     parser.add_argument("--layout", nargs="+", type=one_of("layout", LAYOUTS), default=LAYOUTS, metavar="LAYOUT")
-    parser.add_argument("--dtype", nargs="+", type=one_of("dtype", list(_DTYPES)), default=["fp16"], metavar="DTYPE")
+    dtype = one_of("dtype", list(NAMED_DTYPES))
+    parser.add_argument("--dtype", nargs="+", type=dtype, default=["fp16"], metavar="DTYPE")
     return parser
 
 
@@ -82,10 +82,10 @@ def tune_command(arguments: Sequence[str], started: float) -> int:
         for what, name, layout, pass_ in cases:
             progress.step(f"{what} {pass_} {name} {layout}")
             try:
-                timings = search(what, pass_, _DTYPES[name], layout, device, architecture(device), timer)
+                timings = search(what, pass_, NAMED_DTYPES[name], layout, device, architecture(device), timer)
             except RuntimeError as error:
                 failed = True
-                print(f"  FAILED {failure(error, what, _DTYPES[name])}")
+                print(f"  FAILED {failure(error, what, NAMED_DTYPES[name])}")
             else:
                 print("\n".join(report(timings)), flush=True)
             progress.advance()

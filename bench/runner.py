@@ -21,14 +21,13 @@ from convbound.bench.rows import Result, Row, RowWriter, write_rows
 from convbound.choice import cpu_table
 from convbound.choice.backends import CPU_ISA
 from convbound.devices import Device, find_device
-from convbound.problem import DTYPE_NAMES, ConvProblem
+from convbound.problem import DTYPE_NAMES, NAMED_DTYPES, ConvProblem
 from convbound.roofs import Roofs, measure_roofs, median_roofs
 
 INTERRUPTED = "interrupted"
 # What `auto` takes shall be as fast as torch, but for noise.
 LEAST_SPEEDUP = 0.97
 _LEAST_DOUBTFUL_MS = 0.1
-_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 class DeviceLost(Exception):  # noqa: N818
@@ -148,7 +147,7 @@ def _is_doubtful(row: Row) -> bool:
     """Whether ``auto`` would take this kernel, and it looks slower than torch: it is measured again then."""
     if not row.ok or row.backend != "cpu" or (row.median_ms or 0.0) < _LEAST_DOUBTFUL_MS:
         return False
-    problem, dtype = ConvProblem.parse(row.problem), _DTYPES[row.dtype]
+    problem, dtype = ConvProblem.parse(row.problem), NAMED_DTYPES[row.dtype]
     slow = row.speedup_same_layout is not None and row.speedup_same_layout < LEAST_SPEEDUP
     taken = cpu_table.look_up(problem, row.pass_, dtype, row.layout, CPU_ISA)  # type: ignore[arg-type]
     return slow and taken.backend == "cpu"

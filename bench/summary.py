@@ -16,7 +16,7 @@ from convbound.bench.overhead import contention
 from convbound.bench.rivals import RIVALS
 from convbound.bench.rows import NOISY, Row
 from convbound.choice import cpu_table
-from convbound.problem import DTYPE_NAMES, ConvProblem, Layout, Pass
+from convbound.problem import NAMED_DTYPES, ConvProblem, Layout, Pass
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -79,7 +79,7 @@ def is_slower(row: Row) -> bool:
 
 def with_auto(row: Row, isa: str) -> Row:
     """The row as ``backend="auto"`` gives it: as it is where the table for CPUs takes the kernel, else torch's."""
-    dtype = next((dtype for dtype, name in DTYPE_NAMES.items() if name == row.dtype), None)
+    dtype = NAMED_DTYPES.get(row.dtype)
     if dtype is None or row.speedup_same_layout is None:
         return row
     problem = ConvProblem.parse(row.problem)

@@ -24,7 +24,7 @@ from convbound.command_line import Parser
 from convbound.explanation import explain
 from convbound.gpus import DEFAULT_GPU, NAMED_GPUS, OWN_GPU
 from convbound.machine import cpu_name
-from convbound.problem import DTYPE_NAMES, LAYOUTS, PASSES
+from convbound.problem import DTYPE_NAMES, LAYOUTS, NAMED_DTYPES, PASSES
 from convbound.trace_picture import picture_path
 from convbound.tracing import trace
 from convbound.untrusted import printable
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dtype(options: argparse.Namespace) -> torch.dtype:
-    return next(dtype for dtype, name in DTYPE_NAMES.items() if name == options.dtype)
+    return NAMED_DTYPES[options.dtype]
 
 
 def _explained(options: argparse.Namespace) -> str:

@@ -24,18 +24,6 @@ PROFILES = {
     "sm_100": (100, 227),
     "sm_120": (120, 99),
 }
-# Fused multiply-adds of 16-bit numbers, summed in fp32, per clock and SM on tensor cores: NVIDIA's white papers of
-# Turing, Ampere (GA100, GA102), Ada, Hopper and Blackwell. tf32 runs at half of it, and not at all on sm_75.
-_TENSOR_FMAS = {
-    "sm_75": 512,
-    "sm_80": 1024,
-    "sm_86": 256,
-    "sm_89": 256,
-    "sm_90": 2048,
-    "h200": 2048,
-    "sm_100": 4096,
-    "sm_120": 256,
-}
 L1_BYTES = 128  # a clock, out of one SM's L1 and shared memory: one wavefront
 
 
@@ -43,7 +31,8 @@ L1_BYTES = 128  # a clock, out of one SM's L1 and shared memory: one wavefront
 class Gpu:
     """A GPU: `profile` is its name in the emulator, `clock` the boost clock in Hz, `dram` bytes per second.
 
-    `fp32_lanes` and `fp64_lanes` are fused multiply-adds per clock and SM.
+    `fp32_lanes` and `fp64_lanes` are fused multiply-adds per clock and SM; `tensor_lanes` those of the tensor cores in
+    16 bits, summed in fp32. tf32 runs at half of it, and not at all on sm_75.
     """
 
     name: str
@@ -53,6 +42,7 @@ class Gpu:
     dram: float
     fp32_lanes: int
     fp64_lanes: int
+    tensor_lanes: int
 
     @property
     def arch(self) -> int:
@@ -70,7 +60,7 @@ class Gpu:
 
     def product_rate(self, dtype: torch.dtype, *, tf32: bool) -> float:
         """Fused multiply-adds per second of a dense matrix product: on tensor cores where they take the dtype."""
-        tensor_cores = self.sms * self.clock * _TENSOR_FMAS[self.profile]
+        tensor_cores = self.sms * self.clock * self.tensor_lanes
         if dtype == torch.bfloat16 and self.arch < 80:
             return self.fma_rate(dtype)
         if dtype in (torch.float16, torch.bfloat16):
@@ -80,18 +70,20 @@ class Gpu:
         return self.fma_rate(dtype)
 
 
+# NVIDIA's data sheets and white papers. A10 and L4 sum in fp32 at the full rate, where GeForce cards of their
+# generations do so at half.
 GPUS = (
-    Gpu("T4", "sm_75", 40, 1.59e9, 320e9, 64, 2),
-    Gpu("A100", "sm_80", 108, 1.41e9, 2039e9, 64, 32),
-    Gpu("RTX 3090", "sm_86", 82, 1.695e9, 936e9, 128, 2),
-    Gpu("RTX 4090", "sm_89", 128, 2.52e9, 1008e9, 128, 2),
-    Gpu("H100 SXM", "sm_90", 132, 1.98e9, 3350e9, 128, 64),
-    Gpu("H200", "h200", 132, 1.98e9, 4800e9, 128, 64),
-    Gpu("B200", "sm_100", 148, 1.965e9, 8000e9, 128, 64),
-    Gpu("RTX 5090", "sm_120", 170, 2.407e9, 1792e9, 128, 2),
+    Gpu("T4", "sm_75", 40, 1.59e9, 320e9, 64, 2, 512),
+    Gpu("A100", "sm_80", 108, 1.41e9, 2039e9, 64, 32, 1024),
+    Gpu("RTX 3090", "sm_86", 82, 1.695e9, 936e9, 128, 2, 256),
+    Gpu("RTX 4090", "sm_89", 128, 2.52e9, 1008e9, 128, 2, 256),
+    Gpu("H100 SXM", "sm_90", 132, 1.98e9, 3350e9, 128, 64, 2048),
+    Gpu("H200", "h200", 132, 1.98e9, 4800e9, 128, 64, 2048),
+    Gpu("B200", "sm_100", 148, 1.965e9, 8000e9, 128, 64, 4096),
+    Gpu("RTX 5090", "sm_120", 170, 2.407e9, 1792e9, 128, 2, 256),
     # Of the same profiles as GPUs above, which "sm_86" and "sm_89" name.
-    Gpu("A10", "sm_86", 72, 1.695e9, 600e9, 128, 2),
-    Gpu("L4", "sm_89", 58, 2.04e9, 300e9, 128, 2),
+    Gpu("A10", "sm_86", 72, 1.695e9, 600e9, 128, 2, 512),
+    Gpu("L4", "sm_89", 58, 2.04e9, 300e9, 128, 2, 512),
 )
 DEFAULT_GPU = "H100 SXM"
 OWN_GPU = "name=TEXT,sms=N,gbps=N[,clock=GHZ,profile=sm_90,fp32=LANES,fp64=LANES]"

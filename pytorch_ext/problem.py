@@ -18,6 +18,7 @@ PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad")
 LAYOUTS: tuple[Layout, ...] = ("NCHW", "NHWC")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
+NAMED_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 _AXES = {1: "w", 2: "hw", 3: "dhw"}
 _TOKEN = re.compile(r"(mb|g|ic|oc|[ikspd][dhw])(\d+)|(e[dhw])(-?\d+)")

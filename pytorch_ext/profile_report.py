@@ -12,7 +12,7 @@ from typing import Any
 
 from convbound.explanation import Explanation, PassExplanation
 from convbound.problem import DTYPE_NAMES, PASSES
-from convbound.text_table import aligned
+from convbound.text_table import aligned, short
 
 THIS_MACHINE = "this machine"
 _PER_PASS = ("backend", "kernel", "reason", "auto_ms", "torch_ms")
@@ -168,8 +168,8 @@ class Profile:
         for layer in self.layers:
             p = layer.problem
             row = [p.origin or "(the model)", f"{layer.count}", f"{p}{' transposed' if layer.transposed else ''}"]
-            row += [f"{layer.parameters:,}", *map(_short, (p.multiply_adds, p.flops, p.memory_access_cost))]
-            row += [f"{_short(p.compulsory_bytes(layer.dtype))}B", f"{p.arithmetic_intensity(layer.dtype):.2f}"]
+            row += [f"{layer.parameters:,}", *map(short, (p.multiply_adds, p.flops, p.memory_access_cost))]
+            row += [f"{short(p.compulsory_bytes(layer.dtype))}B", f"{p.arithmetic_intensity(layer.dtype):.2f}"]
             row += [_sizes(layer.reach.field), _sizes(layer.reach.jump)] if layer.reach else ["", ""]
             row.append(", ".join(f"{b.resource} ({b.machine})" for b in layer.bounds))
             row.append(f"{layer.forward.backend}:{layer.forward.kernel}")
@@ -190,8 +190,8 @@ class Profile:
         lines = [
             f"{calls} convolutions in {len(self.layers)} rows; {self.parameters:,} parameters, "
             f"{sum(layer.parameters for layer in self.layers):,} of them in convolutions",
-            f"one forward pass: {_short(self.multiply_adds)} multiply-adds ({_short(self.flops)}FLOP) over "
-            f"{_short(self.memory_access_cost)} elements ({_short(self.compulsory_bytes)}B) by convolutions",
+            f"one forward pass: {short(self.multiply_adds)} multiply-adds ({short(self.flops)}FLOP) over "
+            f"{short(self.memory_access_cost)} elements ({short(self.compulsory_bytes)}B) by convolutions",
         ]
         if self.forward_ms is not None and self.convolution_ms is not None:
             lines.append(
@@ -209,11 +209,3 @@ def _times(row: PassExplanation) -> str:
 def _sizes(values: Sequence[Fraction]) -> str:
     texts = [str(value) for value in values]
     return texts[0] if len({*texts}) == 1 else "x".join(texts)
-
-
-def _short(number: float) -> str:
-    """A number with three digits and a prefix: 2.42 G."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {prefix}"
-    return f"{number:g} "

@@ -1,4 +1,4 @@
-"""Tables as plain text."""
+"""Tables and numbers as plain text."""
 
 from __future__ import annotations
 
@@ -15,3 +15,11 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         return "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(cells)).rstrip()
 
     return "\n".join(map(line, (rows[0], rule, *rows[1:])))
+
+
+def short(number: float) -> str:
+    """Three significant digits and a prefix, for a unit to follow: ``2.42 G``; below a thousand ``512 ``."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g} {prefix}"
+    return f"{number:.3g} "

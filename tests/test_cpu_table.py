@@ -12,11 +12,10 @@ import torch
 import convbound
 from convbound.choice import backends, cpu_table
 from convbound.choice.cpu_table import Row, Rule
-from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, PASSES, ConvProblem
+from convbound.problem import DTYPE_NAMES, DTYPES, LAYOUTS, NAMED_DTYPES, PASSES, ConvProblem
 from convbound.serving import serving_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
-BY_NAME = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 RESULTS = [json.loads(file.read_text()) for file in sorted(ROOT.glob(cpu_table.EVIDENCE))]
 MEASURED: list[dict[str, Any]] = [
     {**row, "isa": result["machine"]["isa"].lower()}
@@ -30,7 +29,7 @@ needs_simd = pytest.mark.skipif(
 
 
 def case(row: dict[str, Any]) -> tuple[Any, ...]:
-    return ConvProblem.parse(row["problem"]), row["pass"], BY_NAME[row["dtype"]], row["layout"], row["isa"]
+    return ConvProblem.parse(row["problem"]), row["pass"], NAMED_DTYPES[row["dtype"]], row["layout"], row["isa"]
 
 
 def preferred(row: dict[str, Any]) -> bool:

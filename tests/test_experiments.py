@@ -63,7 +63,7 @@ def constant(point: Point) -> float:
 
 def roofline(point: Point) -> float:
     """Of a machine whose roofs meet at 6 FLOP/byte, as ROOFS say."""
-    return scatter.roofline_ms(point, ROOFS)
+    return max(point.bytes / 30, 2 * point.multiply_adds / 180) / 1e6
 
 
 ROOFS = Roofs(30.0, "copy", {"fp32": 180.0})
@@ -162,6 +162,14 @@ def test_the_memory_access_of_a_pointwise_convolution(c1: int, c2: int, groups: 
 def test_zero_insertion_and_the_promise() -> None:
     assert separable.promise(256) == pytest.approx(1 / 256 + 1 / 9)
     assert separable.promise(64, 5) == pytest.approx(1 / 64 + 1 / 25)
+
+
+def test_the_roofline_is_of_the_units_that_a_convolution_uses() -> None:
+    roofs = Roofs(100.0, "copy", {"fp16": 900.0}, fma_gflops=200.0)
+    depthwise = Point("", "", 0, multiply_adds=10**9, bytes=10**7, problem="g8ic8ih9oc8kh3")
+    dense = dataclasses.replace(depthwise, problem="ic8ih9oc8kh3")
+    assert scatter.roofline_ms(depthwise, roofs) == pytest.approx(10)
+    assert scatter.roofline_ms(dense, roofs) == pytest.approx(2e9 / 900e6)
 
 
 def test_the_ridge_is_of_the_units_that_depthwise_uses() -> None:
@@ -275,7 +283,7 @@ def test_a_table_has_a_time_in_every_cell_that_was_measured(record: Record) -> N
 def test_a_child_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     from convbound.bench.experiments import cold
 
-    monkeypatch.setattr(cold, "_CHILD", "raise SystemExit('no such device')")
+    monkeypatch.setattr(cold, "_COMMAND", "raise SystemExit('no such device')")
     setting = Setting(find_device("cpu"), torch.float32, ROOFS)
     with pytest.raises(RuntimeError, match="no such device"):
         measure(EXPERIMENTS["cold"], setting, 1.0)

@@ -144,13 +144,21 @@ def test_what_cannot_be_traced_is_refused(arguments, message):
         convbound.trace(**{"problem": DEPTHWISE} | arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [("T4", 65), ("A100", 312), ("RTX 3090", 71), ("RTX 4090", 165), ("RTX 5090", 209.5), ("A10", 125), ("L4", 121)],
+)
+def test_tensor_cores_reach_what_the_data_sheet_promises(name: str, teraflops: float):
+    assert 2e-12 * find_gpu(name).product_rate(torch.float16, tf32=False) == pytest.approx(teraflops, rel=0.01)
+
+
 def test_a_gpu_is_given_by_its_data_sheet():
     first = next(gpu for gpu in GPUS if gpu.profile == "sm_86")
     assert find_gpu("name=RTX 3060,sms=28,gbps=360,profile=sm_86") == Gpu(
-        "RTX 3060", "sm_86", 28, first.clock, 360e9, first.fp32_lanes, first.fp64_lanes
+        "RTX 3060", "sm_86", 28, first.clock, 360e9, first.fp32_lanes, first.fp64_lanes, first.tensor_lanes
     )
     own = find_gpu("profile=sm_75, clock=1.5 ,fp32=32,fp64=1,name=X,sms=3,gbps=0.5")
-    assert own == Gpu("X", "sm_75", 3, 1.5e9, 0.5e9, 32, 1)
+    assert own == Gpu("X", "sm_75", 3, 1.5e9, 0.5e9, 32, 1, 512)
     assert find_gpu(OWN).profile == "sm_90"
     trace = convbound.trace(COPY, gpu="name=Small,sms=1,gbps=1,clock=0.001", kernel="naive_fprop")
     (launch,) = trace.launches

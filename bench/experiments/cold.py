@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
+import torch
 from matplotlib.figure import Figure
 
 from convbound.bench.experiments.experiment import (
@@ -16,11 +20,12 @@ from convbound.bench.experiments.experiment import (
     Points,
     Setting,
     Verdict,
+    convolve,
     summed,
 )
 from convbound.bench.experiments.show import bars, legend
 from convbound.bench.rivals import TORCH
-from convbound.problem import ConvProblem
+from convbound.problem import DTYPE_NAMES, NAMED_DTYPES, ConvProblem
 from convbound.roofs import Roofs
 
 FIRST, NEW, STEADY = "first call", "new shape", "steady"
@@ -29,42 +34,44 @@ SIZE = 28
 # Processes for each of the two kinds and series; each takes seconds to start.
 PROCESSES, MOST_SECONDS = 2, 120
 
-# What a process of its own runs; it prints three times in milliseconds.
-_CHILD = """\
-import json, statistics, sys, time
-import torch
-from convbound.bench.experiments.experiment import convolve
-from convbound.problem import ConvProblem
+_COMMAND = f"from {__name__} import child; child()"
 
-text, ours, device, dtype = sys.argv[1], sys.argv[2] == "1", sys.argv[3], getattr(torch, sys.argv[4])
-wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 
-def call(size):
-    problem = ConvProblem.parse(text.format(size))
-    x, w = (torch.randn(shape, device=device, dtype=dtype) for shape in (problem.x_shape, problem.w_shape))
-    def once():
-        wait()
-        start = time.perf_counter()
-        convolve(problem, x, w, ours=ours)
-        wait()
-        return (time.perf_counter() - start) * 1e3
-    return once
+def child() -> None:
+    """What a process of its own runs: the three times of a convolution, in milliseconds, printed as JSON."""
+    text, series, device, dtype = sys.argv[1:]
 
-with torch.no_grad():
-    torch.randn(64, 64, device=device) @ torch.randn(64, 64, device=device)  # threads, and a GPU's libraries
-    steady = call(SIZE)
-    first = steady()
-    new = statistics.median(call(size)() for size in range(SIZE - 8, SIZE + 9) if size != SIZE)
-    print(json.dumps([first, new, statistics.median(steady() for _ in range(100))]))
-""".replace("SIZE", str(SIZE))
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def call(size: int) -> Callable[[], float]:
+        problem = ConvProblem.parse(text.format(size))
+        shapes = problem.x_shape, problem.w_shape
+        x, w = (torch.randn(shape, device=device, dtype=NAMED_DTYPES[dtype]) for shape in shapes)
+
+        def once() -> float:
+            wait()
+            start = time.perf_counter()
+            convolve(problem, x, w, ours=series == OURS)
+            wait()
+            return (time.perf_counter() - start) * 1e3
+
+        return once
+
+    with torch.no_grad():
+        torch.randn(64, 64, device=device) @ torch.randn(64, 64, device=device)  # threads, and a GPU's libraries
+        steady = call(SIZE)
+        first = steady()
+        new = statistics.median(call(size)() for size in range(SIZE - 8, SIZE + 9) if size != SIZE)
+        print(json.dumps([first, new, statistics.median(steady() for _ in range(100))]))
 
 
 def _once(setting: Setting, text: str, series: str) -> list[float]:
     """The three times of one process, in milliseconds."""
-    dtype = str(setting.dtype).removeprefix("torch.")
-    arguments = [text, str(int(series == OURS)), setting.device.type, dtype]
+    arguments = [text, series, setting.device.type, DTYPE_NAMES[setting.dtype]]
     found = subprocess.run(
-        [sys.executable, "-c", _CHILD, *arguments],
+        [sys.executable, "-c", _COMMAND, *arguments],
         capture_output=True,
         text=True,
         timeout=MOST_SECONDS,

@@ -15,18 +15,18 @@ from convbound.bench.arguments import (
     MOST_THREADS,
     PROGRAM,
     device,
+    made_folder,
     one_of,
     path,
     positive,
     refusing,
     require_extras,
-    results_folder,
 )
 from convbound.bench.progress import bar, terminal
 from convbound.command_line import EXIT_INTERRUPTED, EXIT_OK, Parser
 from convbound.devices import NAMES, default_device, find_device
 from convbound.gpus import DEFAULT_GPU, find_gpu
-from convbound.problem import DTYPE_NAMES
+from convbound.problem import NAMED_DTYPES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from convbound.bench.experiments.experiment import Points
     from convbound.bench.experiments.run import Record
 
-_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _OPENING_SECONDS = 3.0
 
 HELP = """\
@@ -66,7 +65,7 @@ def parser() -> Parser:
         "--device", type=device, metavar="DEVICE", help=f"{', '.join(NAMES)} (default: a GPU if there is one)"
     )
     made.add_argument(
-        "--dtype", type=one_of("dtype", list(_DTYPES)), metavar="DTYPE", help="fp32 (default on a CPU), …"
+        "--dtype", type=one_of("dtype", list(NAMED_DTYPES)), metavar="DTYPE", help="fp32 (default on a CPU), …"
     )
     made.add_argument("--threads", type=positive(int, MOST_THREADS), metavar="N", help="threads (default: torch's)")
     made.add_argument(
@@ -125,13 +124,9 @@ def _run(options: Parser, args: argparse.Namespace, names: list[str], console: C
     from convbound.bench.experiments.catalogue import EXPERIMENTS
     from convbound.bench.experiments.run import FILE, SECONDS, Run
 
-    folder = args.out or results_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        options.error(f"--out: cannot use {folder}: {error.strerror}")
+    folder = made_folder(options, args.out)
     found = find_device(args.device or default_device())
-    dtype = _DTYPES[args.dtype] if args.dtype else found.dtype
+    dtype = NAMED_DTYPES[args.dtype] if args.dtype else found.dtype
     finished: list[str] = []
     try:
         run = Run(found, dtype, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
@@ -103,11 +103,7 @@ def _fragmented(setting: Setting) -> list[Subject]:
                 for i in range(0, len(filters), count):
                     block = filters[i : i + count]
                     if apart:
-                        x = (
-                            torch.stack([one(x, w) for w in block]).sum(0)
-                            if count > 2
-                            else one(x, block[0]) + one(x, block[1])
-                        )
+                        x = reduce(torch.add, [one(x, w) for w in block])
                     else:
                         for w in block:
                             x = one(x, w)

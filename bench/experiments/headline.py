@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from convbound.bench.experiments.experiment import OURS, Experiment, Group, Point, Points, Setting, Subject, Verdict
-from convbound.bench.experiments.show import bars, legend, ratio, times
+from convbound.bench.experiments.show import bars, legend
 from convbound.bench.rivals import TORCH
 from convbound.problem import LAYOUTS, ConvProblem
 from convbound.roofs import Roofs
@@ -48,14 +48,14 @@ def _verdict(points: Points, roofs: Roofs) -> Verdict:
     share = points[0].facts["share of the batch"]
     best = {series: min(points.where(series=series), key=lambda p: p.ms) for series in (LOOP, TORCH, OURS)}
     seconds = {series: point.ms * CALLS / share / 1e3 for series, point in best.items()}
-    over_torch, over_ours = ratio(best[LOOP], best[TORCH]), ratio(best[LOOP], best[OURS])
+    over_torch, over_ours = best[LOOP].ms / best[TORCH].ms, best[LOOP].ms / best[OURS].ms
     least = NOTES[0] / NOTES[1]
     scale = "" if share == 1 else f" (measured with 1/{1 / share:.0f} of the batch, and multiplied)"
     return Verdict(
         over_ours >= least,
         f"{CALLS} calls at batch {BATCH} take {seconds[LOOP]:.3g} s by the loop, {seconds[TORCH]:.3g} s by torch, "
-        f"{seconds[OURS]:.3g} s by convbound, each in its better layout{scale}. The loop takes {times(over_torch)} as "
-        f"long as torch and {times(over_ours)} as long as convbound; the notes claim more than {least:.0f}.",
+        f"{seconds[OURS]:.3g} s by convbound, each in its better layout{scale}. The loop takes {over_torch:.3g} times "
+        f"as long as torch and {over_ours:.3g} times as long as convbound; the notes claim more than {least:.0f}.",
     )
 
 

@@ -32,7 +32,7 @@ _HEAD = {"schema": int, "machine": dict, "roofs": dict, "dtype": str, "device": 
 
 @dataclass
 class Record:
-    """Points of experiments on one machine, by the experiment's name; `bounds` are traced, by problem, pass, layout."""
+    """Points of experiments on one machine, by the experiment's name."""
 
     machine: dict[str, Any]
     roofs: Roofs

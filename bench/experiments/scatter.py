@@ -16,8 +16,6 @@ from convbound.bench.tables import Layer, load_models, usual_models
 from convbound.problem import LAYOUTS, ConvProblem, Pass
 from convbound.roofs import Roofs
 
-BEST = "the better of both"
-
 
 def _subjects(setting: Setting, layer: Layer) -> list[Subject]:
     label = f"{layer.model}:{layer.name}"
@@ -42,7 +40,7 @@ def _groups(setting: Setting) -> list[Group]:
 
 def roofline_ms(point: Point, roofs: Roofs) -> float:
     """The longer of the time of the bytes and of the arithmetic: the roofline model (Williams et al., 2009)."""
-    peak = next(iter(roofs.peak_gflops.values()))
+    peak = roofs.peak(next(iter(roofs.peak_gflops)), depthwise=ConvProblem.parse(point.problem).depthwise)
     return max(point.bytes / roofs.copy_gbps, 2 * point.multiply_adds / peak) / 1e6
 
 
@@ -52,8 +50,8 @@ def r_squared(predictor: Sequence[float], times: Sequence[float]) -> float:
 
 
 def _fastest(points: Points, series: str) -> list[Point]:
-    """Of every layer its faster layout, by torch, by convbound, or by whichever is faster."""
-    chosen = points if series == BEST else points.where(series=series)
+    """Of every layer its faster layout."""
+    chosen = points.where(series=series)
     return [min(chosen.where(label=label), key=lambda p: p.ms) for label in chosen.values("label")]
 
 

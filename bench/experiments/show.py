@@ -12,17 +12,18 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convbound.bench.experiments.experiment import OURS, Experiment, Point, Points
+from convbound.bench.experiments.experiment import OURS, Experiment, Points
 from convbound.bench.experiments.run import Record
 from convbound.bench.report import escaped, machine_lines
 from convbound.bench.rivals import TORCH
 from convbound.bench.rows import Result
+from convbound.text_table import short
 from convbound.untrusted import replace_bytes, replace_text
 
 _KEYS = ("series", "label", "layout", "pass_", "cache")
@@ -42,14 +43,13 @@ _HEADS = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _FAMILIES = {OURS: ("#0072B2", "#56B4E9", "#003a5c", "#9bb8ff"), TORCH: ("#D55E00", "#E69F00", "#7a3600", "#ffc09f")}
 MARKERS = "osD^vPX"
-_units = EngFormatter(places=2)
 # A longer table is folded on the page.
 _MOST_ROWS = 20
 
 
 def number(value: float) -> str:
     """Three significant digits, with a prefix (k, M, G) from a thousand on."""
-    return f"{value:.3g}" if value < 999.5 else _units(value)
+    return short(value).rstrip()
 
 
 def table(experiment: Experiment, points: Points) -> tuple[list[str], list[list[str]]]:
@@ -128,22 +128,19 @@ def colours(names: Sequence[tuple[Any, ...]]) -> list[str]:
     return [_FAMILIES[str(owner)][owners[:i].count(owner)] for i, owner in enumerate(owners)]
 
 
-def lines(
-    axes: Axes, points: Points, key: Iterable[str] = ("series",), *, y: str = "ms", x: str = "x", **style: Any
-) -> None:
+def lines(axes: Axes, points: Points, key: Iterable[str] = ("series",)) -> None:
     """A line for each combination of the columns of `key`; torch's are dashed."""
     key = tuple(key)
     names = list(dict.fromkeys(tuple(getattr(p, column) for column in key) for p in points))
     for i, (name, colour) in enumerate(zip(names, colours(names), strict=True)):
         line = points.where(**dict(zip(key, name, strict=True)))
         axes.plot(
-            [getattr(p, x) for p in line],
-            [getattr(p, y) for p in line],
+            [p.x for p in line],
+            [p.ms for p in line],
             linestyle="-" if any(OURS in str(part) for part in name) else "--",
             marker=MARKERS[i % len(MARKERS)],
             color=colour,
             label=" ".join(map(str, name)),
-            **style,
         )
 
 
@@ -234,13 +231,3 @@ def write_page(experiments: Iterable[Experiment], record: Record, folder: Path) 
         draw(experiment, points, record, picture)
         chapters.append(chapter(experiment, points, record, f"experiments/{picture.name}"))
     replace_text(folder / "experiments.md", "\n\n".join([introduction(record), *chapters]) + "\n")
-
-
-def ratio(slower: Point, faster: Point) -> float:
-    """How many times longer the first one takes."""
-    return slower.ms / faster.ms
-
-
-def times(value: float) -> str:
-    """A ratio in words, such as ``2.1 times``."""
-    return f"{value:.3g} times"

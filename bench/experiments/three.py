@@ -17,7 +17,7 @@ from convbound.bench.experiments.experiment import (
     Verdict,
     ridge,
 )
-from convbound.bench.experiments.show import COLOURS, MARKERS, legend, ratio, times
+from convbound.bench.experiments.show import COLOURS, MARKERS, legend
 from convbound.bench.rivals import TORCH
 from convbound.problem import LAYOUTS, Layout
 from convbound.roofs import Roofs
@@ -50,12 +50,12 @@ def _verdict(points: Points, roofs: Roofs) -> Verdict:
     found = {}
     for series in (OURS, TORCH):
         rows = zip(dense.where(series=series), depthwise.where(series=series), strict=True)
-        found[series] = [ratio(*pair) for pair in rows]
+        found[series] = [one.ms / other.ms for one, other in rows]
     least, most = min(map(min, found.values())), max(map(max, found.values()))
     # The same comparison at equal multiply-adds.
-    equal = [ratio(d, n) for d, n in zip(depthwise, narrow, strict=True)]
+    equal = [one.ms / other.ms for one, other in zip(depthwise, narrow, strict=True)]
     bytes_ = depthwise[0].bytes / narrow[0].bytes
-    ranges = "; ".join(f"{series} {times(min(found[series]))[:-6]} to {times(max(found[series]))}" for series in found)
+    ranges = "; ".join(f"{series} {min(ratios):.3g} to {max(ratios):.3g} times" for series, ratios in found.items())
     best = max(depthwise.where(series=OURS), key=lambda p: p.gbps)
     holds = most < work / 1.5 and max(equal) > 1.5
     return Verdict(
@@ -106,7 +106,7 @@ def _draw(figure: Figure, points: Points, roofs: Roofs) -> None:
     axes.set_ylim(min(p.ms for p in best.values()) / 4, dense.ms * 3)
     axes.set_title(
         f"{dense.multiply_adds / best[DEPTHWISE].multiply_adds:.0f} times the multiply-adds, "
-        f"{ratio(dense, best[DEPTHWISE]):.0f} times the time"
+        f"{dense.ms / best[DEPTHWISE].ms:.0f} times the time"
     )
     legend(figure, axes)
 

@@ -19,11 +19,10 @@ from torch import Tensor
 
 import convbound
 from convbound import layout
-from convbound.problem import DTYPE_NAMES, Pass
+from convbound.problem import NAMED_DTYPES, Pass
 from fuzz.judge import Pasted, Wrong, check_close, check_exact, check_strides
 from fuzz.memory import Place, View, place
 
-DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 # The largest sum that the dtype's accumulator, and the largest value that the dtype, holds exactly.
 _LARGEST = {"fp16": (60_000, 2**11), "bf16": (2**24, 2**8), "fp32": (2**24, 2**12), "fp64": (2**50, 2**20)}
 
@@ -121,7 +120,7 @@ class Call(Pasted):
                 raise Wrong("no gradient", f"{name} is None, torch's has shape {tuple(result.shape)}")
             if not name.startswith("d2") and self._has_strides(operands):
                 check_strides(name, ours.results[name], result)
-        dtype = DTYPES[self.dtype]
+        dtype = NAMED_DTYPES[self.dtype]
         doubles = outcome(getattr(F, self.function), self, operands.map(_clean))
         if doubles.error is not None:  # an empty output is refused in some dtypes; elsewhere gradients are zeros
             check_exact(ours.results, torchs.results, dtype)
@@ -145,7 +144,7 @@ class Call(Pasted):
         plain = {"dense", "channels_last"}.issuperset(self.views) and self.padding != "same"
         open_ = any(1 in t.shape[1:] for t in (operands.x, operands.w))
         # Where oneDNN takes 16 bits nobody has looked yet.
-        seen = self.dtype == "fp32" or DTYPES[self.dtype] not in layout._ONEDNN_DTYPES
+        seen = self.dtype == "fp32" or NAMED_DTYPES[self.dtype] not in layout._ONEDNN_DTYPES
         return self.n != 0 and ((plain and seen) or not open_)
 
     def _judge_errors(self, ours: Exception | None, torchs: Exception | None, alike: bool) -> None:
@@ -221,7 +220,7 @@ class Operands:
         terms = max(1, max(call.c, call.k) * math.prod(call.filter), (call.n or 1) * longest)
         largest_sum, largest_value = _LARGEST[call.dtype]
         largest = 1 if call.twice else max(1, min(largest_value, math.isqrt(largest_sum // (terms + 1))))
-        dtype = DTYPES[call.dtype]
+        dtype = NAMED_DTYPES[call.dtype]
 
         def values(shape: Sequence[int]) -> Tensor:
             if call.data == "reals":
