@@ -31,6 +31,8 @@ def _plain_torch(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
     """
     monkeypatch.delenv(choice.VARIABLE, raising=False)
     monkeypatch.setenv(cache.DIRECTORY_VARIABLE, str(tmp_path_factory.getbasetemp() / "cache"))
+    # `--model FILE.py:net` leaves the file's folder there, which may be the checkout.
+    monkeypatch.setattr(sys, "path", list(sys.path))
     torch.manual_seed(0)
     torch.set_num_threads(1)
     yield

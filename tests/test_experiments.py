@@ -333,3 +333,13 @@ def test_what_a_run_opens_with(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "three: multiply-adds do not tell the time" in printed
     assert {p.cache for p in read(tmp_path / "experiments.json").points["three"]} == {"warm"}
     assert (tmp_path / "three.svg").exists()
+
+
+def test_noise_alone_decides_no_verdict(record: Record) -> None:
+    points = record.points
+    near = timed(points["fusing"], lambda p: 1.02 if p.series.startswith("apart") else 1.0)
+    assert not EXPERIMENTS["fusing"].verdict(near, ROOFS).holds
+    near = timed(points["guidelines"], lambda p: 1.04 if p.facts[guidelines.PAPER] > 1 else 1.0)
+    assert not EXPERIMENTS["guidelines"].verdict(near, ROOFS).holds
+    near = timed(points["scatter"], lambda p: (roofline(p) * by_flops(p)) ** 0.5)  # as near to the one as to the other
+    assert not EXPERIMENTS["scatter"].verdict(near, ROOFS).holds

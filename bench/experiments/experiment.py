@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Cache = Literal["warm", "cold"]
+# A ratio of times that noise alone does not make.
+CLEAR = 1.05
 OURS = "convbound"  # with `auto`, as a user gets it
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from convbound.bench.experiments.experiment import (
+    CLEAR,
     OURS,
     Experiment,
     Group,
@@ -165,7 +166,7 @@ def _verdict(points: Points, roofs: Roofs) -> Verdict:
             pair = (points.one(series=series, label=f"{name} {label}") for label in (worst, best))
             slow, fast = pair
             costs[series] = slow.ms / fast.ms
-        seen.append(min(costs.values()) > 1.05)
+        seen.append(min(costs.values()) > CLEAR)
         there = (
             points.where(label=f"{name} {worst}")[0].facts[PAPER] / points.where(label=f"{name} {best}")[0].facts[PAPER]
         )
