@@ -24,6 +24,7 @@ from convbound.command_line import Parser
 from convbound.explanation import explain
 from convbound.gpus import DEFAULT_GPU, NAMED_GPUS, OWN_GPU
 from convbound.machine import cpu_name
+from convbound.prediction import predict
 from convbound.problem import DTYPE_NAMES, LAYOUTS, NAMED_DTYPES, PASSES
 from convbound.trace_picture import picture_path
 from convbound.tracing import trace
@@ -151,7 +152,9 @@ def _traced(options: argparse.Namespace) -> str:
         kernel=options.kernel,
         sectors=options.picture is not None,
     )
+    predicted = predict(traced) if options.kernel is None or not options.kernel.startswith("triton") else "Triton's"
     text = traced.report(options.all_sites)
+    text += f"\n  predicted     not: {predicted}" if isinstance(predicted, str) else f"\n{predicted.report()}"
     if options.picture is None:
         return text
     traced.picture(options.picture, options.tensor)

@@ -23,7 +23,8 @@ class Site:
 
     A request is one warp's accesses at the site at one time; its transactions are 32-byte sectors in global memory,
     wavefronts in shared memory; `ideal` is the fewest that its bytes fit in. `tensor` is what it accesses in global
-    memory, where that is known; `copies` are the sites that this one is the sum of.
+    memory, where that is known; `frames` are the lines that it is inlined from, innermost first; `copies` are the sites
+    that this one is the sum of.
     """
 
     location: str
@@ -36,6 +37,7 @@ class Site:
     ideal: int
     _: KW_ONLY
     tensor: str = ""
+    frames: str = ""
     copies: int = 1
 
     @property

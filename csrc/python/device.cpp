@@ -37,6 +37,7 @@ py::dict describe(const simt::SiteTrace& site) {
   py::dict text;
   text["pc"] = site.pc;
   text["location"] = site.location;
+  text["frames"] = site.frames;
   text["tensor"] = site.tensor;
   text["space"] = global ? "global" : "shared";
   text["kind"] = name_of(site.kind);

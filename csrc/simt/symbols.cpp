@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <sstream>
 #include <string_view>
 
 namespace convbound::simt {
@@ -191,22 +192,26 @@ bool is_stand_in(const std::string& line) {
   return false;
 }
 
-// What addr2line writes of one address: its inlined frames, innermost first.
-std::string chosen_line(std::string frames) {
-  size_t end = frames.find('\n');
-  while (is_stand_in(frames.substr(0, end)) && end + 1 < frames.size()) {
-    frames.erase(0, end + 1);
-    end = frames.find('\n');
+// From what addr2line writes of one address: a line for each inlined frame, innermost first.
+SourceLine read_frames(const std::string& text) {
+  SourceLine found;
+  bool chosen = false;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    line = line.substr(0, line.find(" (discriminator"));
+    const bool unknown = line.starts_with("??") || line.ends_with(":?") || line.ends_with(":0");
+    const std::string short_line = unknown ? "" : line.substr(line.rfind('/') + 1);
+    if (!unknown) found.frames += (found.frames.empty() ? "" : " ") + short_line;
+    if (chosen) continue;
+    found.location = short_line;  // the last one, where all are stand-ins
+    chosen = !is_stand_in(line);
   }
-  frames.resize(std::min(end, frames.size()));
-  frames = frames.substr(0, frames.find(" (discriminator"));
-  if (frames.starts_with("??") || frames.ends_with(":?") || frames.ends_with(":0")) return "";
-  return frames.substr(frames.rfind('/') + 1);
+  return found;
 }
 
 // One process for all addresses of a module: reading its debug information is what takes the time.
-std::vector<std::string> run_addr2line(const std::string& path, uintptr_t base,
-                                       const std::vector<uintptr_t>& return_addresses) {
+std::vector<SourceLine> run_addr2line(const std::string& path, uintptr_t base,
+                                      const std::vector<uintptr_t>& return_addresses) {
   std::string command = "addr2line -a -i -e '";
   for (const char c : path) command += c == '\'' ? std::string("'\\''") : std::string(1, c);
   command += "'";
@@ -229,8 +234,9 @@ std::vector<std::string> run_addr2line(const std::string& path, uintptr_t base,
     pclose(pipe);
   }
   frames.resize(return_addresses.size());
-  std::ranges::transform(frames, frames.begin(), chosen_line);
-  return frames;
+  std::vector<SourceLine> found;
+  std::ranges::transform(frames, std::back_inserter(found), read_frames);
+  return found;
 }
 
 }  // namespace
@@ -248,9 +254,9 @@ bool in_loaded_module(uintptr_t address) {
   return dl_iterate_phdr(visit_module, &found) != 0;
 }
 
-std::vector<std::string> source_lines(const std::vector<uintptr_t>& return_addresses) {
+std::vector<SourceLine> source_lines(const std::vector<uintptr_t>& return_addresses) {
   static std::mutex mutex;
-  static std::map<uintptr_t, std::string> known;
+  static std::map<uintptr_t, SourceLine> known;
   const std::lock_guard lock(mutex);
   std::map<const Module*, std::vector<uintptr_t>> wanted;
   for (const uintptr_t address : return_addresses) {
@@ -261,9 +267,9 @@ std::vector<std::string> source_lines(const std::vector<uintptr_t>& return_addre
     char executable[4096];
     std::string path = module->path;
     if (path == "/proc/self/exe" && realpath(path.c_str(), executable) != nullptr) path = executable;
-    const std::vector<std::string> lines = run_addr2line(path, module->base, addresses);
+    const std::vector<SourceLine> lines = run_addr2line(path, module->base, addresses);
     for (size_t i = 0; i < addresses.size(); ++i) {
-      std::string& line = known[addresses[i]] = lines[i];
+      std::string& line = (known[addresses[i]] = lines[i]).location;
       const Symbol* symbol = line.empty() ? function_at(*module, addresses[i] - 1) : nullptr;
       if (symbol == nullptr) continue;
       char offset[32];
@@ -272,11 +278,11 @@ std::vector<std::string> source_lines(const std::vector<uintptr_t>& return_addre
       line = short_name(demangle(symbol->name)) + offset;
     }
   }
-  std::vector<std::string> lines;
+  std::vector<SourceLine> lines;
   for (const uintptr_t address : return_addresses) lines.push_back(known[address]);
   return lines;
 }
 
-std::string source_line(uintptr_t return_address) { return source_lines({return_address}).front(); }
+std::string source_line(uintptr_t return_address) { return source_lines({return_address}).front().location; }
 
 }  // namespace convbound::simt

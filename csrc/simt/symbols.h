@@ -33,9 +33,14 @@ char* thread_local_block(uintptr_t module_base);
 // Whether the address lies in a loaded module: code, constants and global variables.
 bool in_loaded_module(uintptr_t address);
 
-// "file.cu:12", or "symbol+0x1f" without debug information, of the call that returns to this address. Cached;
-// of many addresses at once it is quicker.
+// Where the call that returns to an address stands in the source: `location` is "file.cu:12", or "symbol+0x1f" without
+// debug information; `frames` are all its inlined frames in the same form, innermost first, with spaces between.
+struct SourceLine {
+  std::string location, frames;
+};
+
+// Cached; of many addresses at once it is quicker.
 std::string source_line(uintptr_t return_address);
-std::vector<std::string> source_lines(const std::vector<uintptr_t>& return_addresses);
+std::vector<SourceLine> source_lines(const std::vector<uintptr_t>& return_addresses);
 
 }  // namespace convbound::simt

@@ -38,8 +38,11 @@ double LaunchTrace::bank_conflicts() const { return ratio(wavefronts, ideal_wave
 void LaunchTrace::locate() {
   std::vector<uintptr_t> pcs;
   for (const SiteTrace& site : sites) pcs.push_back(site.pc);
-  const std::vector<std::string> lines = source_lines(pcs);
-  for (size_t i = 0; i < sites.size(); ++i) sites[i].location = lines[i];
+  const std::vector<SourceLine> lines = source_lines(pcs);
+  for (size_t i = 0; i < sites.size(); ++i) {
+    sites[i].location = lines[i].location;
+    sites[i].frames = lines[i].frames;
+  }
 }
 
 std::string to_string(const LaunchTrace& trace) {

@@ -27,6 +27,7 @@ inline constexpr int kWidths = 5;  // accesses of 1, 2, 4, 8 and 16 bytes
 struct SiteTrace {
   uintptr_t pc = 0;
   std::string location;  // "kernel.cu:41", filled by locate()
+  std::string frames;    // the lines it is inlined from, innermost first; likewise
   std::string tensor;    // that its first access lies in; empty in shared memory
   Space space = Space::kGlobal;
   AccessKind kind = AccessKind::kLoad;
@@ -75,7 +76,7 @@ struct LaunchTrace {
   double traffic_ratio() const;   // (loads + stores) / compulsory
   double coalescing() const;      // 1 is ideal; 1 when there is no global access
   double bank_conflicts() const;  // 1 is ideal; 1 when there is no shared access
-  void locate();                  // fills the sites' locations; slow (addr2line)
+  void locate();                  // fills the sites' locations and frames; slow (addr2line)
 };
 
 // The report of one launch, several lines of text.
