@@ -127,17 +127,18 @@ def _triton_kernel(
     return ServingKernel(row.name, not row.naive, f"tile of at most {row.tile}", tuple(found))
 
 
-def _device(introspect: Any, backend: str, gpu: Gpu | None) -> tuple[int, int]:
-    """Architecture and shared memory per block of a named GPU, of the one in use, or of the one that is emulated."""
+def _device(introspect: Any, backend: str, gpu: Gpu | None) -> tuple[int, int, int]:
+    """Architecture, shared memory per block and SMs of a named GPU, of the one in use, or of the emulated one."""
     if gpu is not None:
-        return gpu.arch, gpu.shared_per_block
+        return gpu.arch, gpu.shared_per_block, gpu.sms
     if backend == "cuda":
         properties: Any = torch.cuda.get_device_properties()
-        return 10 * properties.major + properties.minor, properties.shared_memory_per_block_optin
+        architecture = 10 * properties.major + properties.minor
+        return architecture, properties.shared_memory_per_block_optin, properties.multi_processor_count
     options = os.environ.get("CONVBOUND_SIMT_OPTIONS", "").replace(",", " ").split()
     profile = next((option[8:] for option in reversed(options) if option.startswith("profile=")), "sm_90")
-    architecture, shared = introspect.simt_profile(profile)
-    return architecture, shared
+    architecture, shared, sms = introspect.simt_profile(profile)
+    return architecture, shared, sms
 
 
 def native_problem(introspect: Any, problem: ConvProblem) -> Any:

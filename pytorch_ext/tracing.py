@@ -163,7 +163,7 @@ def _row(
     """The registry's row with this name that serves the problem, or the dispatcher's choice."""
     introspect: Any = _library.introspect
     native = native_problem(introspect, problem)
-    device = introspect.simt_profile(gpu.profile)
+    device = (*introspect.simt_profile(gpu.profile)[:2], gpu.sms)
     keys = (introspect.Pass[pass_], introspect.DType[DTYPE_NAMES[dtype]], introspect.Layout[layout])
     if kernel is None:
         row = introspect.device_select(keys[0], native, *keys[1:], *device)

@@ -107,7 +107,7 @@ def test_every_launch_fits(row: dict[str, Any]):
             allocated = (kernel.registers + 7) // 8 * 8
             assert allocated * kernel.max_threads <= cubins.REGISTERS
             for profile in device.PROFILES:
-                at, shared = device.introspect.simt_profile(profile)
+                at, shared, _ = device.introspect.simt_profile(profile)
                 if at >= row["min_arch"] and launch["shared_bytes"] > shared:
                     # Then the dispatcher must not choose it there.
                     assert not device.serves(row, launch["problem"], profile)

@@ -66,19 +66,21 @@ def test_every_row_and_op_is_checked(target: Target):
 
 
 def test_a_gpu_without_our_kernels_fails_and_says_why(target: Target):
-    without = Target(target.devices, "", (), target.arch, target.shared_per_block, 8)
+    without = Target(target.devices, "", (), target.arch, target.shared_per_block, target.sms, 8)
     (check,) = rows.row_checks(without)
     with pytest.raises(RuntimeError, match="backend cuda is absent: "):
         check.run()
 
 
 def test_a_row_that_serves_nothing_there_is_skipped(target: Target):
-    old = Target(target.devices, "simt", (), 70, target.shared_per_block, 8)
+    old = Target(target.devices, "simt", (), 70, target.shared_per_block, target.sms, 8)
     assert all("on sm_70" in check.skip for check in rows.row_checks(old))
 
 
 def test_rows_of_triton_are_checked_where_it_is(target: Target):
-    with_triton = Target(target.devices, "simt", ("simt", "triton"), target.arch, target.shared_per_block, 8)
+    with_triton = Target(
+        target.devices, "simt", ("simt", "triton"), target.arch, target.shared_per_block, target.sms, 8
+    )
     checks = list(rows.triton_checks(with_triton))
     assert {check.name.split()[2] for check in checks} == {row.name for row in KERNELS}
     next(check for check in checks if "fp16" in check.name and "iw29" in check.name).run()
@@ -151,7 +153,7 @@ def test_behaviour_passes_where_it_is_right(kind: str, target: Target, fake: Fak
 
 def test_a_second_device_is_skipped_where_there_is_one(target: Target, fake: FakeCuda):
     assert {check.skip for check in checks_of(target, "devices")} == {"there is one GPU"}
-    two = Target(target.devices * 2, "simt", ("simt",), target.arch, target.shared_per_block, 8)
+    two = Target(target.devices * 2, "simt", ("simt",), target.arch, target.shared_per_block, target.sms, 8)
     check = checks_of(two, "devices")[0]
     assert not check.skip
     check.run()

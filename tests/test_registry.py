@@ -66,10 +66,10 @@ def test_a_row_says_why_it_refuses(name: str, filter_: int, problem: str, reason
 def test_what_the_device_lacks_is_told():
     problem = ConvProblem.parse("mb32g8ic8ih56oc8kh9ph4")
     toeplitz = row_of("depthwise_fprop_nchw_toeplitz", "fp16", "NCHW")
-    assert device.introspect.device_plan(toeplitz["index"], device.native(problem), 75, 64 << 10) == (
+    assert device.introspect.device_plan(toeplitz["index"], device.native(problem), 75, 64 << 10, 40) == (
         "needs sm_80, the device is sm_75"
     )
-    found = device.introspect.device_plan(toeplitz["index"], device.native(problem), 80, 1 << 10)
+    found = device.introspect.device_plan(toeplitz["index"], device.native(problem), 80, 1 << 10, 108)
     assert isinstance(found, str)
     assert found.endswith("bytes of shared memory, the device has 1024")
 

@@ -116,7 +116,7 @@ def test_every_gpu_has_a_profile_with_as_many_multiprocessors(gpu):
     if find_gpu(gpu.profile) is not gpu:  # another one with the same architecture
         return
     assert f"sm_{device.introspect.simt_profile(gpu.profile)[0]}" == {"h200": "sm_90"}.get(gpu.profile, gpu.profile)
-    assert device.introspect.simt_sm_count(gpu.profile) == gpu.sms
+    assert device.introspect.simt_profile(gpu.profile)[2] == gpu.sms
 
 
 @pytest.mark.parametrize(

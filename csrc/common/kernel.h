@@ -25,6 +25,7 @@ enum class Family : int { kDepthwise, kGrouped, kDilated, kTransposed, kAny };
 struct Device {
   int arch;                 // 10 * major + minor of the compute capability
   size_t shared_per_block;  // cudaDevAttrMaxSharedMemoryPerBlockOptin
+  int sms;                  // multiprocessors: blocks that share a sum fill whole waves of them
 };
 
 // What a row does for a problem, or why it does not serve it. A call makes one and launches it.

@@ -12,6 +12,7 @@
 #include "csrc/common/integers.h"
 #include "csrc/common/kernel.h"
 #include "csrc/common/numeric.h"
+#include "csrc/common/shared.h"
 
 namespace convbound {
 
@@ -44,27 +45,41 @@ struct PartialSums {
 };
 
 // Blocks that share a channel: enough to fill the GPU several times, as long as writing and reading their sums is 1/50
-// of what they read, and the workspace 1/8 of the input or 4 MB. `parallel`: blocks that there are anyway; `most`:
-// units of work to share out; `many`: blocks beyond which there is nothing to gain.
-inline int64_t split_count(int64_t parallel, int64_t most, int64_t many, int64_t outputs, int64_t read_bytes,
-                           int64_t input_bytes) {
-  constexpr int64_t kMultiprocessors = 132;
-  const int64_t cheap = std::max<int64_t>(2 * kMultiprocessors / parallel, read_bytes / (50 * 8 * outputs));
+// of what they read, and the workspace 1/8 of the input or 4 MB. All SMs get as many blocks: with one block more than
+// that, the others would wait for it. `parallel`: blocks that there are anyway; `most`: units of work to share out;
+// `many`: blocks of an SM beyond which there is nothing to gain.
+inline int64_t split_count(const Device& device, int64_t parallel, int64_t most, int64_t many, int64_t outputs,
+                           int64_t read_bytes, int64_t input_bytes) {
+  const int64_t sms = device.sms;
+  const int64_t cheap = std::max<int64_t>(2 * sms / parallel, read_bytes / (50 * 8 * outputs));
   const int64_t workspace = std::max<int64_t>(input_bytes / 8, 4 << 20);
-  const int64_t splits = std::clamp<int64_t>(std::min(cheap, many / parallel), 1, most);
-  return std::clamp<int64_t>(workspace / (outputs * 4), 1, splits);
+  const int64_t splits = std::clamp<int64_t>(std::min(cheap, many * sms / parallel), 1, most);
+  const int64_t of_sm = divide_up(parallel * splits, sms);
+  return std::clamp<int64_t>(std::min(workspace / (outputs * 4), of_sm * sms / parallel), 1, most);
 }
 
 constexpr int kAddThreads = 256;
 
-// One thread per output.
+// Threads that share an output: with one, hundreds of loads would come one after the other.
+constexpr int threads_of_output(int splits) { return splits < 8 ? 1 : splits < 32 ? 4 : 8; }
+
+// Each thread adds every n-th split; the first one of an output then adds the others' sums, in their order.
+// Neighbouring threads have neighbouring outputs, so that they read whole sectors.
 template <typename T>
 __global__ void __launch_bounds__(kAddThreads, 4) add_partial_sums_kernel(const __grid_constant__ PartialSums<T> sums) {
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * kAddThreads + threadIdx.x;
-  if (at >= sums.outputs) return;
+  float* const shared = dynamic_shared<float>();
+  const int parts = threads_of_output(sums.splits), outputs = kAddThreads / parts;
+  const int part = static_cast<int>(threadIdx.x) / outputs, output = static_cast<int>(threadIdx.x) % outputs;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * outputs + output;
   float sum = 0;
+  if (at < sums.outputs) {
 #pragma unroll 4
-  for (int split = 0; split < sums.splits; split++) sum += sums.partial[split * sums.outputs + at];
+    for (int split = part; split < sums.splits; split += parts) sum += sums.partial[split * sums.outputs + at];
+  }
+  shared[threadIdx.x] = sum;
+  __syncthreads();
+  if (part > 0 || at >= sums.outputs) return;
+  for (int i = 1; i < parts; i++) sum += shared[i * outputs + output];
   sums.write_output(at, sum);
 }
 
@@ -82,7 +97,9 @@ LaunchPlan plan_with_sums(const KernelRow& row, void (*kernel)(Params), const La
                               wgrad.results,        wgrad.channels,          wgrad.splits};
     launch(name, kernel, shape, stream, params_of(t, sums));
     if (sums.splits == 1) return;
-    const LaunchShape threads{.grid_x = divide_up(sums.outputs, kAddThreads), .block_x = kAddThreads};
+    const LaunchShape threads{.grid_x = divide_up(sums.outputs, kAddThreads / threads_of_output(sums.splits)),
+                              .block_x = kAddThreads,
+                              .shared_bytes = kAddThreads * sizeof(float)};
     launch((std::string(name) + "_add").c_str(), add_partial_sums_kernel<T>, threads, stream, sums);
   };
   return plan;

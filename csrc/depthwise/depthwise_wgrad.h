@@ -141,13 +141,13 @@ inline std::string wgrad_refuse(const ConvProblem& p) {
 }
 
 template <typename T, Layout kLayout, int kFilter>
-LaunchPlan plan_wgrad_row(const KernelRow& row, const ConvProblem& p, const Device&) {
+LaunchPlan plan_wgrad_row(const KernelRow& row, const ConvProblem& p, const Device& device) {
   if (std::string reason = wgrad_refuse(p); !reason.empty()) return refuse(std::move(reason));
   if (kFilter > 0 && (p.dilation[1] > 1 || p.dilation[2] > 1)) return refuse("a dilation");
   if (kFilter > 0 && (p.stride[1] != p.stride[2] || p.stride[1] > 2)) return refuse("made for strides 1x1 and 2x2");
   return with_tap_tile<kLayout, kFilter>(p, [&](auto tile) {
     using Traits = WgradTraits<T, kLayout, decltype(tile)>;
-    const std::optional<WgradPlan> found = plan_wgrad<Traits>(wgrad_view(p, kLayout));
+    const std::optional<WgradPlan> found = plan_wgrad<Traits>(wgrad_view(p, kLayout), device);
     if (!found) return refuse("no stage of rows fits into shared memory with work for its threads");
     return plan_with_sums<T>(row, depthwise_wgrad<Traits>, wgrad_shape(*found), *found,
                              [plan = *found](const Tensors& tensors, const PartialSums<T>& sums) {

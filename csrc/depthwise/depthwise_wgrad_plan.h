@@ -277,7 +277,7 @@ bool size_stages(WgradPlan& plan) {
 // The plan for blocks of at most that many warps; nothing where it does not fit into shared memory or has threads for
 // twice the work that there is.
 template <typename Traits>
-std::optional<WgradPlan> plan_wgrad(const WgradView& view, int warps) {
+std::optional<WgradPlan> plan_wgrad(const WgradView& view, const Device& device, int warps) {
   WgradPlan plan{};
   static_cast<WgradView&>(plan) = view;
   plan.channels = view.out_channels();
@@ -291,7 +291,7 @@ std::optional<WgradPlan> plan_wgrad(const WgradView& view, int warps) {
 
   const int64_t parallel = int64_t{plan.channel_blocks} * plan.tile_groups;
   const int64_t input_bytes = plan.images * plan.x.image * Traits::kSize;
-  const int64_t splits = split_count(parallel, divide_up(units, plan.slots), 1056 * 4 / Traits::kWarps, plan.results,
+  const int64_t splits = split_count(device, parallel, divide_up(units, plan.slots), 32 / Traits::kWarps, plan.results,
                                      input_bytes + plan.images * plan.dy.image * Traits::kSize, input_bytes);
   plan.block_units = static_cast<int>(round_up(divide_up(units, splits), plan.slots));
   plan.splits = static_cast<int>(divide_up(units, plan.block_units));
@@ -300,10 +300,10 @@ std::optional<WgradPlan> plan_wgrad(const WgradView& view, int warps) {
 
 // The plan with the largest blocks.
 template <typename Traits>
-std::optional<WgradPlan> plan_wgrad(const WgradView& view) {
+std::optional<WgradPlan> plan_wgrad(const WgradView& view, const Device& device) {
   std::optional<WgradPlan> plan;
   for (int warps = Traits::kWarps; warps > 0; warps /= 2) {
-    if (!plan) plan = plan_wgrad<Traits>(view, warps);
+    if (!plan) plan = plan_wgrad<Traits>(view, device, warps);
   }
   return plan;
 }

@@ -269,10 +269,10 @@ DilatedWgradParams<T> wgrad_params(const DilatedWgradPlan& plan, const Tensors& 
 }
 
 template <typename T>
-LaunchPlan plan_wgrad_nhwc(const KernelRow& row, const ConvProblem& p, const Device&) {
+LaunchPlan plan_wgrad_nhwc(const KernelRow& row, const ConvProblem& p, const Device& device) {
   if (std::string reason = problem_refused(p); !reason.empty()) return refuse(std::move(reason));
   DilatedWgradPlan plan;
-  std::string reason = plan_wgrad(wgrad_view(p, Layout::kChannelsLast), sizeof(T), plan);
+  std::string reason = plan_wgrad(wgrad_view(p, Layout::kChannelsLast), sizeof(T), device, plan);
   if (!reason.empty()) return refuse(std::move(reason));
   const LaunchShape shape{.grid_x = int64_t{plan.slices} * plan.tile_groups * plan.splits,
                           .block_x = kThreads,

@@ -59,7 +59,7 @@ inline std::string cut_into_stages(DilatedWgradPlan& plan) {
 }
 
 // Fills the plan, or says why not.
-inline std::string plan_wgrad(const WgradView& view, int element_bytes, DilatedWgradPlan& plan) {
+inline std::string plan_wgrad(const WgradView& view, int element_bytes, const Device& device, DilatedWgradPlan& plan) {
   plan = {};
   static_cast<WgradView&>(plan) = view;
   plan.channels = view.out_channels();
@@ -74,7 +74,7 @@ inline std::string plan_wgrad(const WgradView& view, int element_bytes, DilatedW
   if (units > (1 << 30)) return std::to_string(units) + " stages of rows, at most 2^30";
   plan.units = static_cast<int>(units);
   const int64_t input_bytes = plan.images * plan.x.image * element_bytes;
-  const int64_t splits = split_count(int64_t{plan.slices} * plan.tile_groups, units, 8 * 132, plan.results,
+  const int64_t splits = split_count(device, int64_t{plan.slices} * plan.tile_groups, units, 8, plan.results,
                                      input_bytes + plan.images * plan.dy.image * element_bytes, input_bytes);
   plan.block_units = static_cast<int>(divide_up(units, splits));
   plan.splits = divide_up(plan.units, plan.block_units);

@@ -113,7 +113,8 @@ void run(const KernelRow* row, Pass pass, const ConvProblem& problem, DType dtyp
 Device describe(int device) {
   return {
       10 * attribute(cudaDevAttrComputeCapabilityMajor, device) + attribute(cudaDevAttrComputeCapabilityMinor, device),
-      static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device))};
+      static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)),
+      attribute(cudaDevAttrMultiProcessorCount, device)};
 }
 
 }  // namespace convbound::device

@@ -92,12 +92,9 @@ void bind_emulator(py::module_& m) {
       "simt_profile",
       [](const std::string& name) {
         const simt::Profile& profile = simt::find_profile(name);
-        return std::tuple(10 * profile.major + profile.minor, profile.shared_per_block_optin);
+        return std::tuple(10 * profile.major + profile.minor, profile.shared_per_block_optin, profile.sm_count);
       },
-      py::arg("name"), "Architecture and shared memory per block of a profile of the emulator.");
-  m.def(
-      "simt_sm_count", [](const std::string& name) { return simt::find_profile(name).sm_count; }, py::arg("name"),
-      "Streaming multiprocessors of a profile of the emulator.");
+      py::arg("name"), "Architecture, shared memory per block and multiprocessors of a profile of the emulator.");
   m.def(
       "simt_run",
       [](Pass pass, const ConvProblem& problem, DType dtype, Layout layout, uintptr_t x, uintptr_t w, uintptr_t y,

@@ -57,8 +57,9 @@ void bind_registry(py::module_& m) {
       "The rows of the registry of CUDA kernels, the preferred first.");
   m.def(
       "device_select",
-      [](Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int arch, size_t shared) -> py::object {
-        const device::Choice choice = device::select(pass, problem, dtype, layout, {arch, shared});
+      [](Pass pass, const ConvProblem& problem, DType dtype, Layout layout, int arch, size_t shared,
+         int sms) -> py::object {
+        const device::Choice choice = device::select(pass, problem, dtype, layout, {arch, shared, sms});
         if (choice.row == nullptr) return py::none();
         py::dict text = describe(*choice.row, choice.plan);
         py::list refused;
@@ -67,16 +68,16 @@ void bind_registry(py::module_& m) {
         return text;
       },
       py::arg("pass_"), py::arg("problem"), py::arg("dtype"), py::arg("layout"), py::arg("arch"),
-      py::arg("shared_per_block"),
+      py::arg("shared_per_block"), py::arg("sms"),
       "The row that would serve the problem on such a device, its launch, and the rows above it with the reasons why "
       "they do not; or None.");
   m.def(
       "device_plan",
-      [](size_t row, const ConvProblem& problem, int arch, size_t shared) -> py::object {
-        const LaunchPlan plan = device::plan(row_at(row), problem, {arch, shared});
+      [](size_t row, const ConvProblem& problem, int arch, size_t shared, int sms) -> py::object {
+        const LaunchPlan plan = device::plan(row_at(row), problem, {arch, shared, sms});
         return plan.refusal.empty() ? py::object(describe(row_at(row), plan)) : py::str(plan.refusal);
       },
-      py::arg("row"), py::arg("problem"), py::arg("arch"), py::arg("shared_per_block"),
+      py::arg("row"), py::arg("problem"), py::arg("arch"), py::arg("shared_per_block"), py::arg("sms"),
       "The launch of the row with this index for the problem on such a device, or the reason why it does not serve "
       "it.");
 }

@@ -43,7 +43,7 @@ def signs(problem: ConvProblem) -> tuple[Sign, ...]:
 
 def served(row: dict[str, Any], target: Target) -> list[ConvProblem]:
     """The problems that the row computes there."""
-    limits = (target.arch, target.shared_per_block)
+    limits = (target.arch, target.shared_per_block, target.sms)
     plan = registry.introspect.device_plan
     return [p for p in walk(row["name"]) if not isinstance(plan(row["index"], registry.native(p), *limits), str)]
 

@@ -22,7 +22,7 @@ class Target:
         The backend whose op ``<backend>_run_row`` runs rows of the CUDA registry; empty where it is absent.
     backends
         The backends whose ops are checked.
-    arch, shared_per_block
+    arch, shared_per_block, sms
         Of the devices, as the dispatcher asks for them.
     busy_edge
         Size of the matrix products that keep a stream busy for some milliseconds.
@@ -33,6 +33,7 @@ class Target:
     backends: tuple[str, ...]
     arch: int
     shared_per_block: int
+    sms: int
     busy_edge: int
 
     @property
@@ -51,14 +52,15 @@ def gpu() -> Target:
         names,
         10 * properties.major + properties.minor,
         properties.shared_memory_per_block_optin,
+        properties.multi_processor_count,
         busy_edge=2048,
     )
 
 
 def emulator() -> Target:
     """The emulator on the CPU: it checks these checks where there is no GPU."""
-    arch, shared = registry.introspect.simt_profile("sm_90")
-    return Target((torch.device("cpu"),), "simt", ("simt",), arch, shared, busy_edge=8)
+    arch, shared, sms = registry.introspect.simt_profile("sm_90")
+    return Target((torch.device("cpu"),), "simt", ("simt",), arch, shared, sms, busy_edge=8)
 
 
 def find_target(name: str) -> Target:
