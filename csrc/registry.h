@@ -20,6 +20,9 @@ RowsOfKernel ncl_rows, nchw_toeplitz_rows, nchw_bands_3x3_rows, nchw_bands_5x5_r
     nchw_tiled_rows, nhwc_rows, nhwc_general_rows;
 RowsOfKernel wgrad_half_rows, wgrad_bfloat16_rows, wgrad_float_rows;
 }  // namespace depthwise
+namespace grouped {
+RowsOfKernel gemm_half_rows, gemm_bfloat16_rows, gemm_float_rows;
+}
 namespace naive {
 RowsOfKernel fprop_rows, dgrad_rows, wgrad_rows;
 }
@@ -45,6 +48,10 @@ inline RowsOfKernel* const kKernels[] = {
     depthwise::wgrad_half_rows,
     depthwise::wgrad_bfloat16_rows,
     depthwise::wgrad_float_rows,
+    // Any fprop and dgrad in NHWC, as a GEMM.
+    grouped::gemm_half_rows,
+    grouped::gemm_bfloat16_rows,
+    grouped::gemm_float_rows,
     // What no row above serves.
     naive::fprop_rows,
     naive::dgrad_rows,

@@ -49,6 +49,8 @@ SPREADS: tuple[Spread, ...] = (
     Spread("cuda", "dilated_fprop_nchw", "fprop", "NCHW", WEIGHT_TO_OUTPUTS),
     Spread("cuda", "dilated_dgrad_nchw", "dgrad", "NCHW", WEIGHT_TO_DX),
     Spread("cuda", "dilated_wgrad_nhwc", "wgrad", "NHWC", DY_TO_TAPS),
+    Spread("cuda", "grouped_fprop_nhwc_gemm", "fprop", "NHWC", WEIGHT_TO_OUTPUTS),
+    Spread("cuda", "grouped_dgrad_nhwc_gemm", "dgrad", "NHWC", WEIGHT_TO_DX),
     Spread("cuda", "transposed_dgrad_nchw_stride2", "dgrad", "NCHW", WEIGHT_TO_DX),
     Spread("cuda", "transposed_dgrad_nhwc", "dgrad", "NHWC", WEIGHT_TO_DX),
 )

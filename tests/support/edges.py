@@ -187,6 +187,33 @@ TILES = {
         mb2g8ic8ih39iw5oc8kh7sh2pw3eh-12ew8 7x7, such columns
         """
     ),
+    "grouped_?????_nhwc_gemm": problems(
+        """
+        mb3ic64ih7iw9oc128kh3ph1 two granule steps a tap, all of a wide tile
+        mb2ic40ih9iw8oc136kh3sh2ph1 five granules, one granule more than a wide tile
+        g3ic72ih6iw5oc120kh3ph1 three groups of three and of five granules
+        g2ic48ih8iw7oc64kh1sh2 1x1 at stride 2: phases without taps
+        mb2g5ic85ih5iw6oc35kh3ph1 17 and 7 channels, at odd places
+        g2ic24ih9iw6oc10kh2kw3ph1pw2dw2 12 and 5 channels
+        g4ic4ih5iw6oc12kh3ph1pw0eh2ew1 1 and 3 channels, padded at the end
+        g2ic66ih4iw5oc6kh3ph1 33 and 3 channels
+        ic3ih20iw17oc24kh7sh2ph3 three channels, 49 taps
+        ic16ih8iw12oc16kh4sh4 a filter as wide as the stride
+        ic8id4ih6iw4oc16kd2kh2kw2sd2sh2sw2 the same in three dimensions
+        mb2ic3ih16iw24oc32kh8sh8 taps of a row as one, in granules
+        mb2ic3ih14iw21oc10kh7sh7 the same in elements
+        mb2ic5ih8iw9oc8kh3kw4sh1sw2ph1pw0 the same, overlapping
+        mb2ic8ih9oc16kh2sh3ph1 a stride beyond the filter
+        g2ic32id3ih4iw5oc32kd3kh3kw3pd1ph1pw1 3-D
+        g2ic16iw150oc32kw3pw4dw4 1-D, a block and a rest
+        mb5ic8ih5iw6oc24kh3ph4 padding wider than the filter
+        ic16ih9iw10oc8kh3ph0pw0eh-3ew-4 cropped
+        ic8ih10iw9oc8kh3sh3ph2dh2dw3 stride and dilation with no common divisor, and with one
+        ic8ih12iw23oc8kh4sh4ph1dh2dw6 stride and dilation with a common divisor
+        mb65537g1ic2iw1oc2kw1 batch beyond 65535
+        g2ic256iw5oc192kw1 long sums, narrow tiles for few positions
+        """
+    ),
     "dilated_wgrad_nhwc": problems(
         """
         mb2g40ic40ih33oc40kh3ph12dh12 half a slice of channels, classes in three units
