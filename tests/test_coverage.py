@@ -31,4 +31,4 @@ def test_a_fast_row_serves_every_layer(pass_: Pass, layout: Layout, dtype: torch
             assert row is not None
             served[row["name"]] += 1
             assert not row["naive"], f"{row['name']} serves {layer.problem} of {suite.name}"
-    assert sum(served.values()) > 500
+    assert sum(served.values()) > 400

@@ -94,7 +94,7 @@ LaunchPlan plan_via_nhwc(const KernelRow& row, const ConvProblem& p, const Devic
   const int written = row.pass == Pass::kDgrad ? 0 : row.pass == Pass::kWgrad ? 1 : 2;
   LaunchPlan plan = nhwc;
   std::array<size_t, 3> at{};  // in the workspace, behind the kernel's own
-  plan.workspace_bytes = round_up(nhwc.workspace_bytes, 16);
+  plan.workspace_bytes = static_cast<size_t>(round_up(static_cast<int64_t>(nhwc.workspace_bytes), 16));
   for (int i = 0; i < 3; i++) at[i] = std::exchange(plan.workspace_bytes, plan.workspace_bytes + tensors[i].bytes<T>());
   for (const Relayout& tensor : tensors) {
     constexpr int64_t kMost = int64_t{1} << 31;

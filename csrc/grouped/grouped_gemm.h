@@ -44,6 +44,7 @@
 #include <cstdint>
 
 #include "csrc/common/shared.h"
+#include "csrc/common/via_nhwc.h"
 #include "csrc/grouped/grouped_gemm_copies.h"
 
 namespace convbound::grouped {
@@ -131,9 +132,9 @@ using GemmKernel = void (*)(GemmParams<T>);
 
 // The plan of a row, with the best of the tiles.
 template <typename T, Pass kPass, template <typename, Pass, GemmTile> typename Products, GemmTile... kTiles>
-LaunchPlan plan_gemm_row(const KernelRow& row, const ConvProblem& problem, const Device&) {
+LaunchPlan plan_gemm_row(const KernelRow& row, const ConvProblem& problem, const Device& device) {
   if (std::string reason = gemm_refuses(kPass, problem); !reason.empty()) return refuse(std::move(reason));
-  const GemmPlan gemm = plan_gemm(kPass, problem, {kTiles...});
+  const GemmPlan gemm = plan_gemm(kPass, problem, device, {kTiles...});
   const GemmShape shape = gemm_shape(kPass, problem, kVectorElements<T>, gemm.tile.columns);
   LaunchShape launch_shape{.grid_x = gemm.blocks, .block_x = kGemmThreads};
   GemmKernel<T> kernel = nullptr;
@@ -170,6 +171,8 @@ KernelRows gemm_rows(int min_arch, bool tensor_cores) {
                   .plan = plan_gemm_row<T, Pass::kFprop, Products, kTiles...>};
   KernelRows rows = with_dgrad(fprop, "grouped_dgrad_nhwc_gemm");
   rows[1].plan = plan_gemm_row<T, Pass::kDgrad, Products, kTiles...>;
+  rows.push_back(via_nhwc<T, plan_gemm_row<T, Pass::kFprop, Products, kTiles...>>(rows[0], "grouped_fprop_nchw_gemm"));
+  rows.push_back(via_nhwc<T, plan_gemm_row<T, Pass::kDgrad, Products, kTiles...>>(rows[1], "grouped_dgrad_nchw_gemm"));
   return rows;
 }
 

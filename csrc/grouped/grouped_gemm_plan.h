@@ -116,26 +116,28 @@ inline int64_t gemm_blocks(Pass pass, const ConvProblem& p, const GemmTile& tile
 
 // The tile with the least time: that of its products, and of its copies, which weigh the more the narrower it is. A
 // small problem is divided among all multiprocessors.
-inline GemmPlan plan_gemm(Pass pass, const ConvProblem& p, std::initializer_list<GemmTile> tiles) {
-  constexpr int64_t kMultiprocessors = 132;
+inline GemmPlan plan_gemm(Pass pass, const ConvProblem& p, const Device& device,
+                          std::initializer_list<GemmTile> tiles) {
   constexpr int kCopies = 24;  // a position's, in channels
   GemmPlan best;
   double least = 0;
   for (const GemmTile& tile : tiles) {
     const int64_t blocks = gemm_blocks(pass, p, tile);
-    const double cost = 1.0 * std::max(blocks, kMultiprocessors) * tile.rows * (tile.columns + kCopies);
+    const double cost = 1.0 * std::max<int64_t>(blocks, device.sms) * tile.rows * (tile.columns + kCopies);
     if (best.blocks == 0 || cost < least) best = {tile, blocks}, least = cost;
   }
   return best;
 }
 
-// Depthwise convolutions of one and two dimensions, which have kernels of their own: a group of one channel would leave
-// most of a tile empty. And sizes beyond what the kernel holds in 32 bits.
+// Many groups of one channel, each of which would take a block with a tile that is mostly empty; and sizes beyond what
+// the kernel holds in 32 bits.
 inline std::string gemm_refuses(Pass pass, const ConvProblem& p) {
-  constexpr int64_t kMost = (1 << 30) - 1, kMostDepth = (1 << 23) - 1, kMostStride = 32767;
+  constexpr int64_t kMost = (1 << 30) - 1, kMostDepth = (1 << 23) - 1, kMostStride = 32767, kMostSingle = 16384;
   constexpr int64_t kMostPositions = int64_t{1} << 32;
   if (std::string reason = size_beyond(p, kMost); !reason.empty()) return reason;
-  if (not_depthwise_2d(p).empty()) return "depthwise, of one or two dimensions";
+  if (p.c_per_group() == 1 && p.k_per_group() == 1 && p.groups > kMostSingle) {
+    return std::to_string(p.groups) + " groups of one channel, at most " + std::to_string(kMostSingle);
+  }
   const bool dgrad = pass == Pass::kDgrad;
   int64_t depths = kMostDepth / std::max(p.c_per_group(), p.k_per_group()), positions = kMostPositions / p.n;
   for (int i = 0; i < 3; i++) {
