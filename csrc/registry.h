@@ -20,6 +20,9 @@ RowsOfKernel ncl_rows, nchw_toeplitz_rows, nchw_bands_3x3_rows, nchw_bands_5x5_r
     nchw_tiled_rows, nhwc_rows, nhwc_general_rows;
 RowsOfKernel wgrad_half_rows, wgrad_bfloat16_rows, wgrad_float_rows;
 }  // namespace depthwise
+namespace grouped {
+RowsOfKernel wgrad_mma_rows;
+}
 namespace naive {
 RowsOfKernel fprop_rows, dgrad_rows, wgrad_rows;
 }
@@ -45,6 +48,8 @@ inline RowsOfKernel* const kKernels[] = {
     depthwise::wgrad_half_rows,
     depthwise::wgrad_bfloat16_rows,
     depthwise::wgrad_float_rows,
+    // Filter gradients of any groups.
+    grouped::wgrad_mma_rows,
     // What no row above serves.
     naive::fprop_rows,
     naive::dgrad_rows,

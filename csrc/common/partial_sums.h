@@ -43,12 +43,13 @@ struct PartialSums {
   }
 };
 
+constexpr int64_t kMultiprocessors = 132;
+
 // Blocks that share a channel: enough to fill the GPU several times, as long as writing and reading their sums is 1/50
 // of what they read, and the workspace 1/8 of the input or 4 MB. `parallel`: blocks that there are anyway; `most`:
 // units of work to share out; `many`: blocks beyond which there is nothing to gain.
 inline int64_t split_count(int64_t parallel, int64_t most, int64_t many, int64_t outputs, int64_t read_bytes,
                            int64_t input_bytes) {
-  constexpr int64_t kMultiprocessors = 132;
   const int64_t cheap = std::max<int64_t>(2 * kMultiprocessors / parallel, read_bytes / (50 * 8 * outputs));
   const int64_t workspace = std::max<int64_t>(input_bytes / 8, 4 << 20);
   const int64_t splits = std::clamp<int64_t>(std::min(cheap, many / parallel), 1, most);

@@ -1,0 +1,274 @@
+// The stages of a filter gradient's implicit GEMM: for `kDepth` positions, rows of x as columns (tap, channel) and rows
+// of dy, side by side in shared memory. grouped_wgrad_mma.cu has the idea.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "csrc/common/partial_sums.h"
+#include "csrc/common/ptx.h"
+#include "csrc/common/shared.h"
+#include "csrc/common/vector.h"
+#include "csrc/grouped/grouped_wgrad_plan.h"
+
+namespace convbound::grouped {
+
+template <typename T>
+struct WgradGemmParams {
+  WgradGemmPlan plan;
+  const T *x, *dy;
+  PartialSums<T> sums;
+  bool x_vectors, dy_vectors;  // copied by 16 bytes
+  Divisor by_depths, by_rows, by_columns;  // of dy
+  IndexDivisor next_depths, next_rows, next_columns;
+  IndexDivisor by_outputs;  // channels of dy in a group
+};
+
+template <typename T>
+WgradGemmParams<T> wgrad_params(const WgradGemmPlan& plan, const Tensors& t, const PartialSums<T>& sums) {
+  return {plan,
+          static_cast<const T*>(t.x),
+          static_cast<const T*>(t.y),
+          sums,
+          rows_at_boundaries<T>(t.x, plan.in_channels()),
+          rows_at_boundaries<T>(t.y, plan.channels),
+          Divisor(plan.d.output),
+          Divisor(plan.h.output),
+          Divisor(plan.w.output),
+          IndexDivisor(plan.d.output),
+          IndexDivisor(plan.h.output),
+          IndexDivisor(plan.w.output),
+          IndexDivisor(plan.outputs)};
+}
+
+// Positions of dy, in memory order.
+struct Position {
+  int64_t image;
+  int d, h, w;
+};
+
+// What the copies of x need to know of a position.
+struct alignas(16) PositionEntry {
+  int64_t x;      // element of x that the tap at no distance meets
+  uint32_t taps;  // bit i: the i-th tap of the tile meets x, not its padding
+};
+
+template <typename T, int kColumns_, int kFilters_, int kDepth_, int kStages_, int kThreads_>
+struct WgradStages {
+  static constexpr int kColumns = kColumns_, kFilters = kFilters_, kDepth = kDepth_, kThreads = kThreads_;
+  static constexpr int kStages = kStages_, kElements = kVectorElements<T>;
+  static constexpr int kColumnVectors = kColumns / kElements, kFilterVectors = kFilters / kElements;
+  static constexpr int kXBytes = kDepth * kColumns * static_cast<int>(sizeof(T));
+  static constexpr int kStageBytes = kXBytes + kDepth * kFilters * static_cast<int>(sizeof(T));
+  static constexpr int kEntriesBytes = 2 * kDepth * static_cast<int>(sizeof(PositionEntry));
+  static constexpr int kSharedBytes = kStages * kStageBytes + kEntriesBytes;
+  static_assert(kColumnVectors <= 32, "the taps of a tile are bits of a word");
+  static_assert(kDepth <= 32, "a warp fills the entries of a stage");
+
+  // Where a vector of a row lies, as a number of vectors. ldmatrix takes one vector of each of 8 rows: moved by the
+  // row's number, they lie on different banks.
+  template <int kVectors>
+  __device__ __forceinline__ static int place(int row, int vector) {
+    if constexpr (sizeof(T) != 2) return row * kVectors + vector;
+    constexpr int kSpread = kVectors < 8 ? kVectors : 8;
+    return row * kVectors + (vector ^ (row * kSpread / 8 % kSpread));
+  }
+};
+
+// A vector of columns: one tap, neighbouring channels of x.
+struct ColumnVector {
+  int tap, channel;  // tap: beyond the filter where there is none
+};
+
+// What a block computes.
+template <typename T, typename Stages>
+struct WgradBlock {
+  static constexpr int kElements = Stages::kElements;
+  const WgradGemmParams<T>& params;
+  int split, first_filter;
+  int first_channel, vectors;  // of x: those that the filters' groups have
+  int first_vector;            // of the tile, among taps * vectors
+  bool first_tile;             // it has the bias too
+
+  __device__ __forceinline__ explicit WgradBlock(const WgradGemmParams<T>& p) : params(p) {
+    const WgradGemmPlan& plan = p.plan;
+    int index = static_cast<int>(blockIdx.x);
+    const int column_tile = index % plan.column_tiles;
+    index /= plan.column_tiles;
+    first_filter = index % plan.filter_tiles * Stages::kFilters;
+    split = index / plan.filter_tiles;
+    const int last_filter = min(first_filter + Stages::kFilters, plan.channels) - 1;
+    first_channel = first_filter / plan.outputs * plan.inputs / kElements * kElements;
+    vectors = ((last_filter / plan.outputs + 1) * plan.inputs - first_channel + kElements - 1) / kElements;
+    first_vector = column_tile * Stages::kColumnVectors;
+    first_tile = column_tile == 0;
+  }
+
+  // Tiles of filters may meet fewer channels than others.
+  __device__ __forceinline__ bool empty() const { return first_vector >= params.plan.taps() * vectors; }
+
+  __device__ __forceinline__ ColumnVector column(int vector) const {
+    const int index = first_vector + vector, tap = index / vectors;
+    return {tap, first_channel + (index - tap * vectors) * kElements};
+  }
+};
+
+template <typename T>
+__device__ __forceinline__ Position position_at(int64_t index, const WgradGemmParams<T>& params) {
+  Position at;
+  at.w = take(index, params.by_columns);
+  at.h = take(index, params.by_rows);
+  at.d = take(index, params.by_depths);
+  at.image = index;
+  return at;
+}
+
+// Fills stages, from the first position of a block's split on.
+template <typename T, typename Stages>
+class StageCopies {
+  using Block = WgradBlock<T, Stages>;
+  static constexpr int kElements = Stages::kElements, kThreads = Stages::kThreads, kDepth = Stages::kDepth;
+
+  const WgradGemmParams<T>& params_;
+  Position first_;
+  int positions_;                  // of the split
+  int first_tap_, tile_taps_;      // of the tile
+  const T *x_, *dy_;               // x_: moved by the tap of the thread's column
+  uint32_t tap_bit_;               // of the thread's column
+  int x_channels_, dy_channels_;   // from the thread's vector on, within the tensor
+
+ public:
+  __device__ __forceinline__ explicit StageCopies(const Block& block) : params_(block.params) {
+    const WgradGemmPlan& plan = params_.plan;
+    const int64_t start = static_cast<int64_t>(block.split) * plan.split_positions;
+    first_ = position_at(start, params_);
+    positions_ = static_cast<int>(min(plan.positions - start, static_cast<int64_t>(plan.split_positions)));
+    const int thread = static_cast<int>(threadIdx.x);
+    const int last_tap = block.column(Stages::kColumnVectors - 1).tap;
+    first_tap_ = block.column(0).tap;
+    tile_taps_ = min(last_tap + 1, plan.taps()) - first_tap_;
+
+    const ColumnVector column = block.column(thread % Stages::kColumnVectors);
+    const int tap = min(column.tap, plan.taps() - 1), line = tap / plan.w.filter, s = tap - line * plan.w.filter;
+    const int t = line / plan.h.filter, r = line - t * plan.h.filter;
+    x_ = params_.x + t * plan.d.dilation * plan.x_depth + r * plan.h.dilation * plan.x_row +
+         static_cast<int64_t>(s) * plan.w.dilation * plan.in_channels() + column.channel;
+    tap_bit_ = column.tap < plan.taps() ? 1u << (column.tap - first_tap_) : 0;
+    x_channels_ = plan.in_channels() - column.channel;
+    const int filter = block.first_filter + thread % Stages::kFilterVectors * kElements;
+    dy_channels_ = plan.channels - filter;
+    dy_ = params_.dy + start * plan.channels + filter;
+  }
+
+  __device__ __forceinline__ int depths() const { return (positions_ + kDepth - 1) / kDepth; }
+
+  // One warp finds what the copies of stage number `index` need; they follow after a barrier.
+  __device__ __forceinline__ void find(int index) const {
+    if (static_cast<int>(threadIdx.x) / 32 != index % (kThreads / 32)) return;
+    const int row = static_cast<int>(threadIdx.x) % 32;
+    if (row >= kDepth) return;
+    const WgradGemmPlan& plan = params_.plan;
+    const auto [line, q] = divide(first_.w + index * kDepth + row, params_.next_columns);
+    const auto [layer, p] = divide(first_.h + line, params_.next_rows);
+    const auto [images, o] = divide(first_.d + layer, params_.next_depths);
+    const int d = o * plan.d.stride - plan.d.padding, h = p * plan.h.stride - plan.h.padding,
+              w = q * plan.w.stride - plan.w.padding;
+    PositionEntry entry;
+    entry.x = (first_.image + images) * plan.x_image + d * plan.x_depth + h * plan.x_row +
+              static_cast<int64_t>(w) * plan.in_channels();
+    entry.taps = index * kDepth + row < positions_ ? taps_inside(d, h, w) : 0;
+    entries(index)[row] = entry;
+  }
+
+  __device__ __forceinline__ void copy(unsigned char* stage, int index) const {
+    T* const xs = reinterpret_cast<T*>(stage);
+    T* const ys = reinterpret_cast<T*>(stage + Stages::kXBytes);
+    const PositionEntry* const entry = entries(index);
+    const auto x_at = [&](int row) { return entry[row].taps & tap_bit_ ? x_ + entry[row].x : nullptr; };
+    const auto dy_at = [&](int row) {
+      const int position = index * kDepth + row;
+      return position < positions_ ? dy_ + static_cast<int64_t>(position) * params_.plan.channels : nullptr;
+    };
+    copy_rows<Stages::kColumnVectors>(xs, params_.x, x_channels_, params_.x_vectors, x_at);
+    copy_rows<Stages::kFilterVectors>(ys, params_.dy, dy_channels_, params_.dy_vectors, dy_at);
+    ptx::cp_async_commit();
+  }
+
+ private:
+  __device__ __forceinline__ static PositionEntry* entries(int index) {
+    unsigned char* const bytes = dynamic_shared<unsigned char>() + Stages::kStages * Stages::kStageBytes;
+    return reinterpret_cast<PositionEntry*>(bytes) + index % 2 * kDepth;
+  }
+
+  // The taps of the tile that meet x from (d, h, w) on.
+  __device__ __forceinline__ uint32_t taps_inside(int d, int h, int w) const {
+    const WgradGemmPlan& plan = params_.plan;
+    const int line = first_tap_ / plan.w.filter;
+    int s = first_tap_ - line * plan.w.filter, t = line / plan.h.filter, r = line - t * plan.h.filter;
+    uint32_t inside = 0;
+    for (int i = 0; i < tile_taps_; i++) {
+      const bool meets = within(d + t * plan.d.dilation, plan.d.input) &&
+                         within(h + r * plan.h.dilation, plan.h.input) && within(w + s * plan.w.dilation, plan.w.input);
+      inside |= meets ? 1u << i : 0;
+      if (++s == plan.w.filter) s = 0, r++;
+      if (r == plan.h.filter) r = 0, t++;
+    }
+    return inside;
+  }
+
+  // The thread's vectors of the rows: `channels` of the tensor lie from there on, and from(row) is where, or null.
+  template <int kVectors, typename From>
+  __device__ __forceinline__ static void copy_rows(T* to, const T* tensor, int channels, bool vectors,
+                                                   const From& from) {
+    constexpr int kRows = kThreads / kVectors, kSteps = (kDepth + kRows - 1) / kRows;
+    const int thread = static_cast<int>(threadIdx.x), vector = thread % kVectors, first = thread / kVectors;
+    if (vectors) {
+#pragma unroll
+      for (int step = 0; step < kSteps; step++) {
+        const int row = first + step * kRows;
+        if (kDepth % kRows != 0 && row >= kDepth) continue;
+        const T* const at = channels > 0 ? from(row) : nullptr;
+        T* const cell = to + Stages::template place<kVectors>(row, vector) * kElements;
+        ptx::cp_async<kVectorBytes>(cell, at != nullptr ? at : tensor, at != nullptr ? kVectorBytes : 0);
+      }
+      return;
+    }
+#pragma unroll 1
+    for (int row = first; row < kDepth; row += kRows) {
+      const T* const at = from(row);
+      Vector<T> values;
+#pragma unroll
+      for (int e = 0; e < kElements; e++) {
+        values.element[e] = at != nullptr && e < channels ? at[e] : narrow<T>(0.0f);
+      }
+      store_vector(to + Stages::template place<kVectors>(row, vector) * kElements, values);
+    }
+  }
+};
+
+// The loop over a split's positions: compute(stage) after the copies of each stage, with kStages - 1 of them under way.
+template <typename T, typename Stages, typename Compute>
+__device__ __forceinline__ void for_each_stage(const StageCopies<T, Stages>& copies, const Compute& compute) {
+  unsigned char* const shared = dynamic_shared<unsigned char>();
+  const int depths = copies.depths();
+  copies.find(0);
+#pragma unroll
+  for (int i = 0; i < Stages::kStages - 1; i++) {
+    __syncthreads();
+    copies.copy(shared + i * Stages::kStageBytes, i);
+    copies.find(i + 1);
+  }
+  int slot = 0;
+  for (int i = 0; i < depths; i++) {
+    ptx::cp_async_wait<Stages::kStages - 2>();
+    __syncthreads();  // this stage is there for all, and the one before is read by all
+    const int next = i + Stages::kStages - 1, next_slot = slot == 0 ? Stages::kStages - 1 : slot - 1;
+    copies.copy(shared + next_slot * Stages::kStageBytes, next);
+    copies.find(next + 1);
+    compute(shared + slot * Stages::kStageBytes);
+    slot = slot + 1 == Stages::kStages ? 0 : slot + 1;
+  }
+}
+
+}  // namespace convbound::grouped

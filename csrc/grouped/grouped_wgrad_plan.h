@@ -1,0 +1,113 @@
+// How the implicit GEMM of a filter gradient is cut into tiles and splits. Host code; grouped_wgrad_mma.cu has the idea.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "csrc/common/divisor.h"
+#include "csrc/common/integers.h"
+#include "csrc/common/partial_sums.h"
+#include "csrc/common/view.h"
+
+namespace convbound::grouped {
+
+// What a block has: `columns` (tap, channel of x) times `filters` (channels of dy), over `depth` positions at a time.
+struct WgradTile {
+  int columns, filters, depth;
+  int blocks;   // of a multiprocessor
+  double cost;  // of a product, against those of the other tiles
+};
+
+struct WgradGemmPlan : ConvView {
+  int64_t x_image, x_depth, x_row;  // elements from one image, depth and row of x to the next
+  int64_t positions;                // of dy: images, depths, rows and columns
+  int split_positions;
+  int column_tiles, filter_tiles;
+  int64_t results;  // filter and bias
+  int channels;     // of dy
+  int splits;
+
+  int64_t blocks() const { return int64_t{column_tiles} * filter_tiles * splits; }
+};
+
+// Channels of x, in vectors of so many elements, that the groups of `filters` neighbouring channels of dy may have.
+inline int64_t most_vectors(const ConvView& view, int filters, int elements) {
+  const int of_group = view.outputs;
+  const bool whole = of_group % filters == 0 || filters % of_group == 0;
+  const int64_t met = whole ? divide_up(filters, of_group) : (filters - 2) / of_group + 2;
+  const int64_t channels = std::min(met, int64_t{view.groups}) * view.inputs;
+  const int64_t shifted = channels % elements == 0 ? channels : channels + elements - 1;
+  return std::min(divide_up(shifted, elements), divide_up(int64_t{view.in_channels()}, elements));
+}
+
+// Elements of the matrix of results that the blocks of a tile compute, useful or not, weighted by their cost.
+inline double wgrad_cost(const ConvView& view, const WgradTile& tile, int elements) {
+  const double columns = static_cast<double>(most_vectors(view, tile.filters, elements)) * view.taps() * elements;
+  const double column_tiles = static_cast<double>(divide_up(static_cast<int64_t>(columns), tile.columns));
+  return column_tiles * tile.columns * divide_up(view.out_channels(), tile.filters) * tile.filters * tile.cost;
+}
+
+// Depths of a tile that one block adds up. Splits fill waves of the device: with 276 blocks where 264 run at once, the
+// last 12 would take as long as all others. A block costs some depths to start and to end; its sums are written, read
+// again and added, and stay within an eighth of x or 4 MB.
+inline int64_t wgrad_split_depths(int64_t tiles, int64_t depths, int64_t slots, int64_t results, int64_t x_bytes,
+                                  const WgradTile& tile) {
+  constexpr int64_t kWaves = 8, kStart = 8;
+  constexpr int64_t kMostDepths = 1 << 20;
+  const int64_t room = std::max<int64_t>(x_bytes / 8, 4 << 20) / (4 * results);
+  const int64_t adding = divide_up(4 * results, slots * tile.depth * 64);  // depths that read as many bytes as a split
+  int64_t best = std::min(depths, kMostDepths), least = 0;
+  for (int64_t waves = 0; waves <= kWaves; waves++) {
+    const int64_t most = std::clamp<int64_t>(waves * slots / tiles, 1, std::max<int64_t>(room, 1));
+    const int64_t share = std::min(divide_up(depths, most), kMostDepths), splits = divide_up(depths, share);
+    const int64_t time = divide_up(tiles * splits, slots) * (share + kStart) + (splits > 1 ? splits * adding : 0);
+    if (least == 0 || time < least) best = share, least = time;
+  }
+  return best;
+}
+
+// The number of the tile that computes the results at the least cost.
+template <int kTiles>
+int cheapest(const ConvView& view, const WgradTile (&tiles)[kTiles], int elements) {
+  int best = 0;
+  for (int i = 1; i < kTiles; i++) {
+    if (wgrad_cost(view, tiles[i], elements) < wgrad_cost(view, tiles[best], elements)) best = i;
+  }
+  return best;
+}
+
+// Why the columns and positions of a problem cannot be counted, or nothing.
+inline std::string wgrad_size_beyond(const ConvProblem& p) {
+  constexpr int64_t kMost = (1 << 30) - 1, kMostColumns = 1 << 26;
+  if (std::string beyond = size_beyond(p, kMost); !beyond.empty()) return beyond;
+  if (p.filter_size() <= kMostColumns / p.c) return {};
+  return std::to_string(p.filter_size()) + " taps of " + std::to_string(p.c) + " channels, at most 2^26";
+}
+
+// Fills the plan for a tile whose vectors have so many elements, or says why not.
+inline std::string plan_wgrad_gemm(const ConvProblem& p, const WgradTile& tile, int elements, WgradGemmPlan& plan) {
+  constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
+  plan = {};
+  static_cast<ConvView&>(plan) = view_of(p);
+  plan.x_row = p.input[2] * p.c;
+  plan.x_depth = p.input[1] * plan.x_row;
+  plan.x_image = p.input[0] * plan.x_depth;
+  plan.positions = p.n * p.output_size();
+  plan.channels = static_cast<int>(p.k);
+  plan.results = p.k * (p.c_per_group() * p.filter_size() + 1);
+
+  const int64_t vectors = most_vectors(plan, tile.filters, elements);
+  plan.column_tiles = static_cast<int>(divide_up(p.filter_size() * vectors * elements, tile.columns));
+  plan.filter_tiles = divide_up(plan.channels, tile.filters);
+  const int64_t tiles = int64_t{plan.column_tiles} * plan.filter_tiles, depths = divide_up(plan.positions, tile.depth);
+  const int64_t x_bytes = p.n * plan.x_image * (16 / elements);
+  const int64_t share = wgrad_split_depths(tiles, depths, kMultiprocessors * tile.blocks, plan.results, x_bytes, tile);
+  plan.split_positions = static_cast<int>(share * tile.depth);
+  const int64_t splits = divide_up(depths, share);
+  if (splits > kMostBlocks / tiles) return std::to_string(tiles) + " tiles of results are too many";
+  plan.splits = static_cast<int>(splits);
+  return {};
+}
+
+}  // namespace convbound::grouped
