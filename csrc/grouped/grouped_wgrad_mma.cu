@@ -1,5 +1,5 @@
 // implicit_gemm_wgrad_nhwc
-#include "csrc/grouped/grouped_wgrad_copy.h"
+#include "csrc/grouped/grouped_wgrad_gemm.h"
 
 namespace convbound::grouped {
 
@@ -8,12 +8,18 @@ namespace {
 constexpr int kVector = 8;  // elements of 16 bytes
 constexpr int kDepthOfMma = 16;
 
+template <typename T, typename Mma>
+class WarpSums;
+
 // A block's warps, and the products of a warp: kTall times 16 columns (tap, channel), kWide times 8 filters.
 template <typename T, int kWarpsDown_, int kWarpsAcross_, int kTall_, int kWide_, int kBlocks_>
 struct WgradMma {
   static constexpr int kWarpsDown = kWarpsDown_, kWarpsAcross = kWarpsAcross_, kTall = kTall_, kWide = kWide_;
   static constexpr int kThreads = 32 * kWarpsDown * kWarpsAcross, kBlocks = kBlocks_;
+  // Of a product: shared memory is read for 1.5 mma and more where a warp has fewer products.
+  static constexpr double kCost = kTall * kWide < 32 ? 1.6 : kWarpsDown > 2 ? 1.1 : 1.0;
   using Stages = WgradStages<T, kWarpsDown * kTall * 16, kWarpsAcross * kWide * 8, 32, 3, kThreads>;
+  using Sums = WarpSums<T, WgradMma>;
   static_assert(kWide <= 8 && kWide % kWarpsDown == 0, "one product adds up the bias of 8 filters, shared by warps");
 };
 
@@ -67,37 +73,22 @@ class WarpSums {
     }
   }
 
-  // Calls write(index in the filter, sum), write_bias(filter, sum).
   template <typename Write, typename WriteBias>
   __device__ __forceinline__ void write(const WgradBlock<T, Stages>& block, const Write& write,
                                         const WriteBias& write_bias) const {
-    const WgradGemmPlan& plan = block.params.plan;
-    const int g = lane_ / 4, t = lane_ % 4, taps = plan.taps();
-    const int first_filter = block.first_filter + across_ * kWide * 8 + 2 * t;
-    int channel[2 * kTall], tap[2 * kTall];
-#pragma unroll
-    for (int i = 0; i < 2 * kTall; i++) {
-      const ColumnVector column = block.column(down_ * kTall * 2 + i);
-      channel[i] = column.tap < taps ? column.channel + g : -1;
-      tap[i] = column.tap;
-    }
-#pragma unroll
-    for (int j = 0; j < 2 * kWide; j++) {
-      const int filter = first_filter + j / 2 * 8 + j % 2;
-      const int first_channel = divide(filter, block.params.by_outputs).quotient * plan.inputs;
-      const int64_t row = static_cast<int64_t>(filter) * taps * plan.inputs - first_channel;
-      if (filter >= plan.channels) continue;
-#pragma unroll
-      for (int i = 0; i < 2 * kTall; i++) {
-        if (!within(channel[i] - first_channel, plan.inputs) || channel[i] < 0) continue;
-        write(row + tap[i] * plan.inputs + channel[i], sum_[i / 2][j / 2][i % 2 * 2 + j % 2]);
-      }
-    }
-    const int bias_filter = first_filter - 2 * t + g * 8 + 2 * t;
+    const int g = lane_ / 4, t = lane_ % 4, first = block.first_filter + across_ * kWide * 8 + 2 * t;
+    const auto column = [&](int i) {
+      const ColumnVector vector = block.column(down_ * kTall * 2 + i);
+      return ColumnVector{vector.tap, vector.channel + g};
+    };
+    block.template write<2 * kTall, 2 * kWide>(
+        column, [&](int j) { return first + j / 2 * 8 + j % 2; },
+        [&](int i, int j) { return sum_[i / 2][j / 2][i % 2 * 2 + j % 2]; }, write);
     if (!with_bias_ || g * Mma::kWarpsDown / kWide != down_) return;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      if (bias_filter + e < plan.channels) write_bias(bias_filter + e, bias_[e]);
+      const int filter = first + g * 8 + e;
+      if (filter < block.params.plan.channels) write_bias(filter, bias_[e]);
     }
   }
 
@@ -115,53 +106,9 @@ class WarpSums {
   }
 };
 
-template <typename T, typename Mma>
-__global__ void __launch_bounds__(Mma::kThreads, Mma::kBlocks)
-    implicit_gemm_wgrad_nhwc_kernel(const __grid_constant__ WgradGemmParams<T> params) {
-  using Stages = typename Mma::Stages;
-  const WgradBlock<T, Stages> block(params);
-  if (block.empty()) return;  // the whole block does
-  const PartialSums<T>& sums = params.sums;
-  WarpSums<T, Mma> warp(block.first_tile && (sums.dbias != nullptr || sums.partial != nullptr));
-  for_each_stage(StageCopies<T, Stages>(block), [&](const unsigned char* stage) { warp.add(stage); });
-  if (sums.partial != nullptr) {
-    float* const partial = sums.partial + block.split * sums.outputs;
-    float* const bias = partial + sums.outputs - sums.channels;
-    warp.write(block, [&](int64_t at, float sum) { partial[at] = sum; }, [&](int at, float sum) { bias[at] = sum; });
-  } else {
-    warp.write(block, [&](int64_t at, float sum) { sums.dw[at] = narrow<T>(sum); },
-               [&](int at, float sum) { sums.dbias[at] = narrow<T>(sum); });
-  }
-}
-
-template <typename T, typename Mma>
-LaunchPlan plan_tile(const KernelRow& row, const ConvProblem& p, const WgradTile& tile) {
-  using Stages = typename Mma::Stages;
-  WgradGemmPlan plan;
-  if (std::string reason = plan_wgrad_gemm(p, tile, kVector, plan); !reason.empty()) return refuse(std::move(reason));
-  const LaunchShape shape{
-      .grid_x = plan.blocks(), .block_x = Mma::kThreads, .shared_bytes = static_cast<size_t>(Stages::kSharedBytes)};
-  return plan_with_sums<T>(row, implicit_gemm_wgrad_nhwc_kernel<T, Mma>, shape, plan,
-                           [plan](const Tensors& t, const PartialSums<T>& sums) { return wgrad_params(plan, t, sums); });
-}
-
-template <typename Mma>
-constexpr WgradTile tile_of(double cost) {
-  using Stages = typename Mma::Stages;
-  return {Stages::kColumns, Stages::kFilters, Stages::kDepth, Mma::kBlocks, cost};
-}
-
 template <typename T>
-LaunchPlan plan_implicit_gemm(const KernelRow& row, const ConvProblem& p, const Device&) {
-  using Square = WgradMma<T, 2, 2, 4, 8, 2>;
-  using Tall = WgradMma<T, 4, 1, 4, 8, 2>;
-  using Narrow = WgradMma<T, 4, 1, 2, 4, 4>;
-  constexpr WgradTile kTiles[] = {tile_of<Square>(1.0), tile_of<Tall>(1.1), tile_of<Narrow>(1.6)};
-  constexpr LaunchPlan (*kPlans[])(const KernelRow&, const ConvProblem&, const WgradTile&) = {
-      plan_tile<T, Square>, plan_tile<T, Tall>, plan_tile<T, Narrow>};
-  if (std::string beyond = wgrad_size_beyond(p); !beyond.empty()) return refuse(std::move(beyond));
-  const int best = cheapest(view_of(p), kTiles, kVector);
-  return kPlans[best](row, p, kTiles[best]);
+LaunchPlan plan_mma(const KernelRow& row, const ConvProblem& p, const Device&) {
+  return plan_cheapest<T, WgradMma<T, 2, 2, 4, 8, 2>, WgradMma<T, 4, 1, 4, 8, 2>, WgradMma<T, 4, 1, 2, 4, 4>>(row, p);
 }
 
 }  // namespace
@@ -176,7 +123,7 @@ KernelRows wgrad_mma_rows() {
                        .min_arch = 80,
                        .tensor_cores = true,
                        .tile = "128 x 128, 256 x 64 or 128 x 32 results of 4 warps, 32 positions a stage",
-                       .plan = plan_implicit_gemm<T>}};
+                       .plan = plan_mma<T>}};
   });
 }
 

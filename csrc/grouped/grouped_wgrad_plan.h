@@ -29,6 +29,11 @@ struct WgradGemmPlan : ConvView {
   int splits;
 
   int64_t blocks() const { return int64_t{column_tiles} * filter_tiles * splits; }
+
+  std::string refusal() const {
+    constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+    return blocks() <= kMost ? "" : std::to_string(blocks()) + " blocks, at most " + std::to_string(kMost);
+  }
 };
 
 // Channels of x, in vectors of so many elements, that the groups of `filters` neighbouring channels of dy may have.
@@ -67,16 +72,6 @@ inline int64_t wgrad_split_depths(int64_t tiles, int64_t depths, int64_t slots, 
   return best;
 }
 
-// The number of the tile that computes the results at the least cost.
-template <int kTiles>
-int cheapest(const ConvView& view, const WgradTile (&tiles)[kTiles], int elements) {
-  int best = 0;
-  for (int i = 1; i < kTiles; i++) {
-    if (wgrad_cost(view, tiles[i], elements) < wgrad_cost(view, tiles[best], elements)) best = i;
-  }
-  return best;
-}
-
 // Why the columns and positions of a problem cannot be counted, or nothing.
 inline std::string wgrad_size_beyond(const ConvProblem& p) {
   constexpr int64_t kMost = (1 << 30) - 1, kMostColumns = 1 << 26;
@@ -85,10 +80,9 @@ inline std::string wgrad_size_beyond(const ConvProblem& p) {
   return std::to_string(p.filter_size()) + " taps of " + std::to_string(p.c) + " channels, at most 2^26";
 }
 
-// Fills the plan for a tile whose vectors have so many elements, or says why not.
-inline std::string plan_wgrad_gemm(const ConvProblem& p, const WgradTile& tile, int elements, WgradGemmPlan& plan) {
-  constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
-  plan = {};
+// `elements`: of a vector.
+inline WgradGemmPlan plan_wgrad_gemm(const ConvProblem& p, const WgradTile& tile, int elements) {
+  WgradGemmPlan plan{};
   static_cast<ConvView&>(plan) = view_of(p);
   plan.x_row = p.input[2] * p.c;
   plan.x_depth = p.input[1] * plan.x_row;
@@ -104,10 +98,8 @@ inline std::string plan_wgrad_gemm(const ConvProblem& p, const WgradTile& tile, 
   const int64_t x_bytes = p.n * plan.x_image * (16 / elements);
   const int64_t share = wgrad_split_depths(tiles, depths, kMultiprocessors * tile.blocks, plan.results, x_bytes, tile);
   plan.split_positions = static_cast<int>(share * tile.depth);
-  const int64_t splits = divide_up(depths, share);
-  if (splits > kMostBlocks / tiles) return std::to_string(tiles) + " tiles of results are too many";
-  plan.splits = static_cast<int>(splits);
-  return {};
+  plan.splits = static_cast<int>(divide_up(depths, share));
+  return plan;
 }
 
 }  // namespace convbound::grouped

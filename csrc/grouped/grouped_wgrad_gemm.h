@@ -1,10 +1,13 @@
-// The stages of a filter gradient's implicit GEMM: for `kDepth` positions, rows of x as columns (tap, channel) and rows
-// of dy, side by side in shared memory. grouped_wgrad_mma.cu has the idea.
+// The filter gradient's implicit GEMM but for its products: stages of shared memory that hold, for `kDepth` positions,
+// rows of x as columns (tap, channel) and rows of dy; the loop over them; where results go. grouped_wgrad_mma.cu has
+// the idea.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <string>
+#include <utility>
 
 #include "csrc/common/partial_sums.h"
 #include "csrc/common/ptx.h"
@@ -111,6 +114,34 @@ struct WgradBlock {
   __device__ __forceinline__ ColumnVector column(int vector) const {
     const int index = first_vector + vector, tap = index / vectors;
     return {tap, first_channel + (index - tap * vectors) * kElements};
+  }
+
+  // Calls write(index in the filter, sum(i, j)) for a thread's columns column(i) and filters filter(j), as far as their
+  // channels meet. A column's `channel` is one channel of its vector.
+  template <int kColumns, int kFilters, typename ColumnOf, typename FilterOf, typename SumOf, typename Write>
+  __device__ __forceinline__ void write(const ColumnOf& column_of, const FilterOf& filter_of, const SumOf& sum,
+                                        const Write& write) const {
+    const WgradGemmPlan& plan = params.plan;
+    const int taps = plan.taps();
+    int channel[kColumns], at[kColumns];  // at: of the column, in the filters of group 0
+#pragma unroll
+    for (int i = 0; i < kColumns; i++) {
+      const ColumnVector column = column_of(i);
+      channel[i] = column.tap < taps ? column.channel : -1;
+      at[i] = column.tap * plan.inputs + column.channel;
+    }
+#pragma unroll
+    for (int j = 0; j < kFilters; j++) {
+      const int filter = filter_of(j);
+      if (filter >= plan.channels) continue;
+      const int group_channel = divide(filter, params.by_outputs).quotient * plan.inputs;
+      const int64_t row = static_cast<int64_t>(filter) * taps * plan.inputs - group_channel;
+#pragma unroll
+      for (int i = 0; i < kColumns; i++) {
+        const bool meet = channel[i] >= group_channel && channel[i] < group_channel + plan.inputs;
+        if (meet) write(row + at[i], sum(i, j));
+      }
+    }
   }
 };
 
@@ -269,6 +300,58 @@ __device__ __forceinline__ void for_each_stage(const StageCopies<T, Stages>& cop
     compute(shared + slot * Stages::kStageBytes);
     slot = slot + 1 == Stages::kStages ? 0 : slot + 1;
   }
+}
+
+// Tile::Sums are a thread's sums: add(stage), and write(block, write, write_bias), which calls write(index in the
+// filter, sum) and write_bias(filter, sum).
+template <typename T, typename Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    implicit_gemm_wgrad_nhwc_kernel(const __grid_constant__ WgradGemmParams<T> params) {
+  using Stages = typename Tile::Stages;
+  const WgradBlock<T, Stages> block(params);
+  if (block.empty()) return;  // the whole block does
+  const PartialSums<T>& to = params.sums;
+  typename Tile::Sums sums(block.first_tile && (to.dbias != nullptr || to.partial != nullptr));
+  for_each_stage(StageCopies<T, Stages>(block), [&](const unsigned char* stage) { sums.add(stage); });
+  if (to.partial != nullptr) {
+    float* const partial = to.partial + block.split * to.outputs;
+    float* const bias = partial + to.outputs - to.channels;
+    sums.write(
+        block, [&](int64_t at, float sum) { partial[at] = sum; }, [&](int at, float sum) { bias[at] = sum; });
+  } else {
+    sums.write(
+        block, [&](int64_t at, float sum) { to.dw[at] = narrow<T>(sum); },
+        [&](int at, float sum) { to.dbias[at] = narrow<T>(sum); });
+  }
+}
+
+template <typename T, typename Tile>
+LaunchPlan plan_tile(const KernelRow& row, const ConvProblem& p, const WgradTile& tile) {
+  using Stages = typename Tile::Stages;
+  const WgradGemmPlan plan = plan_wgrad_gemm(p, tile, Stages::kElements);
+  if (std::string reason = plan.refusal(); !reason.empty()) return refuse(std::move(reason));
+  const LaunchShape shape{
+      .grid_x = plan.blocks(), .block_x = Tile::kThreads, .shared_bytes = static_cast<size_t>(Stages::kSharedBytes)};
+  return plan_with_sums<T>(row, implicit_gemm_wgrad_nhwc_kernel<T, Tile>, shape, plan,
+                           [plan](const Tensors& t, const PartialSums<T>& sums) { return wgrad_params(plan, t, sums); });
+}
+
+// Plans the tile that computes the results at the least cost.
+template <typename T, typename... Tiles>
+LaunchPlan plan_cheapest(const KernelRow& row, const ConvProblem& p) {
+  if (std::string beyond = wgrad_size_beyond(p); !beyond.empty()) return refuse(std::move(beyond));
+  const ConvView view = view_of(p);
+  LaunchPlan (*plan)(const KernelRow&, const ConvProblem&, const WgradTile&) = nullptr;
+  WgradTile best{};
+  const auto consider = [&](const WgradTile& tile, auto* plan_of) {
+    constexpr int kElements = kVectorElements<T>;
+    if (plan != nullptr && wgrad_cost(view, tile, kElements) >= wgrad_cost(view, best, kElements)) return;
+    best = tile, plan = plan_of;
+  };
+  (consider({Tiles::Stages::kColumns, Tiles::Stages::kFilters, Tiles::Stages::kDepth, Tiles::kBlocks, Tiles::kCost},
+            plan_tile<T, Tiles>),
+   ...);
+  return plan(row, p, best);
 }
 
 }  // namespace convbound::grouped
