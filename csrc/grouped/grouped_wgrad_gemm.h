@@ -52,9 +52,9 @@ struct Position {
 };
 
 // What the copies of x need to know of a position.
-struct alignas(16) PositionEntry {
-  int64_t x;      // element of x that the tap at no distance meets
-  uint32_t taps;  // bit i: the i-th tap of the tile meets x, not its padding
+struct alignas(8) PositionEntry {
+  uint32_t pixel;  // of x, from the split's first image on, that the tap at no distance meets; modulo 2^32
+  uint32_t taps;   // bit i: the i-th tap of the tile meets x, not its padding
 };
 
 template <typename T, int kColumns_, int kFilters_, int kDepth_, int kStages_, int kThreads_>
@@ -74,8 +74,8 @@ struct WgradStages {
   template <int kVectors>
   __device__ __forceinline__ static int place(int row, int vector) {
     if constexpr (sizeof(T) != 2) return row * kVectors + vector;
-    constexpr int kSpread = kVectors < 8 ? kVectors : 8;
-    return row * kVectors + (vector ^ (row * kSpread / 8 % kSpread));
+    constexpr int kSpread = kVectors < 8 ? kVectors : 8, kRowsOfBanks = 8 / kSpread;
+    return row * kVectors + (vector ^ (static_cast<unsigned>(row) / kRowsOfBanks & (kSpread - 1)));
   }
 };
 
@@ -163,11 +163,13 @@ class StageCopies {
 
   const WgradGemmParams<T>& params_;
   Position first_;
-  int positions_;                  // of the split
-  int first_tap_, tile_taps_;      // of the tile
-  const T *x_, *dy_;               // x_: moved by the tap of the thread's column
-  uint32_t tap_bit_;               // of the thread's column
-  int x_channels_, dy_channels_;   // from the thread's vector on, within the tensor
+  int positions_;                 // of the split
+  int first_tap_, tile_taps_;     // of the tile
+  int t_, r_, s_;                 // its first tap
+  const T *x_, *dy_;              // from the thread's column and filter on; dy_: of the next stage
+  int left_;                      // positions of dy from there on
+  uint32_t tap_pixel_, tap_bit_;  // of the thread's column
+  int x_channels_, dy_channels_;  // from the thread's vector on, within the tensor
 
  public:
   __device__ __forceinline__ explicit StageCopies(const Block& block) : params_(block.params) {
@@ -176,20 +178,19 @@ class StageCopies {
     first_ = position_at(start, params_);
     positions_ = static_cast<int>(min(plan.positions - start, static_cast<int64_t>(plan.split_positions)));
     const int thread = static_cast<int>(threadIdx.x);
-    const int last_tap = block.column(Stages::kColumnVectors - 1).tap;
     first_tap_ = block.column(0).tap;
-    tile_taps_ = min(last_tap + 1, plan.taps()) - first_tap_;
-
+    tile_taps_ = min(block.column(Stages::kColumnVectors - 1).tap + 1, plan.taps()) - first_tap_;
     const ColumnVector column = block.column(thread % Stages::kColumnVectors);
-    const int tap = min(column.tap, plan.taps() - 1), line = tap / plan.w.filter, s = tap - line * plan.w.filter;
-    const int t = line / plan.h.filter, r = line - t * plan.h.filter;
-    x_ = params_.x + t * plan.d.dilation * plan.x_depth + r * plan.h.dilation * plan.x_row +
-         static_cast<int64_t>(s) * plan.w.dilation * plan.in_channels() + column.channel;
+    find_tap(column.tap);
+    tap_pixel_ = pixel(t_ * plan.d.dilation, r_ * plan.h.dilation, s_ * plan.w.dilation);
     tap_bit_ = column.tap < plan.taps() ? 1u << (column.tap - first_tap_) : 0;
+    find_tap(first_tap_);
+    x_ = ptx::kept(params_.x + first_.image * plan.x_image + column.channel);
     x_channels_ = plan.in_channels() - column.channel;
     const int filter = block.first_filter + thread % Stages::kFilterVectors * kElements;
     dy_channels_ = plan.channels - filter;
-    dy_ = params_.dy + start * plan.channels + filter;
+    dy_ = params_.dy + start * plan.channels + (dy_channels_ > 0 ? filter : 0);
+    left_ = dy_channels_ > 0 ? positions_ : 0;
   }
 
   __device__ __forceinline__ int depths() const { return (positions_ + kDepth - 1) / kDepth; }
@@ -205,25 +206,27 @@ class StageCopies {
     const auto [images, o] = divide(first_.d + layer, params_.next_depths);
     const int d = o * plan.d.stride - plan.d.padding, h = p * plan.h.stride - plan.h.padding,
               w = q * plan.w.stride - plan.w.padding;
-    PositionEntry entry;
-    entry.x = (first_.image + images) * plan.x_image + d * plan.x_depth + h * plan.x_row +
-              static_cast<int64_t>(w) * plan.in_channels();
-    entry.taps = index * kDepth + row < positions_ ? taps_inside(d, h, w) : 0;
-    entries(index)[row] = entry;
+    const uint32_t taps = taps_inside(d, h, w);
+    const uint32_t there = index * kDepth + row < positions_ ? ~0u : 0;
+    entries(index)[row] = {images * plan.image_pixels + pixel(d, h, w), taps & there};
   }
 
-  __device__ __forceinline__ void copy(unsigned char* stage, int index) const {
+  // Starts the copies of the next stage, which is number `index`.
+  __device__ __forceinline__ void copy(unsigned char* stage, int index) {
     T* const xs = reinterpret_cast<T*>(stage);
     T* const ys = reinterpret_cast<T*>(stage + Stages::kXBytes);
     const PositionEntry* const entry = entries(index);
-    const auto x_at = [&](int row) { return entry[row].taps & tap_bit_ ? x_ + entry[row].x : nullptr; };
-    const auto dy_at = [&](int row) {
-      const int position = index * kDepth + row;
-      return position < positions_ ? dy_ + static_cast<int64_t>(position) * params_.plan.channels : nullptr;
+    const auto x_at = [&](int row) {
+      const PositionEntry at = entry[row];
+      const bool there = (at.taps & tap_bit_) != 0;
+      return Source{there ? static_cast<int>(at.pixel + tap_pixel_) : 0, there};
     };
-    copy_rows<Stages::kColumnVectors>(xs, params_.x, x_channels_, params_.x_vectors, x_at);
-    copy_rows<Stages::kFilterVectors>(ys, params_.dy, dy_channels_, params_.dy_vectors, dy_at);
+    const auto dy_at = [&](int row) { return Source{row < left_ ? row : 0, row < left_}; };
+    copy_rows<Stages::kColumnVectors>(xs, x_, params_.plan.in_channels(), x_channels_, params_.x_vectors, x_at);
+    copy_rows<Stages::kFilterVectors>(ys, dy_, params_.plan.channels, dy_channels_, params_.dy_vectors, dy_at);
     ptx::cp_async_commit();
+    if (left_ > kDepth) dy_ += static_cast<int64_t>(kDepth) * params_.plan.channels;
+    left_ = max(left_ - kDepth, 0);
   }
 
  private:
@@ -232,46 +235,69 @@ class StageCopies {
     return reinterpret_cast<PositionEntry*>(bytes) + index % 2 * kDepth;
   }
 
+  __device__ __forceinline__ void find_tap(int tap) {
+    const WgradGemmPlan& plan = params_.plan;
+    const int line = tap / plan.w.filter;
+    s_ = tap - line * plan.w.filter, t_ = line / plan.h.filter, r_ = line - t_ * plan.h.filter;
+  }
+
+  // Modulo 2^32: positions in the padding may be far away.
+  __device__ __forceinline__ uint32_t pixel(uint32_t d, uint32_t h, uint32_t w) const {
+    return (d * params_.plan.h.input + h) * params_.plan.w.input + w;
+  }
+
   // The taps of the tile that meet x from (d, h, w) on.
   __device__ __forceinline__ uint32_t taps_inside(int d, int h, int w) const {
     const WgradGemmPlan& plan = params_.plan;
-    const int line = first_tap_ / plan.w.filter;
-    int s = first_tap_ - line * plan.w.filter, t = line / plan.h.filter, r = line - t * plan.h.filter;
+    int s = s_, t = t_, r = r_;
     uint32_t inside = 0;
+#pragma unroll 1
     for (int i = 0; i < tile_taps_; i++) {
-      const bool meets = within(d + t * plan.d.dilation, plan.d.input) &&
-                         within(h + r * plan.h.dilation, plan.h.input) && within(w + s * plan.w.dilation, plan.w.input);
-      inside |= meets ? 1u << i : 0;
+      const bool meets = within(d + t * plan.d.dilation, plan.d.input) &
+                         within(h + r * plan.h.dilation, plan.h.input) & within(w + s * plan.w.dilation, plan.w.input);
+      inside |= static_cast<uint32_t>(meets) << i;
       if (++s == plan.w.filter) s = 0, r++;
       if (r == plan.h.filter) r = 0, t++;
     }
     return inside;
   }
 
-  // The thread's vectors of the rows: `channels` of the tensor lie from there on, and from(row) is where, or null.
+  // The row of a tensor where a vector lies, and whether it does; if not, it is zeros.
+  struct Source {
+    int row;
+    bool there;
+  };
+
+  // The thread's vectors of a stage: `tensor` from its vector on, of which `left` of `channels` lie in a row; from(row)
+  // is their Source.
   template <int kVectors, typename From>
-  __device__ __forceinline__ static void copy_rows(T* to, const T* tensor, int channels, bool vectors,
+  __device__ __forceinline__ static void copy_rows(T* to, const T* tensor, int channels, int left, bool vectors,
                                                    const From& from) {
     constexpr int kRows = kThreads / kVectors, kSteps = (kDepth + kRows - 1) / kRows;
     const int thread = static_cast<int>(threadIdx.x), vector = thread % kVectors, first = thread / kVectors;
     if (vectors) {
+      const int row_bytes = channels * static_cast<int>(sizeof(T));
+      Source source[kSteps];
+#pragma unroll
+      for (int step = 0; step < kSteps; step++) source[step] = from(first + step * kRows);
 #pragma unroll
       for (int step = 0; step < kSteps; step++) {
         const int row = first + step * kRows;
         if (kDepth % kRows != 0 && row >= kDepth) continue;
-        const T* const at = channels > 0 ? from(row) : nullptr;
-        T* const cell = to + Stages::template place<kVectors>(row, vector) * kElements;
-        ptx::cp_async<kVectorBytes>(cell, at != nullptr ? at : tensor, at != nullptr ? kVectorBytes : 0);
+        const char* const at = reinterpret_cast<const char*>(tensor) + static_cast<int64_t>(source[step].row) * row_bytes;
+        ptx::cp_async<kVectorBytes>(to + Stages::template place<kVectors>(row, vector) * kElements, at,
+                                    source[step].there ? kVectorBytes : 0);
       }
       return;
     }
 #pragma unroll 1
     for (int row = first; row < kDepth; row += kRows) {
-      const T* const at = from(row);
+      const Source source = from(row);
+      const T* const at = tensor + static_cast<int64_t>(source.row) * channels;
       Vector<T> values;
 #pragma unroll
       for (int e = 0; e < kElements; e++) {
-        values.element[e] = at != nullptr && e < channels ? at[e] : narrow<T>(0.0f);
+        values.element[e] = source.there && e < left ? at[e] : narrow<T>(0.0f);
       }
       store_vector(to + Stages::template place<kVectors>(row, vector) * kElements, values);
     }
@@ -280,7 +306,7 @@ class StageCopies {
 
 // The loop over a split's positions: compute(stage) after the copies of each stage, with kStages - 1 of them under way.
 template <typename T, typename Stages, typename Compute>
-__device__ __forceinline__ void for_each_stage(const StageCopies<T, Stages>& copies, const Compute& compute) {
+__device__ __forceinline__ void for_each_stage(StageCopies<T, Stages> copies, const Compute& compute) {
   unsigned char* const shared = dynamic_shared<unsigned char>();
   const int depths = copies.depths();
   copies.find(0);

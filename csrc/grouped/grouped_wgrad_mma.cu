@@ -28,9 +28,10 @@ template <typename T, typename Mma>
 class WarpSums {
   using Stages = typename Mma::Stages;
   static constexpr int kTall = Mma::kTall, kWide = Mma::kWide;
+  static constexpr int kBiasVectors = kWide / Mma::kWarpsDown;  // of dy: warps that read the same ones share them
 
   float sum_[kTall][kWide][4] = {};
-  float bias_[4] = {};          // row j: of dy's vector j
+  float bias_[4] = {};          // row j: of the j-th of these vectors
   int x_at_[kTall];             // in a stage, as elements
   int dy_at_[kWide / 2];
   int lane_, down_, across_;    // the warp's place in the block
@@ -69,7 +70,7 @@ class WarpSums {
 #pragma unroll
         for (int i = 0; i < kTall; i++) ptx::mma_m16n8k16<T>(sum_[i][j], x[i], b, sum_[i][j]);
       }
-      if (with_bias_) add_bias(dy);
+      if (with_bias_) add_bias(ys + k * Stages::kFilters);
     }
   }
 
@@ -84,24 +85,25 @@ class WarpSums {
     block.template write<2 * kTall, 2 * kWide>(
         column, [&](int j) { return first + j / 2 * 8 + j % 2; },
         [&](int i, int j) { return sum_[i / 2][j / 2][i % 2 * 2 + j % 2]; }, write);
-    if (!with_bias_ || g * Mma::kWarpsDown / kWide != down_) return;
+    if (!with_bias_ || g >= kBiasVectors) return;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const int filter = first + g * 8 + e;
+      const int filter = first + (down_ * kBiasVectors + g) * 8 + e;
       if (filter < block.params.plan.channels) write_bias(filter, bias_[e]);
     }
   }
 
  private:
-  // Row j of a matrix of ones, the others zero, times dy's vector j. The warps that have the same dy share its vectors.
-  __device__ __forceinline__ void add_bias(const uint32_t (&dy)[kWide / 2][4]) {
-    const uint32_t ones = std::is_same_v<T, __half> ? 0x3c003c00 : 0x3f803f80;
+  // Row j of a matrix of ones, the others zero, times the j-th of the warp's vectors of dy.
+  __device__ __forceinline__ void add_bias(const T* ys) {
+    constexpr uint32_t kOnes = std::is_same_v<T, __half> ? 0x3c003c00 : 0x3f803f80;
 #pragma unroll
-    for (int j = 0; j < kWide; j++) {
-      if (j * Mma::kWarpsDown / kWide != down_) continue;
-      const uint32_t b[2] = {dy[j / 2][j % 2 * 2], dy[j / 2][j % 2 * 2 + 1]};
-      const uint32_t row = lane_ / 4 == j ? ones : 0, a[4] = {row, 0, row, 0};
-      ptx::mma_m16n8k16<T>(bias_, a, b, bias_);
+    for (int j = 0; j < kBiasVectors; j++) {
+      const int vector = across_ * kWide + down_ * kBiasVectors + j;
+      uint32_t dy[2];
+      ptx::ldmatrix<2, true>(dy, ys + Stages::template place<Stages::kFilterVectors>(lane_ % 16, vector) * kVector);
+      const uint32_t row = lane_ / 4 == j ? kOnes : 0, ones[4] = {row, 0, row, 0};
+      ptx::mma_m16n8k16<T>(bias_, ones, dy, bias_);
     }
   }
 };

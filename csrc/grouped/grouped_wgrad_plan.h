@@ -20,8 +20,9 @@ struct WgradTile {
 };
 
 struct WgradGemmPlan : ConvView {
-  int64_t x_image, x_depth, x_row;  // elements from one image, depth and row of x to the next
-  int64_t positions;                // of dy: images, depths, rows and columns
+  int64_t x_image;   // elements of an image of x
+  int image_pixels;  // of x
+  int64_t positions;  // of dy: images, depths, rows and columns
   int split_positions;
   int column_tiles, filter_tiles;
   int64_t results;  // filter and bias
@@ -57,36 +58,43 @@ inline double wgrad_cost(const ConvView& view, const WgradTile& tile, int elemen
 // last 12 would take as long as all others. A block costs some depths to start and to end; its sums are written, read
 // again and added, and stay within an eighth of x or 4 MB.
 inline int64_t wgrad_split_depths(int64_t tiles, int64_t depths, int64_t slots, int64_t results, int64_t x_bytes,
-                                  const WgradTile& tile) {
+                                  int64_t most_depths, const WgradTile& tile) {
   constexpr int64_t kWaves = 8, kStart = 8;
-  constexpr int64_t kMostDepths = 1 << 20;
   const int64_t room = std::max<int64_t>(x_bytes / 8, 4 << 20) / (4 * results);
   const int64_t adding = divide_up(4 * results, slots * tile.depth * 64);  // depths that read as many bytes as a split
-  int64_t best = std::min(depths, kMostDepths), least = 0;
+  int64_t best = std::min(depths, most_depths), least = 0;
   for (int64_t waves = 0; waves <= kWaves; waves++) {
     const int64_t most = std::clamp<int64_t>(waves * slots / tiles, 1, std::max<int64_t>(room, 1));
-    const int64_t share = std::min(divide_up(depths, most), kMostDepths), splits = divide_up(depths, share);
+    const int64_t share = std::min(divide_up(depths, most), most_depths), splits = divide_up(depths, share);
     const int64_t time = divide_up(tiles * splits, slots) * (share + kStart) + (splits > 1 ? splits * adding : 0);
     if (least == 0 || time < least) best = share, least = time;
   }
   return best;
 }
 
-// Why the columns and positions of a problem cannot be counted, or nothing.
+// Pixels of x that a split may meet, so that 32 bits count them.
+constexpr int64_t kMostPixels = 1 << 30;
+
+// Why columns and pixels of a problem cannot be counted, or nothing.
 inline std::string wgrad_size_beyond(const ConvProblem& p) {
   constexpr int64_t kMost = (1 << 30) - 1, kMostColumns = 1 << 26;
   if (std::string beyond = size_beyond(p, kMost); !beyond.empty()) return beyond;
-  if (p.filter_size() <= kMostColumns / p.c) return {};
-  return std::to_string(p.filter_size()) + " taps of " + std::to_string(p.c) + " channels, at most 2^26";
+  if (p.filter_size() > kMostColumns / p.c) {
+    return std::to_string(p.filter_size()) + " taps of " + std::to_string(p.c) + " channels, at most 2^26";
+  }
+  // A stage has 32 positions of dy.
+  if (p.input_size() > kMostPixels / std::min(p.n, 32 / p.output_size() + 2)) {
+    return "images of " + std::to_string(p.input_size()) + " positions: too many for 32 bits";
+  }
+  return {};
 }
 
 // `elements`: of a vector.
 inline WgradGemmPlan plan_wgrad_gemm(const ConvProblem& p, const WgradTile& tile, int elements) {
   WgradGemmPlan plan{};
   static_cast<ConvView&>(plan) = view_of(p);
-  plan.x_row = p.input[2] * p.c;
-  plan.x_depth = p.input[1] * plan.x_row;
-  plan.x_image = p.input[0] * plan.x_depth;
+  plan.image_pixels = static_cast<int>(p.input_size());
+  plan.x_image = p.input_size() * p.c;
   plan.positions = p.n * p.output_size();
   plan.channels = static_cast<int>(p.k);
   plan.results = p.k * (p.c_per_group() * p.filter_size() + 1);
@@ -96,7 +104,9 @@ inline WgradGemmPlan plan_wgrad_gemm(const ConvProblem& p, const WgradTile& tile
   plan.filter_tiles = divide_up(plan.channels, tile.filters);
   const int64_t tiles = int64_t{plan.column_tiles} * plan.filter_tiles, depths = divide_up(plan.positions, tile.depth);
   const int64_t x_bytes = p.n * plan.x_image * (16 / elements);
-  const int64_t share = wgrad_split_depths(tiles, depths, kMultiprocessors * tile.blocks, plan.results, x_bytes, tile);
+  const int64_t most_depths = (kMostPixels / p.input_size() - 2) * p.output_size() / tile.depth;
+  const int64_t share = wgrad_split_depths(tiles, depths, kMultiprocessors * tile.blocks, plan.results, x_bytes,
+                                           std::clamp<int64_t>(most_depths, 1, 1 << 20), tile);
   plan.split_positions = static_cast<int>(share * tile.depth);
   plan.splits = static_cast<int>(divide_up(depths, share));
   return plan;
