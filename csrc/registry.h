@@ -21,7 +21,7 @@ RowsOfKernel ncl_rows, nchw_toeplitz_rows, nchw_bands_3x3_rows, nchw_bands_5x5_r
 RowsOfKernel wgrad_half_rows, wgrad_bfloat16_rows, wgrad_float_rows;
 }  // namespace depthwise
 namespace grouped {
-RowsOfKernel wgrad_mma_rows, wgrad_fma_rows;
+RowsOfKernel wgrad_small_rows, wgrad_mma_rows, wgrad_fma_rows;
 }
 namespace naive {
 RowsOfKernel fprop_rows, dgrad_rows, wgrad_rows;
@@ -49,6 +49,7 @@ inline RowsOfKernel* const kKernels[] = {
     depthwise::wgrad_bfloat16_rows,
     depthwise::wgrad_float_rows,
     // Filter gradients of any groups.
+    grouped::wgrad_small_rows,
     grouped::wgrad_mma_rows,
     grouped::wgrad_fma_rows,
     // What no row above serves.

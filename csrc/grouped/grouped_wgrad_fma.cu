@@ -65,7 +65,7 @@ class WgradFma<kDown_, kAcross_, kBlocks_, kCost100>::Sums {
     const auto filter = [&](int j) {
       return block.first_filter + (j / kVector * kAcross + across_) * kVector + j % kVector;
     };
-    block.template write<kOfThread, kOfThread>(column, filter, [&](int i, int j) { return sum_[i][j]; }, write);
+    write_results<kOfThread, kOfThread>(block.params.plan, block.params.by_outputs, column, filter, [&](int i, int j) { return sum_[i][j]; }, write);
     if (!with_bias_ || down_ > 0) return;
 #pragma unroll
     for (int j = 0; j < kOfThread; j++) {

@@ -14,6 +14,7 @@
 #include "csrc/common/shared.h"
 #include "csrc/common/vector.h"
 #include "csrc/grouped/grouped_wgrad_plan.h"
+#include "csrc/grouped/grouped_wgrad_results.h"
 
 namespace convbound::grouped {
 
@@ -79,11 +80,6 @@ struct WgradStages {
   }
 };
 
-// A vector of columns: one tap, neighbouring channels of x.
-struct ColumnVector {
-  int tap, channel;  // tap: beyond the filter where there is none
-};
-
 // What a block computes.
 template <typename T, typename Stages>
 struct WgradBlock {
@@ -114,34 +110,6 @@ struct WgradBlock {
   __device__ __forceinline__ ColumnVector column(int vector) const {
     const int index = first_vector + vector, tap = index / vectors;
     return {tap, first_channel + (index - tap * vectors) * kElements};
-  }
-
-  // Calls write(index in the filter, sum(i, j)) for a thread's columns column(i) and filters filter(j), as far as their
-  // channels meet. A column's `channel` is one channel of its vector.
-  template <int kColumns, int kFilters, typename ColumnOf, typename FilterOf, typename SumOf, typename Write>
-  __device__ __forceinline__ void write(const ColumnOf& column_of, const FilterOf& filter_of, const SumOf& sum,
-                                        const Write& write) const {
-    const WgradGemmPlan& plan = params.plan;
-    const int taps = plan.taps();
-    int channel[kColumns], at[kColumns];  // at: of the column, in the filters of group 0
-#pragma unroll
-    for (int i = 0; i < kColumns; i++) {
-      const ColumnVector column = column_of(i);
-      channel[i] = column.tap < taps ? column.channel : -1;
-      at[i] = column.tap * plan.inputs + column.channel;
-    }
-#pragma unroll
-    for (int j = 0; j < kFilters; j++) {
-      const int filter = filter_of(j);
-      if (filter >= plan.channels) continue;
-      const int group_channel = divide(filter, params.by_outputs).quotient * plan.inputs;
-      const int64_t row = static_cast<int64_t>(filter) * taps * plan.inputs - group_channel;
-#pragma unroll
-      for (int i = 0; i < kColumns; i++) {
-        const bool meet = channel[i] >= group_channel && channel[i] < group_channel + plan.inputs;
-        if (meet) write(row + at[i], sum(i, j));
-      }
-    }
   }
 };
 
@@ -339,23 +307,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const PartialSums<T>& to = params.sums;
   typename Tile::Sums sums(block.first_tile && (to.dbias != nullptr || to.partial != nullptr));
   for_each_stage(StageCopies<T, Stages>(block), [&](const unsigned char* stage) { sums.add(stage); });
-  if (to.partial != nullptr) {
-    float* const partial = to.partial + block.split * to.outputs;
-    float* const bias = partial + to.outputs - to.channels;
-    sums.write(
-        block, [&](int64_t at, float sum) { partial[at] = sum; }, [&](int at, float sum) { bias[at] = sum; });
-  } else {
-    sums.write(
-        block, [&](int64_t at, float sum) { to.dw[at] = narrow<T>(sum); },
-        [&](int at, float sum) { to.dbias[at] = narrow<T>(sum); });
-  }
+  write_sums(sums, block, block.split, to);
 }
 
 template <typename T, typename Tile>
 LaunchPlan plan_tile(const KernelRow& row, const ConvProblem& p, const WgradTile& tile) {
   using Stages = typename Tile::Stages;
   const WgradGemmPlan plan = plan_wgrad_gemm(p, tile, Stages::kElements);
-  if (std::string reason = plan.refusal(); !reason.empty()) return refuse(std::move(reason));
+  if (std::string reason = blocks_beyond(plan.blocks()); !reason.empty()) return refuse(std::move(reason));
   const LaunchShape shape{
       .grid_x = plan.blocks(), .block_x = Tile::kThreads, .shared_bytes = static_cast<size_t>(Stages::kSharedBytes)};
   return plan_with_sums<T>(row, implicit_gemm_wgrad_nhwc_kernel<T, Tile>, shape, plan,

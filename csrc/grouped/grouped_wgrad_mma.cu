@@ -82,8 +82,8 @@ class WarpSums {
       const ColumnVector vector = block.column(down_ * kTall * 2 + i);
       return ColumnVector{vector.tap, vector.channel + g};
     };
-    block.template write<2 * kTall, 2 * kWide>(
-        column, [&](int j) { return first + j / 2 * 8 + j % 2; },
+    write_results<2 * kTall, 2 * kWide>(
+        block.params.plan, block.params.by_outputs, column, [&](int j) { return first + j / 2 * 8 + j % 2; },
         [&](int i, int j) { return sum_[i / 2][j / 2][i % 2 * 2 + j % 2]; }, write);
     if (!with_bias_ || g >= kBiasVectors) return;
 #pragma unroll

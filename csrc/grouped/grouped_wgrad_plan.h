@@ -30,12 +30,12 @@ struct WgradGemmPlan : ConvView {
   int splits;
 
   int64_t blocks() const { return int64_t{column_tiles} * filter_tiles * splits; }
-
-  std::string refusal() const {
-    constexpr int64_t kMost = (int64_t{1} << 31) - 1;
-    return blocks() <= kMost ? "" : std::to_string(blocks()) + " blocks, at most " + std::to_string(kMost);
-  }
 };
+
+inline std::string blocks_beyond(int64_t blocks) {
+  constexpr int64_t kMost = (int64_t{1} << 31) - 1;
+  return blocks <= kMost ? "" : std::to_string(blocks) + " blocks, at most " + std::to_string(kMost);
+}
 
 // Channels of x, in vectors of so many elements, that the groups of `filters` neighbouring channels of dy may have.
 inline int64_t most_vectors(const ConvView& view, int filters, int elements) {
@@ -43,7 +43,8 @@ inline int64_t most_vectors(const ConvView& view, int filters, int elements) {
   const bool whole = of_group % filters == 0 || filters % of_group == 0;
   const int64_t met = whole ? divide_up(filters, of_group) : (filters - 2) / of_group + 2;
   const int64_t channels = std::min(met, int64_t{view.groups}) * view.inputs;
-  const int64_t shifted = channels % elements == 0 ? channels : channels + elements - 1;
+  const int64_t first = filters % of_group == 0 ? int64_t{filters} / of_group * view.inputs : view.inputs;
+  const int64_t shifted = first % elements == 0 ? channels : channels + elements - 1;
   return std::min(divide_up(shifted, elements), divide_up(int64_t{view.in_channels()}, elements));
 }
 
@@ -54,19 +55,20 @@ inline double wgrad_cost(const ConvView& view, const WgradTile& tile, int elemen
   return column_tiles * tile.columns * divide_up(view.out_channels(), tile.filters) * tile.filters * tile.cost;
 }
 
-// Depths of a tile that one block adds up. Splits fill waves of the device: with 276 blocks where 264 run at once, the
-// last 12 would take as long as all others. A block costs some depths to start and to end; its sums are written, read
-// again and added, and stay within an eighth of x or 4 MB.
-inline int64_t wgrad_split_depths(int64_t tiles, int64_t depths, int64_t slots, int64_t results, int64_t x_bytes,
-                                  int64_t most_depths, const WgradTile& tile) {
-  constexpr int64_t kWaves = 8, kStart = 8;
+// Units of `positions` that one block adds up. Splits fill waves of the device: with 276 blocks where 264 run at once,
+// the last 12 would take as long as all others. A block costs some units to start and to end; its sums are written,
+// read again and added, and stay within an eighth of x or 4 MB.
+inline int64_t wgrad_split_units(int64_t tiles, int64_t units, int64_t slots, int64_t results, int64_t x_bytes,
+                                 int64_t most_units, int64_t positions) {
+  constexpr int64_t kWaves = 8, kStartPositions = 256;
+  const int64_t start = divide_up(kStartPositions, positions);
   const int64_t room = std::max<int64_t>(x_bytes / 8, 4 << 20) / (4 * results);
-  const int64_t adding = divide_up(4 * results, slots * tile.depth * 64);  // depths that read as many bytes as a split
-  int64_t best = std::min(depths, most_depths), least = 0;
+  const int64_t adding = divide_up(4 * results, slots * positions * 64);  // units that read as many bytes as a split
+  int64_t best = std::min(units, most_units), least = 0;
   for (int64_t waves = 0; waves <= kWaves; waves++) {
     const int64_t most = std::clamp<int64_t>(waves * slots / tiles, 1, std::max<int64_t>(room, 1));
-    const int64_t share = std::min(divide_up(depths, most), most_depths), splits = divide_up(depths, share);
-    const int64_t time = divide_up(tiles * splits, slots) * (share + kStart) + (splits > 1 ? splits * adding : 0);
+    const int64_t share = std::min(divide_up(units, most), most_units), splits = divide_up(units, share);
+    const int64_t time = divide_up(tiles * splits, slots) * (share + start) + (splits > 1 ? splits * adding : 0);
     if (least == 0 || time < least) best = share, least = time;
   }
   return best;
@@ -105,8 +107,8 @@ inline WgradGemmPlan plan_wgrad_gemm(const ConvProblem& p, const WgradTile& tile
   const int64_t tiles = int64_t{plan.column_tiles} * plan.filter_tiles, depths = divide_up(plan.positions, tile.depth);
   const int64_t x_bytes = p.n * plan.x_image * (16 / elements);
   const int64_t most_depths = (kMostPixels / p.input_size() - 2) * p.output_size() / tile.depth;
-  const int64_t share = wgrad_split_depths(tiles, depths, kMultiprocessors * tile.blocks, plan.results, x_bytes,
-                                           std::clamp<int64_t>(most_depths, 1, 1 << 20), tile);
+  const int64_t share = wgrad_split_units(tiles, depths, kMultiprocessors * tile.blocks, plan.results, x_bytes,
+                                          std::clamp<int64_t>(most_depths, 1, 1 << 20), tile.depth);
   plan.split_positions = static_cast<int>(share * tile.depth);
   plan.splits = static_cast<int>(divide_up(depths, share));
   return plan;

@@ -1,0 +1,63 @@
+// Where the sums of the filter gradient's matrix products go.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "csrc/common/divisor.h"
+#include "csrc/common/numeric.h"
+#include "csrc/common/partial_sums.h"
+#include "csrc/common/view.h"
+
+namespace convbound::grouped {
+
+// A vector of columns: one tap, neighbouring channels of x from `channel` on.
+struct ColumnVector {
+  int tap, channel;  // tap: beyond the filter where there is none
+};
+
+// Calls write(index in the filter, sum(i, j)) for a thread's columns column_of(i) and filters filter_of(j), as far as
+// their channels meet. A column's `channel` is one channel of its vector.
+template <int kColumns, int kFilters, typename ColumnOf, typename FilterOf, typename SumOf, typename Write>
+__device__ __forceinline__ void write_results(const ConvView& view, const IndexDivisor& by_outputs,
+                                              const ColumnOf& column_of, const FilterOf& filter_of, const SumOf& sum,
+                                              const Write& write) {
+  const int taps = view.taps();
+  int channel[kColumns], at[kColumns];  // at: of the column, in the filters of group 0
+#pragma unroll
+  for (int i = 0; i < kColumns; i++) {
+    const ColumnVector column = column_of(i);
+    channel[i] = column.tap < taps ? column.channel : -1;
+    at[i] = column.tap * view.inputs + column.channel;
+  }
+#pragma unroll
+  for (int j = 0; j < kFilters; j++) {
+    const int filter = filter_of(j);
+    if (filter >= view.out_channels()) continue;
+    const int group_channel = divide(filter, by_outputs).quotient * view.inputs;
+    const int64_t row = static_cast<int64_t>(filter) * taps * view.inputs - group_channel;
+#pragma unroll
+    for (int i = 0; i < kColumns; i++) {
+      const bool meet = channel[i] >= group_channel && channel[i] < group_channel + view.inputs;
+      if (meet) write(row + at[i], sum(i, j));
+    }
+  }
+}
+
+// Calls sums.write(block, write, write_bias), for write(index in the filter, sum) and write_bias(filter, sum).
+template <typename T, typename Sums, typename Block>
+__device__ __forceinline__ void write_sums(const Sums& sums, const Block& block, int split, const PartialSums<T>& to) {
+  if (to.partial != nullptr) {
+    float* const partial = to.partial + split * to.outputs;
+    float* const bias = partial + to.outputs - to.channels;
+    sums.write(
+        block, [&](int64_t at, float sum) { partial[at] = sum; }, [&](int at, float sum) { bias[at] = sum; });
+  } else {
+    sums.write(
+        block, [&](int64_t at, float sum) { to.dw[at] = narrow<T>(sum); },
+        [&](int at, float sum) { to.dbias[at] = narrow<T>(sum); });
+  }
+}
+
+}  // namespace convbound::grouped
