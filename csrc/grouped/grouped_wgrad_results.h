@@ -23,24 +23,22 @@ template <int kColumns, int kFilters, typename ColumnOf, typename FilterOf, type
 __device__ __forceinline__ void write_results(const ConvView& view, const IndexDivisor& by_outputs,
                                               const ColumnOf& column_of, const FilterOf& filter_of, const SumOf& sum,
                                               const Write& write) {
-  const int taps = view.taps();
-  int channel[kColumns], at[kColumns];  // at: of the column, in the filters of group 0
+  const int taps = view.taps(), of_filter = taps * view.inputs;
+  int group_channel[kFilters];  // the first of the filter's group, or beyond all
+#pragma unroll
+  for (int j = 0; j < kFilters; j++) {
+    const int filter = filter_of(j), channel = divide(filter, by_outputs).quotient * view.inputs;
+    group_channel[j] = filter < view.out_channels() ? channel : view.in_channels();
+  }
 #pragma unroll
   for (int i = 0; i < kColumns; i++) {
     const ColumnVector column = column_of(i);
-    channel[i] = column.tap < taps ? column.channel : -1;
-    at[i] = column.tap * view.inputs + column.channel;
-  }
+    if (column.tap >= taps) continue;
 #pragma unroll
-  for (int j = 0; j < kFilters; j++) {
-    const int filter = filter_of(j);
-    if (filter >= view.out_channels()) continue;
-    const int group_channel = divide(filter, by_outputs).quotient * view.inputs;
-    const int64_t row = static_cast<int64_t>(filter) * taps * view.inputs - group_channel;
-#pragma unroll
-    for (int i = 0; i < kColumns; i++) {
-      const bool meet = channel[i] >= group_channel && channel[i] < group_channel + view.inputs;
-      if (meet) write(row + at[i], sum(i, j));
+    for (int j = 0; j < kFilters; j++) {
+      const int after = column.channel - group_channel[j];
+      const int64_t at = static_cast<int64_t>(filter_of(j)) * of_filter + column.tap * view.inputs + after;
+      if (within(after, view.inputs)) write(at, sum(i, j));
     }
   }
 }

@@ -113,7 +113,7 @@ __device__ __forceinline__ void copy_dy(T* to, const SmallBlock<T>& block, const
   }
 }
 
-// Where in a stage the positions of dy find the x of the first tap, as elements.
+// Where in a stage the positions of dy find the x of the first tap, in bytes.
 template <typename T>
 __device__ __forceinline__ void find_pixels(int* first_pixel, const SmallWgradParams<T>& params) {
   const SmallWgradPlan& plan = params.plan;
@@ -121,7 +121,7 @@ __device__ __forceinline__ void find_pixels(int* first_pixel, const SmallWgradPa
     const auto [line, column] = divide(i < plan.positions ? i : 0, params.by_columns);
     const auto [image, row] = divide(line, params.by_rows);
     const int pixel = (image * plan.d.filter * plan.x_rows + row * plan.h.stride) * plan.x_columns;
-    first_pixel[i] = (pixel + column * plan.w.stride) * plan.x_pitch * kSmallVector;
+    first_pixel[i] = (pixel + column * plan.w.stride) * plan.x_pitch * kVectorBytes;
   }
 }
 
@@ -130,7 +130,7 @@ template <typename T, int kTall>
 class SmallSums {
   float sum_[kTall][4] = {};
   float bias_[4] = {};
-  int x_at_[kTall];  // of the lane's pairs, from the first pixel on, as elements
+  int x_at_[kTall];  // of the lane's pairs, from the first pixel on, in bytes
   int first_pair_, first_channel_, vectors_;
   int filter_;  // the warp's first
   bool with_bias_;
@@ -147,16 +147,17 @@ class SmallSums {
     first_pair_ = block.column_tile * 2 * kTall;
 #pragma unroll
     for (int i = 0; i < kTall; i++) {
-      const ColumnVector pair = column(2 * i + lane / 8 % 2, plan);
+      const ColumnVector pair = column(2 * i + lane / 8 % 2);
       const int line = pair.tap / plan.w.filter, s = pair.tap - line * plan.w.filter;
       const int t = line / plan.h.filter, r = line - t * plan.h.filter;
       const int pixel = (t * plan.x_rows + r * plan.h.dilation) * plan.x_columns + s * plan.w.dilation;
       const bool there = pair.tap < plan.taps();
-      x_at_[i] = there ? pixel * plan.x_pitch * kSmallVector + pair.channel - block.first_channel : 0;
+      const int vector = (pair.channel - block.first_channel) / kSmallVector;
+      x_at_[i] = there ? (pixel * plan.x_pitch + vector) * kVectorBytes : 0;
     }
   }
 
-  __device__ __forceinline__ ColumnVector column(int i, const SmallWgradPlan&) const {
+  __device__ __forceinline__ ColumnVector column(int i) const {
     const int pair = first_pair_ + i, tap = pair / vectors_;
     return {tap, first_channel_ + (pair - tap * vectors_) * kSmallVector};
   }
@@ -166,10 +167,11 @@ class SmallSums {
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     const T* dy_row = ys + (lane % 16 * kSmallPitch + warp) * kSmallVector;
     const int* pixel = first_pixel + lane / 16 * 8 + lane % 8;
+#pragma unroll 1
     for (int k = 0; k < depths; k += 16) {
       uint32_t dy[2];
       ptx::ldmatrix<2, true>(dy, dy_row);
-      const T* const x_row = xs + *pixel;
+      const unsigned char* const x_row = reinterpret_cast<const unsigned char*>(xs) + *pixel;
 #pragma unroll
       for (int i = 0; i < kTall; i++) {
         uint32_t x[4];
@@ -190,7 +192,7 @@ class SmallSums {
                                         const WriteBias& write_bias) const {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, filter = filter_ + lane % 4 * 2;
     const auto column_of = [&](int i) {
-      const ColumnVector vector = column(i, block.plan);
+      const ColumnVector vector = column(i);
       return ColumnVector{vector.tap, vector.channel + g};
     };
     write_results<2 * kTall, 2>(
