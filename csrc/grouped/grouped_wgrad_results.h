@@ -23,12 +23,13 @@ template <int kColumns, int kFilters, typename ColumnOf, typename FilterOf, type
 __device__ __forceinline__ void write_results(const ConvView& view, const IndexDivisor& by_outputs,
                                               const ColumnOf& column_of, const FilterOf& filter_of, const SumOf& sum,
                                               const Write& write) {
+  constexpr int kBeyond = 0x7fffffff;
   const int taps = view.taps(), of_filter = taps * view.inputs;
-  int group_channel[kFilters];  // the first of the filter's group, or beyond all
+  int group_channel[kFilters];  // the first of the filter's group; beyond all where there is no filter
 #pragma unroll
   for (int j = 0; j < kFilters; j++) {
     const int filter = filter_of(j), channel = divide(filter, by_outputs).quotient * view.inputs;
-    group_channel[j] = filter < view.out_channels() ? channel : view.in_channels();
+    group_channel[j] = filter < view.out_channels() ? channel : kBeyond;
   }
 #pragma unroll
   for (int i = 0; i < kColumns; i++) {

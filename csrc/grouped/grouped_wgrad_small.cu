@@ -162,27 +162,29 @@ class SmallSums {
     return {tap, first_channel_ + (pair - tap * vectors_) * kSmallVector};
   }
 
-  __device__ __forceinline__ void add(const T* xs, const T* ys, const int* first_pixel, int depths) {
+  // x and dy: where they begin in shared memory, in bytes.
+  __device__ __forceinline__ void add(int x_begin, int dy_begin, const int* first_pixel, int depths) {
     constexpr uint32_t kOnes = std::is_same_v<T, __half> ? 0x3c003c00 : 0x3f803f80;
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-    const T* dy_row = ys + (lane % 16 * kSmallPitch + warp) * kSmallVector;
+    const unsigned char* const shared = dynamic_shared<unsigned char>();
+    int dy_at = dy_begin + (lane % 16 * kSmallPitch + warp) * kVectorBytes;
     const int* pixel = first_pixel + lane / 16 * 8 + lane % 8;
 #pragma unroll 1
     for (int k = 0; k < depths; k += 16) {
       uint32_t dy[2];
-      ptx::ldmatrix<2, true>(dy, dy_row);
-      const unsigned char* const x_row = reinterpret_cast<const unsigned char*>(xs) + *pixel;
+      ptx::ldmatrix<2, true>(dy, shared + dy_at);
+      const int x_at = x_begin + *pixel;
 #pragma unroll
       for (int i = 0; i < kTall; i++) {
         uint32_t x[4];
-        ptx::ldmatrix<4, true>(x, x_row + x_at_[i]);
+        ptx::ldmatrix<4, true>(x, shared + x_at + x_at_[i]);
         ptx::mma_m16n8k16<T>(sum_[i], x, dy, sum_[i]);
       }
       if (with_bias_) {
         const uint32_t ones[4] = {kOnes, 0, kOnes, 0};
         ptx::mma_m16n8k16<T>(bias_, ones, dy, bias_);
       }
-      dy_row += 16 * kSmallPitch * kSmallVector;
+      dy_at += 16 * kSmallPitch * kVectorBytes;
       pixel += 16;
     }
   }
@@ -211,19 +213,18 @@ __global__ void __launch_bounds__(kSmallThreads, kBlocks)
     grouped_wgrad_nhwc_small_kernel(const __grid_constant__ SmallWgradParams<T> params) {
   const SmallBlock<T> block(params);
   const SmallWgradPlan& plan = params.plan;
-  T* const shared = dynamic_shared<T>();
-  const int stage = static_cast<int>(plan.stage_bytes()) / static_cast<int>(sizeof(T));
-  const int x_elements = plan.pixels * plan.x_pitch * kSmallVector;
-  int* const first_pixel = reinterpret_cast<int*>(shared + kSmallStages * stage);
+  unsigned char* const shared = dynamic_shared<unsigned char>();
+  const int stage_bytes = static_cast<int>(plan.stage_bytes()), x_bytes = plan.pixels * plan.x_pitch * kVectorBytes;
+  int* const first_pixel = reinterpret_cast<int*>(shared + kSmallStages * stage_bytes);
   find_pixels(first_pixel, params);
   const PartialSums<T>& to = params.sums;
   SmallSums<T, kTall> sums(block, block.column_tile == 0 && (to.dbias != nullptr || to.partial != nullptr));
   const int first = block.split * plan.split_boxes, boxes = min(plan.split_boxes, plan.boxes - first);
   const auto copy = [&](int i) {
-    T* const at = shared + i % kSmallStages * stage;
+    unsigned char* const stage = shared + i % kSmallStages * stage_bytes;
     const Box box = block.box(first + i);
-    copy_x(at, block, box);
-    copy_dy(at + x_elements, block, box);
+    copy_x(reinterpret_cast<T*>(stage), block, box);
+    copy_dy(reinterpret_cast<T*>(stage + x_bytes), block, box);
     ptx::cp_async_commit();
   };
   copy(0);
@@ -231,8 +232,8 @@ __global__ void __launch_bounds__(kSmallThreads, kBlocks)
     ptx::cp_async_wait_all();
     __syncthreads();  // this stage is there for all, and the other one is read by all
     if (i + 1 < boxes) copy(i + 1);
-    const T* const at = shared + i % kSmallStages * stage;
-    sums.add(at, at + x_elements, first_pixel, plan.depths);
+    const int stage = i % kSmallStages * stage_bytes;
+    sums.add(stage, stage + x_bytes, first_pixel, plan.depths);
   }
   write_sums(sums, block, block.split, to);
 }
