@@ -8,6 +8,7 @@
 #include "csrc/common/divisor.h"
 #include "csrc/common/integers.h"
 #include "csrc/common/partial_sums.h"
+#include "csrc/common/vector.h"
 #include "csrc/common/view.h"
 
 namespace convbound::grouped {
@@ -55,21 +56,30 @@ inline double wgrad_cost(const ConvView& view, const WgradTile& tile, int elemen
   return column_tiles * tile.columns * divide_up(view.out_channels(), tile.filters) * tile.filters * tile.cost;
 }
 
-// Units of `positions` that one block adds up. Splits fill waves of the device: with 276 blocks where 264 run at once,
-// the last 12 would take as long as all others. A block costs some units to start and to end; its sums are written,
-// read again and added, and stay within an eighth of x or 4 MB.
-inline int64_t wgrad_split_units(int64_t tiles, int64_t units, int64_t slots, int64_t results, int64_t x_bytes,
-                                 int64_t most_units, int64_t positions) {
+// What blocks share out: `tiles` of results, each the sum over `units` of so many positions of dy.
+struct WgradWork {
+  int64_t tiles, units, most_units;     // most_units: of a block
+  int64_t unit_positions, unit_bytes;   // of a tile
+  int64_t slots;                        // blocks that the device holds at once
+  int64_t results, x_bytes;             // of the problem
+};
+
+// Units that one block adds up. Splits fill waves of the device: with 276 blocks where 264 run at once, the last 12
+// would take as long as all others. A block costs some units to start and to end. Its sums are written, read again and
+// added, and the workspace stays within half of x or 32 MB.
+inline int64_t wgrad_split_units(const WgradWork& work) {
   constexpr int64_t kWaves = 8, kStartPositions = 256;
-  const int64_t start = divide_up(kStartPositions, positions);
-  const int64_t room = std::max<int64_t>(x_bytes / 8, 4 << 20) / (4 * results);
-  const int64_t adding = divide_up(4 * results, slots * positions * 64);  // units that read as many bytes as a split
-  int64_t best = std::min(units, most_units), least = 0;
+  const int64_t start = divide_up(kStartPositions, work.unit_positions);
+  const int64_t room = std::max<int64_t>(std::max<int64_t>(work.x_bytes / 2, 32 << 20) / (4 * work.results), 1);
+  const int64_t adding = divide_up(8 * work.results, work.slots * work.unit_bytes);  // in units, of one split
+  int64_t best = 0, least = 0;
   for (int64_t waves = 0; waves <= kWaves; waves++) {
-    const int64_t most = std::clamp<int64_t>(waves * slots / tiles, 1, std::max<int64_t>(room, 1));
-    const int64_t share = std::min(divide_up(units, most), most_units), splits = divide_up(units, share);
-    const int64_t time = divide_up(tiles * splits, slots) * (share + start) + (splits > 1 ? splits * adding : 0);
-    if (least == 0 || time < least) best = share, least = time;
+    const int64_t most = std::clamp<int64_t>(waves * work.slots / work.tiles, 1, room);
+    const int64_t share = std::min(divide_up(work.units, most), work.most_units);
+    const int64_t splits = divide_up(work.units, share);
+    const int64_t rounds = divide_up(work.tiles * splits, work.slots);
+    const int64_t time = rounds * (share + start) + (splits > 1 ? splits * adding : 0);
+    if (best == 0 || time < least) best = share, least = time;
   }
   return best;
 }
@@ -104,11 +114,16 @@ inline WgradGemmPlan plan_wgrad_gemm(const ConvProblem& p, const WgradTile& tile
   const int64_t vectors = most_vectors(plan, tile.filters, elements);
   plan.column_tiles = static_cast<int>(divide_up(p.filter_size() * vectors * elements, tile.columns));
   plan.filter_tiles = divide_up(plan.channels, tile.filters);
-  const int64_t tiles = int64_t{plan.column_tiles} * plan.filter_tiles, depths = divide_up(plan.positions, tile.depth);
-  const int64_t x_bytes = p.n * plan.x_image * (16 / elements);
+  const int64_t depths = divide_up(plan.positions, tile.depth), bytes = kVectorBytes / elements;
   const int64_t most_depths = (kMostPixels / p.input_size() - 2) * p.output_size() / tile.depth;
-  const int64_t share = wgrad_split_units(tiles, depths, kMultiprocessors * tile.blocks, plan.results, x_bytes,
-                                          std::clamp<int64_t>(most_depths, 1, 1 << 20), tile.depth);
+  const int64_t share = wgrad_split_units({.tiles = int64_t{plan.column_tiles} * plan.filter_tiles,
+                                           .units = depths,
+                                           .most_units = std::clamp<int64_t>(most_depths, 1, 1 << 20),
+                                           .unit_positions = tile.depth,
+                                           .unit_bytes = tile.depth * (tile.columns + tile.filters) * bytes,
+                                           .slots = kMultiprocessors * tile.blocks,
+                                           .results = plan.results,
+                                           .x_bytes = p.n * plan.x_image * bytes});
   plan.split_positions = static_cast<int>(share * tile.depth);
   plan.splits = static_cast<int>(divide_up(depths, share));
   return plan;

@@ -89,7 +89,8 @@ __device__ __forceinline__ void copy_x(T* to, const SmallBlock<T>& block, const 
                        box.image + image < plan.images;
     const int channel = block.first_channel + vector * kSmallVector;
     const int64_t at = (((box.image + image) * plan.d.input + d) * plan.h.input + h) * plan.w.input + w;
-    copy_vector(to + (pixel * plan.x_pitch + vector) * kSmallVector, params.x + at * all_channels + channel, params.x,
+    const int cell = image * plan.x_image + (tap * plan.x_rows + row) * plan.x_line + column;
+    copy_vector(to + (cell * plan.x_pitch + vector) * kSmallVector, params.x + at * all_channels + channel, params.x,
                 there, all_channels - channel, params.x_vectors);
   }
 }
@@ -120,7 +121,7 @@ __device__ __forceinline__ void find_pixels(int* first_pixel, const SmallWgradPa
   for (int i = static_cast<int>(threadIdx.x); i < plan.depths; i += kSmallThreads) {
     const auto [line, column] = divide(i < plan.positions ? i : 0, params.by_columns);
     const auto [image, row] = divide(line, params.by_rows);
-    const int pixel = (image * plan.d.filter * plan.x_rows + row * plan.h.stride) * plan.x_columns;
+    const int pixel = image * plan.x_image + row * plan.h.stride * plan.x_line;
     first_pixel[i] = (pixel + column * plan.w.stride) * plan.x_pitch * kVectorBytes;
   }
 }
@@ -150,7 +151,7 @@ class SmallSums {
       const ColumnVector pair = column(2 * i + lane / 8 % 2);
       const int line = pair.tap / plan.w.filter, s = pair.tap - line * plan.w.filter;
       const int t = line / plan.h.filter, r = line - t * plan.h.filter;
-      const int pixel = (t * plan.x_rows + r * plan.h.dilation) * plan.x_columns + s * plan.w.dilation;
+      const int pixel = (t * plan.x_rows + r * plan.h.dilation) * plan.x_line + s * plan.w.dilation;
       const bool there = pair.tap < plan.taps();
       const int vector = (pair.channel - block.first_channel) / kSmallVector;
       x_at_[i] = there ? (pixel * plan.x_pitch + vector) * kVectorBytes : 0;
@@ -214,7 +215,7 @@ __global__ void __launch_bounds__(kSmallThreads, kBlocks)
   const SmallBlock<T> block(params);
   const SmallWgradPlan& plan = params.plan;
   unsigned char* const shared = dynamic_shared<unsigned char>();
-  const int stage_bytes = static_cast<int>(plan.stage_bytes()), x_bytes = plan.pixels * plan.x_pitch * kVectorBytes;
+  const int stage_bytes = static_cast<int>(plan.stage_bytes()), x_bytes = plan.box_images * plan.x_image * plan.x_pitch * kVectorBytes;
   int* const first_pixel = reinterpret_cast<int*>(shared + kSmallStages * stage_bytes);
   find_pixels(first_pixel, params);
   const PartialSums<T>& to = params.sums;
@@ -257,7 +258,7 @@ SmallWgradParams<T> small_params(const SmallWgradPlan& plan, const Tensors& t, c
 
 template <typename T, int kTall, int kBlocks>
 LaunchPlan plan_small_tile(const KernelRow& row, const ConvProblem& p, SmallWgradPlan plan) {
-  split_small_wgrad(plan, kTall, kBlocks, p.n * p.c * p.input_size() * static_cast<int64_t>(sizeof(T)));
+  split_small_wgrad(p, kTall, kBlocks, plan);
   if (std::string reason = blocks_beyond(plan.blocks()); !reason.empty()) return refuse(std::move(reason));
   const LaunchShape shape{.grid_x = plan.blocks(),
                           .block_x = kSmallThreads,

@@ -16,7 +16,8 @@ constexpr int kSmallStages = 2;
 // that they meet: for each of the T taps along the depth, `x_rows` by `x_columns` pixels.
 struct SmallWgradPlan : ConvView {
   int box_images, rows, columns;
-  int x_rows, x_columns, pixels;             // pixels: of x in all
+  int x_rows, x_columns;
+  int x_line, x_image, pixels;               // pixels from one row and image to the next, and of x in all
   int positions, depths;                     // of dy, and the same in whole products
   int row_boxes, column_boxes;               // of an image's depth
   int x_vectors, x_pitch, warp_vectors;      // of x: that a box has, from one pixel to the next, that a warp may meet
@@ -30,11 +31,21 @@ struct SmallWgradPlan : ConvView {
   int64_t blocks() const { return int64_t{column_tiles} * filter_tiles * splits; }
   int64_t all_boxes() const { return image_boxes * d.output * row_boxes * column_boxes; }
   constexpr int64_t stage_bytes() const {
-    return 16 * (int64_t{pixels} * x_pitch + int64_t{depths} * kSmallPitch);
+    return 16 * (int64_t{box_images} * x_image * x_pitch + int64_t{depths} * kSmallPitch);
   }
   int64_t shared_bytes() const { return kSmallStages * stage_bytes() + int64_t{depths} * 4; }
 
 };
+
+// The least distance from `least` on that, `steps` times, is `wanted` modulo 8, if there is one. ldmatrix reads 8
+// positions at once: they lie on different banks where pixel and position are the same modulo 8, also across the end of
+// a row and of an image.
+inline int distance_on_banks(int64_t least, int64_t steps, int64_t wanted) {
+  for (int64_t more = 0; more < 8; more++) {
+    if ((least + more) * steps % 8 == wanted % 8) return static_cast<int>(least + more);
+  }
+  return static_cast<int>(least);
+}
 
 // Cuts a depth of an image into `row_boxes` by `column_boxes`, whole images into boxes of several. Says whether a stage
 // holds it.
@@ -50,6 +61,9 @@ inline bool cut_into_boxes(SmallWgradPlan& plan, int row_boxes, int column_boxes
   const bool whole = plan.row_boxes == 1 && plan.column_boxes == 1;
   const int64_t most_images = whole ? std::min<int64_t>(kSmallPositions / (plan.rows * plan.columns), plan.images) : 1;
   plan.x_rows = static_cast<int>(x_rows), plan.x_columns = static_cast<int>(x_columns);
+  plan.x_line = distance_on_banks(x_columns, plan.h.stride, int64_t{plan.columns} * plan.w.stride);
+  plan.x_image = distance_on_banks(plan.d.filter * x_rows * plan.x_line, 1,
+                                   int64_t{plan.rows} * plan.columns * plan.w.stride);
   for (int64_t images = most_images; images > 0; images--) {
     plan.box_images = static_cast<int>(images);
     plan.image_boxes = divide_up(plan.images, images);
@@ -105,14 +119,22 @@ inline std::string plan_small_wgrad(const ConvProblem& p, SmallWgradPlan& plan) 
   return {};
 }
 
-// Shares the boxes out to blocks, `blocks` of which a multiprocessor holds, with warps of 2 * `tall` pairs of a tap and
-// a vector of x.
-inline void split_small_wgrad(SmallWgradPlan& plan, int tall, int blocks, int64_t x_bytes) {
+// Shares the boxes out to blocks with warps of 2 * `tall` pairs of a tap and a vector of x. A multiprocessor holds at
+// most `blocks` of them.
+inline void split_small_wgrad(const ConvProblem& p, int tall, int blocks, SmallWgradPlan& plan) {
   plan.column_tiles = divide_up(plan.taps() * plan.warp_vectors, 2 * tall);
   plan.filter_tiles = divide_up(plan.channels, kSmallFilters);
-  const int64_t tiles = int64_t{plan.column_tiles} * plan.filter_tiles;
-  plan.split_boxes = static_cast<int>(wgrad_split_units(tiles, plan.boxes, kMultiprocessors * blocks, plan.results,
-                                                        x_bytes, plan.boxes, plan.positions));
+  constexpr int64_t kSharedBytes = 227 * 1024, kReservedBytes = 1024;
+  const int64_t resident = std::min<int64_t>(blocks, kSharedBytes / (plan.shared_bytes() + kReservedBytes));
+  plan.split_boxes =
+      static_cast<int>(wgrad_split_units({.tiles = int64_t{plan.column_tiles} * plan.filter_tiles,
+                                          .units = plan.boxes,
+                                          .most_units = plan.boxes,
+                                          .unit_positions = plan.positions,
+                                          .unit_bytes = plan.stage_bytes(),
+                                          .slots = kMultiprocessors * resident,
+                                          .results = plan.results,
+                                          .x_bytes = plan.images * p.c * p.input_size() * 2}));
   plan.splits = divide_up(plan.boxes, plan.split_boxes);
 }
 
