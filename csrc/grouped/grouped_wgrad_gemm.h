@@ -23,7 +23,7 @@ struct WgradGemmParams {
   WgradGemmPlan plan;
   const T *x, *dy;
   PartialSums<T> sums;
-  bool x_vectors, dy_vectors;  // copied by 16 bytes
+  bool x_vectors, dy_vectors;              // copied by 16 bytes
   Divisor by_depths, by_rows, by_columns;  // of dy
   IndexDivisor next_depths, next_rows, next_columns;
   IndexDivisor by_outputs;  // channels of dy in a group
@@ -221,8 +221,8 @@ class StageCopies {
     uint32_t inside = 0;
 #pragma unroll 1
     for (int i = 0; i < tile_taps_; i++) {
-      const bool meets = within(d + t * plan.d.dilation, plan.d.input) &
-                         within(h + r * plan.h.dilation, plan.h.input) & within(w + s * plan.w.dilation, plan.w.input);
+      const bool meets = within(d + t * plan.d.dilation, plan.d.input) & within(h + r * plan.h.dilation, plan.h.input) &
+                         within(w + s * plan.w.dilation, plan.w.input);
       inside |= static_cast<uint32_t>(meets) << i;
       if (++s == plan.w.filter) s = 0, r++;
       if (r == plan.h.filter) r = 0, t++;
@@ -252,7 +252,8 @@ class StageCopies {
       for (int step = 0; step < kSteps; step++) {
         const int row = first + step * kRows;
         if (kDepth % kRows != 0 && row >= kDepth) continue;
-        const char* const at = reinterpret_cast<const char*>(tensor) + static_cast<int64_t>(source[step].row) * row_bytes;
+        const char* const at =
+            reinterpret_cast<const char*>(tensor) + static_cast<int64_t>(source[step].row) * row_bytes;
         ptx::cp_async<kVectorBytes>(to + Stages::template place<kVectors>(row, vector) * kElements, at,
                                     source[step].there ? kVectorBytes : 0);
       }
@@ -278,7 +279,7 @@ __device__ __forceinline__ void for_each_stage(StageCopies<T, Stages> copies, co
   unsigned char* const shared = dynamic_shared<unsigned char>();
   const int depths = copies.depths();
   copies.find(0);
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < Stages::kStages - 1; i++) {
     __syncthreads();
     copies.copy(shared + i * Stages::kStageBytes, i);
@@ -317,8 +318,9 @@ LaunchPlan plan_tile(const KernelRow& row, const ConvProblem& p, const WgradTile
   if (std::string reason = blocks_beyond(plan.blocks()); !reason.empty()) return refuse(std::move(reason));
   const LaunchShape shape{
       .grid_x = plan.blocks(), .block_x = Tile::kThreads, .shared_bytes = static_cast<size_t>(Stages::kSharedBytes)};
-  return plan_with_sums<T>(row, implicit_gemm_wgrad_nhwc_kernel<T, Tile>, shape, plan,
-                           [plan](const Tensors& t, const PartialSums<T>& sums) { return wgrad_params(plan, t, sums); });
+  return plan_with_sums<T>(
+      row, implicit_gemm_wgrad_nhwc_kernel<T, Tile>, shape, plan,
+      [plan](const Tensors& t, const PartialSums<T>& sums) { return wgrad_params(plan, t, sums); });
 }
 
 // Plans the tile that computes the results at the least cost.

@@ -1,4 +1,38 @@
-// implicit_gemm_wgrad_nhwc
+// implicit_gemm_wgrad_nhwc: the filter gradient of any grouped or dense convolution, in one to three dimensions, as one
+// matrix product on tensor cores, with the bias gradient in the same loop. In 16 bits; grouped_wgrad_fma.cu is the same
+// in fp32.
+//
+//   dw[k, (tap, c)] = sum over positions of dy[position, k] * x[position * stride + tap * dilation - padding, c]
+//
+// Rows of the product are columns (tap, c) of x, its columns are filters k, its depth are the positions of dy (image,
+// depth, row, column). dy is a matrix as it lies in memory. The matrix of x is never written down: a stage of shared
+// memory holds 32 of its rows, of the tile's columns alone ("implicit"). Both operands have a position in each row, so
+// both are transposed while they are read, by ldmatrix.trans.
+//
+// A tile of filters is 32 to 128 neighbouring channels of dy, of one group or of several. Its columns are the taps
+// times the channels of x that these groups have, in vectors of 8 that begin at multiples of 8. Products of channels
+// that do not meet are computed and not written; grouped_wgrad_small.cu is better where they would be most. So groups
+// need not end at tiles or vectors. Channels that are no multiple of 8 are copied element by element.
+//
+// A warp finds where the 32 positions of a stage lie in x, and for each tap of the tile whether it meets x or its
+// padding, one bit each. The copies of x then test one bit. Nothing is divided by the stride.
+//
+// The bias gradient is one more product: a row of ones times dy. Blocks of the first columns have it.
+//
+//   floor       2 * N * O * P * Q * C/g * K * taps FLOP; x and dy are read once per tile of filters and of columns:
+//               64 FLOP per byte from L2 with 128 x 128 results, 51 with 256 x 64
+//   shared      a 64 x 64 product of a warp reads 32 wavefronts for 32 mma, and 16 are written by its copies: 1.5 in
+//   all loop        201 instructions of a warp for 32 positions, 64 of them HMMA (sm_90, 128 x 128 tile), besides one
+//   warp
+//               in four that finds positions, about 40 and 30 for each tap
+//   in flight   2 blocks an SM with 2 stages of 16 KB each on their way: 64 KB
+//   registers   at most 220, so 2 blocks of 128 threads
+//
+// It is bound by tensor cores where C/g and K/g are large, and by L2 where they are below 64. Positions are shared out
+// so that blocks fill whole waves (grouped_wgrad_plan.h); sums are added in fixed order (partial_sums.h).
+//
+// Padding is multiplied as zeros: a dy that is infinite or NaN makes the gradient of every tap NaN, also of taps that
+// meet only padding there.
 #include "csrc/grouped/grouped_wgrad_gemm.h"
 
 namespace convbound::grouped {
@@ -31,10 +65,10 @@ class WarpSums {
   static constexpr int kBiasVectors = kWide / Mma::kWarpsDown;  // of dy: warps that read the same ones share them
 
   float sum_[kTall][kWide][4] = {};
-  float bias_[4] = {};          // row j: of the j-th of these vectors
-  int x_at_[kTall];             // in a stage, as elements
+  float bias_[4] = {};  // row j: of the j-th of these vectors
+  int x_at_[kTall];     // in a stage, as elements
   int dy_at_[kWide / 2];
-  int lane_, down_, across_;    // the warp's place in the block
+  int lane_, down_, across_;  // the warp's place in the block
   bool with_bias_;
 
  public:

@@ -1,4 +1,5 @@
-// How the implicit GEMM of a filter gradient is cut into tiles and splits. Host code; grouped_wgrad_mma.cu has the idea.
+// How the implicit GEMM of a filter gradient is cut into tiles and splits. Host code; grouped_wgrad_mma.cu has the
+// idea.
 #pragma once
 
 #include <algorithm>
@@ -21,8 +22,8 @@ struct WgradTile {
 };
 
 struct WgradGemmPlan : ConvView {
-  int64_t x_image;   // elements of an image of x
-  int image_pixels;  // of x
+  int64_t x_image;    // elements of an image of x
+  int image_pixels;   // of x
   int64_t positions;  // of dy: images, depths, rows and columns
   int split_positions;
   int column_tiles, filter_tiles;
@@ -58,10 +59,10 @@ inline double wgrad_cost(const ConvView& view, const WgradTile& tile, int elemen
 
 // What blocks share out: `tiles` of results, each the sum over `units` of so many positions of dy.
 struct WgradWork {
-  int64_t tiles, units, most_units;     // most_units: of a block
-  int64_t unit_positions, unit_bytes;   // of a tile
-  int64_t slots;                        // blocks that the device holds at once
-  int64_t results, x_bytes;             // of the problem
+  int64_t tiles, units, most_units;    // most_units: of a block
+  int64_t unit_positions, unit_bytes;  // of a tile
+  int64_t slots;                       // blocks that the device holds at once
+  int64_t results, x_bytes;            // of the problem
 };
 
 // Units that one block adds up. Splits fill waves of the device: with 276 blocks where 264 run at once, the last 12

@@ -50,8 +50,7 @@ __device__ __forceinline__ void write_sums(const Sums& sums, const Block& block,
   if (to.partial != nullptr) {
     float* const partial = to.partial + split * to.outputs;
     float* const bias = partial + to.outputs - to.channels;
-    sums.write(
-        block, [&](int64_t at, float sum) { partial[at] = sum; }, [&](int at, float sum) { bias[at] = sum; });
+    sums.write(block, [&](int64_t at, float sum) { partial[at] = sum; }, [&](int at, float sum) { bias[at] = sum; });
   } else {
     sums.write(
         block, [&](int64_t at, float sum) { to.dw[at] = narrow<T>(sum); },

@@ -17,10 +17,10 @@ constexpr int kSmallStages = 2;
 struct SmallWgradPlan : ConvView {
   int box_images, rows, columns;
   int x_rows, x_columns;
-  int x_line, x_image, pixels;               // pixels from one row and image to the next, and of x in all
-  int positions, depths;                     // of dy, and the same in whole products
-  int row_boxes, column_boxes;               // of an image's depth
-  int x_vectors, x_pitch, warp_vectors;      // of x: that a box has, from one pixel to the next, that a warp may meet
+  int x_line, x_image, pixels;           // pixels from one row and image to the next, and of x in all
+  int positions, depths;                 // of dy, and the same in whole products
+  int row_boxes, column_boxes;           // of an image's depth
+  int x_vectors, x_pitch, warp_vectors;  // of x: that a box has, from one pixel to the next, that a warp may meet
   int filter_tiles, column_tiles;
   int64_t image_boxes;
   int boxes, split_boxes;
@@ -34,7 +34,6 @@ struct SmallWgradPlan : ConvView {
     return 16 * (int64_t{box_images} * x_image * x_pitch + int64_t{depths} * kSmallPitch);
   }
   int64_t shared_bytes() const { return kSmallStages * stage_bytes() + int64_t{depths} * 4; }
-
 };
 
 // The least distance from `least` on that, `steps` times, is `wanted` modulo 8, if there is one. ldmatrix reads 8
@@ -55,15 +54,16 @@ inline bool cut_into_boxes(SmallWgradPlan& plan, int row_boxes, int column_boxes
   plan.row_boxes = divide_up(plan.h.output, plan.rows), plan.column_boxes = divide_up(plan.w.output, plan.columns);
   const int64_t x_rows = (plan.rows - 1) * int64_t{plan.h.stride} + plan.h.extent();
   const int64_t x_columns = (plan.columns - 1) * int64_t{plan.w.stride} + plan.w.extent();
-  if (int64_t{plan.rows} * plan.columns > kSmallPositions || x_rows > kMostPixels || x_columns > kMostPixels) return false;
+  if (int64_t{plan.rows} * plan.columns > kSmallPositions || x_rows > kMostPixels || x_columns > kMostPixels)
+    return false;
   const int64_t pixels = x_rows * x_columns * plan.d.filter;
   if (pixels > kMostPixels) return false;
   const bool whole = plan.row_boxes == 1 && plan.column_boxes == 1;
   const int64_t most_images = whole ? std::min<int64_t>(kSmallPositions / (plan.rows * plan.columns), plan.images) : 1;
   plan.x_rows = static_cast<int>(x_rows), plan.x_columns = static_cast<int>(x_columns);
   plan.x_line = distance_on_banks(x_columns, plan.h.stride, int64_t{plan.columns} * plan.w.stride);
-  plan.x_image = distance_on_banks(plan.d.filter * x_rows * plan.x_line, 1,
-                                   int64_t{plan.rows} * plan.columns * plan.w.stride);
+  plan.x_image =
+      distance_on_banks(plan.d.filter * x_rows * plan.x_line, 1, int64_t{plan.rows} * plan.columns * plan.w.stride);
   for (int64_t images = most_images; images > 0; images--) {
     plan.box_images = static_cast<int>(images);
     plan.image_boxes = divide_up(plan.images, images);
@@ -126,15 +126,14 @@ inline void split_small_wgrad(const ConvProblem& p, int tall, int blocks, SmallW
   plan.filter_tiles = divide_up(plan.channels, kSmallFilters);
   constexpr int64_t kSharedBytes = 227 * 1024, kReservedBytes = 1024;
   const int64_t resident = std::min<int64_t>(blocks, kSharedBytes / (plan.shared_bytes() + kReservedBytes));
-  plan.split_boxes =
-      static_cast<int>(wgrad_split_units({.tiles = int64_t{plan.column_tiles} * plan.filter_tiles,
-                                          .units = plan.boxes,
-                                          .most_units = plan.boxes,
-                                          .unit_positions = plan.positions,
-                                          .unit_bytes = plan.stage_bytes(),
-                                          .slots = kMultiprocessors * resident,
-                                          .results = plan.results,
-                                          .x_bytes = plan.images * p.c * p.input_size() * 2}));
+  plan.split_boxes = static_cast<int>(wgrad_split_units({.tiles = int64_t{plan.column_tiles} * plan.filter_tiles,
+                                                         .units = plan.boxes,
+                                                         .most_units = plan.boxes,
+                                                         .unit_positions = plan.positions,
+                                                         .unit_bytes = plan.stage_bytes(),
+                                                         .slots = kMultiprocessors * resident,
+                                                         .results = plan.results,
+                                                         .x_bytes = plan.images * p.c * p.input_size() * 2}));
   plan.splits = divide_up(plan.boxes, plan.split_boxes);
 }
 
