@@ -47,11 +47,11 @@ def test_small_groups_read_x_once(channels: tuple[int, int]):
             continue
         found = device.select(problem, row, "sm_80")
         assert found is not None
-        assert found["name"] in (NAMES[0], "depthwise_wgrad_nhwc", "depthwise_wgrad") or channels == (1, 1)
+        assert found["name"] == NAMES[0] or (inputs == 1 and found["name"].startswith("depthwise"))
 
 
-# SM-L2 bytes over the compulsory ones at most, and wavefronts per 128 (position, channel). One tile of channels: others
-# repeat it.
+# The most SM-L2 bytes loaded over the compulsory ones, and wavefronts per 128 (position, channel). One tile of channels:
+# others repeat it. So small a batch has more partial sums than a layer has.
 LAYERS = {
     "mb2g8ic32ih56oc32kh3ph1": (1.2, 33),
     "mb2g8ic32ih28oc32kh3ph1": (1.3, 34),
@@ -68,18 +68,20 @@ def test_traffic_of_small_groups(row: dict[str, Any], text: str):
     traces = device.run_row(row, zeros(row, problem), problem, "trace profile=sm_90", aligned=True)[1]
     found = traces[0]
     traffic, wavefronts = LAYERS[text]
-    assert found["traffic_ratio"] <= traffic
-    assert found["coalescing"] <= 1.2
+    assert found["load_bytes"] <= traffic * found["compulsory_bytes"]
+    assert found["coalescing"] <= 1.3
     shared = sum(site["transactions"] for site in found["sites"] if site["space"] == "shared")
     assert shared * 128 <= wavefronts * problem.n * problem.k * problem.output[0] * problem.output[1]
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row["name"] == NAMES[1]], ids=device.row_id)
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row["name"] == NAMES[1] and row["tensor_cores"]], ids=device.row_id
+)
 def test_wide_tiles_are_free_of_bank_conflicts(row: dict[str, Any]):
     problem = ConvProblem.parse("mb2ic128ih9iw10oc128kh1")
     traces = device.run_row(row, zeros(row, problem), problem, "trace profile=sm_90", aligned=True)[1]
     assert traces[0]["bank_conflicts"] <= 1.1
-    assert traces[0]["coalescing"] <= 1.05
+    assert traces[0]["coalescing"] <= 1.3
 
 
 # The most blocks that a layer's last wave may lack.

@@ -277,19 +277,20 @@ class StageCopies {
 template <typename T, typename Stages, typename Compute>
 __device__ __forceinline__ void for_each_stage(StageCopies<T, Stages> copies, const Compute& compute) {
   unsigned char* const shared = dynamic_shared<unsigned char>();
+  constexpr int kAhead = Stages::kStages - 1;
   const int depths = copies.depths();
   copies.find(0);
 #pragma unroll 1
-  for (int i = 0; i < Stages::kStages - 1; i++) {
+  for (int i = 0; i < kAhead; i++) {
     __syncthreads();
     copies.copy(shared + i * Stages::kStageBytes, i);
     copies.find(i + 1);
   }
   int slot = 0;
   for (int i = 0; i < depths; i++) {
-    ptx::cp_async_wait<Stages::kStages - 2>();
+    ptx::cp_async_wait<kAhead - 1>();
     __syncthreads();  // this stage is there for all, and the one before is read by all
-    const int next = i + Stages::kStages - 1, next_slot = slot == 0 ? Stages::kStages - 1 : slot - 1;
+    const int next = i + kAhead, next_slot = slot == 0 ? kAhead : slot - 1;
     copies.copy(shared + next_slot * Stages::kStageBytes, next);
     copies.find(next + 1);
     compute(shared + slot * Stages::kStageBytes);

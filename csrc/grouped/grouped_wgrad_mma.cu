@@ -61,13 +61,13 @@ struct WgradMma {
 template <typename T, typename Mma>
 class WarpSums {
   using Stages = typename Mma::Stages;
-  static constexpr int kTall = Mma::kTall, kWide = Mma::kWide;
+  static constexpr int kTall = Mma::kTall, kWide = Mma::kWide, kPairs = kWide / 2;
   static constexpr int kBiasVectors = kWide / Mma::kWarpsDown;  // of dy: warps that read the same ones share them
 
   float sum_[kTall][kWide][4] = {};
   float bias_[4] = {};  // row j: of the j-th of these vectors
   int x_at_[kTall];     // in a stage, as elements
-  int dy_at_[kWide / 2];
+  int dy_at_[kPairs];
   int lane_, down_, across_;  // the warp's place in the block
   bool with_bias_;
 
@@ -82,7 +82,7 @@ class WarpSums {
       x_at_[i] = Stages::template place<Stages::kColumnVectors>(upper * 8 + row, vector) * kVector;
     }
 #pragma unroll
-    for (int j = 0; j < kWide / 2; j++) {
+    for (int j = 0; j < kPairs; j++) {
       const int vector = across_ * kWide + 2 * j + upper;
       dy_at_[j] = Stages::template place<Stages::kFilterVectors>(odd * 8 + row, vector) * kVector;
     }
@@ -93,9 +93,9 @@ class WarpSums {
     const T* const ys = reinterpret_cast<const T*>(stage + Stages::kXBytes);
 #pragma unroll
     for (int k = 0; k < Stages::kDepth; k += kDepthOfMma) {
-      uint32_t x[kTall][4], dy[kWide / 2][4];
+      uint32_t x[kTall][4], dy[kPairs][4];
 #pragma unroll
-      for (int j = 0; j < kWide / 2; j++) ptx::ldmatrix<4, true>(dy[j], ys + dy_at_[j] + k * Stages::kFilters);
+      for (int j = 0; j < kPairs; j++) ptx::ldmatrix<4, true>(dy[j], ys + dy_at_[j] + k * Stages::kFilters);
 #pragma unroll
       for (int i = 0; i < kTall; i++) ptx::ldmatrix<4, true>(x[i], xs + x_at_[i] + k * Stages::kColumns);
 #pragma unroll

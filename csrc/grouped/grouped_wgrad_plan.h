@@ -69,17 +69,18 @@ struct WgradWork {
 // would take as long as all others. A block costs some units to start and to end. Its sums are written, read again and
 // added, and the workspace stays within half of x or 32 MB.
 inline int64_t wgrad_split_units(const WgradWork& work) {
-  constexpr int64_t kWaves = 8, kStartPositions = 256;
+  constexpr int64_t kWaves = 9, kStartPositions = 256, kParts = 64;
   const int64_t start = divide_up(kStartPositions, work.unit_positions);
   const int64_t room = std::max<int64_t>(std::max<int64_t>(work.x_bytes / 2, 32 << 20) / (4 * work.results), 1);
-  const int64_t adding = divide_up(8 * work.results, work.slots * work.unit_bytes);  // in units, of one split
+  // Of one split, in parts of the time of a unit.
+  const int64_t adding = divide_up(kParts * 8 * work.results, work.slots * work.unit_bytes);
   int64_t best = 0, least = 0;
-  for (int64_t waves = 0; waves <= kWaves; waves++) {
+  for (int64_t waves = 0; waves < kWaves; waves++) {
     const int64_t most = std::clamp<int64_t>(waves * work.slots / work.tiles, 1, room);
     const int64_t share = std::min(divide_up(work.units, most), work.most_units);
     const int64_t splits = divide_up(work.units, share);
     const int64_t rounds = divide_up(work.tiles * splits, work.slots);
-    const int64_t time = rounds * (share + start) + (splits > 1 ? splits * adding : 0);
+    const int64_t time = rounds * (share + start) * kParts + (splits > 1 ? splits * adding : 0);
     if (best == 0 || time < least) best = share, least = time;
   }
   return best;

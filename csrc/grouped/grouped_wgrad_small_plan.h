@@ -102,8 +102,8 @@ inline std::string plan_small_wgrad(const ConvProblem& p, SmallWgradPlan& plan) 
 
   SmallWgradPlan best;
   bool found = false;
-  const int most_columns = std::min(plan.w.output, kSmallPositions);
-  for (int columns = 1; columns <= most_columns; columns++) {
+  const int end = std::min(plan.w.output, kSmallPositions) + 1;
+  for (int columns = 1; columns < end; columns++) {
     const int most_rows = std::min(plan.h.output, kSmallPositions / columns);
     for (int rows = most_rows; rows > 0; rows /= 2) {
       SmallWgradPlan cut = plan;
