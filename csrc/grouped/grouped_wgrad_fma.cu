@@ -1,8 +1,8 @@
 // implicit_gemm_wgrad_nhwc in fp32: grouped_wgrad_mma.cu has the idea. A thread has 8 columns times 8 filters, each as
 // two vectors of 4 that lie apart, so that a warp's loads are whole lines of banks.
 //
-// For each position a thread loads 4 times 16 bytes for 64 FFMA. FFMA are 80 % and more of the loop: 1024 of 16
-// positions. So it is bound by FMA issue.
+// For each position a thread loads 4 times 16 bytes for 64 FFMA: 1024 FFMA and about 350 others for the 16
+// positions of a stage. So it is bound by FMA issue, if shared memory keeps up (its counts are twice the least).
 #include "csrc/grouped/grouped_wgrad_gemm.h"
 
 namespace convbound::grouped {

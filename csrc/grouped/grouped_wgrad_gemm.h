@@ -280,7 +280,7 @@ __device__ __forceinline__ void for_each_stage(StageCopies<T, Stages> copies, co
   constexpr int kAhead = Stages::kStages - 1;
   const int depths = copies.depths();
   copies.find(0);
-#pragma unroll 1
+#pragma unroll
   for (int i = 0; i < kAhead; i++) {
     __syncthreads();
     copies.copy(shared + i * Stages::kStageBytes, i);
