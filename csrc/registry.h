@@ -22,6 +22,7 @@ RowsOfKernel wgrad_half_rows, wgrad_bfloat16_rows, wgrad_float_rows;
 }  // namespace depthwise
 namespace grouped {
 RowsOfKernel gemm_half_rows, gemm_bfloat16_rows, gemm_float_rows;
+RowsOfKernel wgrad_small_rows, wgrad_mma_rows, wgrad_fma_rows;
 }
 namespace naive {
 RowsOfKernel fprop_rows, dgrad_rows, wgrad_rows;
@@ -52,6 +53,10 @@ inline RowsOfKernel* const kKernels[] = {
     grouped::gemm_half_rows,
     grouped::gemm_bfloat16_rows,
     grouped::gemm_float_rows,
+    // Filter gradients of any groups.
+    grouped::wgrad_small_rows,
+    grouped::wgrad_mma_rows,
+    grouped::wgrad_fma_rows,
     // What no row above serves.
     naive::fprop_rows,
     naive::dgrad_rows,

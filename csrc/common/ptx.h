@@ -28,6 +28,15 @@
 
 namespace convbound::ptx {
 
+// Keeps a pointer in registers. A compiler that sees where it comes from may add the same distance again at each use.
+template <typename T>
+__device__ __forceinline__ T* kept(T* pointer) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+l"(pointer));
+#endif
+  return pointer;
+}
+
 // Copies kBytes (4, 8, 16) from global to shared memory without a register between; both addresses are multiples of
 // kBytes. Only the first `source_bytes` are read, the rest is zero; with 0 the pointer must still be a valid one. 16
 // bytes bypass L1. Below sm_80, where the instruction does not exist, the copy is an ordinary one.

@@ -240,6 +240,48 @@ TILES = {
         ic1ih12iw4oc1kh3kw5ph1pw4dh1dw2 3x3 taps of 3x5
         """
     ),
+    "implicit_gemm_wgrad_nhwc": problems(
+        """
+        mb2g2ic8ih5iw7oc256kh3ph1 two tiles of filters, one of each group
+        mb2ic40ih6iw5oc136kh3ph1 C/g 40, one granule more than a tile of filters
+        g5ic60ih7iw6oc100kh3ph1 C/g 12, K/g 20: groups that begin within vectors
+        g7ic49ih5iw6oc35kh3ph1 C/g 7, K/g 5
+        g3ic72ih5iw6oc192kh1 C/g 24, K/g 64
+        g3ic51ih4iw5oc51kh2 C/g 17, K/g 17
+        g2ic64ih4iw6oc2kh3ph1 C/g 32, K/g 1
+        g33ic33ih4iw5oc66kh3ph1 C/g 1, K/g 2
+        mb5ic32ih3iw3oc32kh3sh3ph4 stride 3, rows in the padding alone
+        mb3ic16ih9iw8oc24kh3ph3dh3 dilation 3
+        mb2ic3ih19iw17oc16kh7sh2ph3 a stem
+        mb2g2ic32id3ih4iw5oc32kd3kh3kw3pd1ph1pw1 3-D
+        mb40ic16ih2iw3oc16kh2 more images than a stage has positions
+        mb2g2ic32iw75oc48kw5sw2pw2 1-D, stages and a rest
+        ic24ih9iw11oc24kh3ph0pw1eh-2ew-3 cropped
+        """
+    ),
+    "grouped_wgrad_nhwc_small": problems(
+        """
+        mb2g32ic128ih9iw10oc128kh3ph1 C/g 4, four tiles of filters
+        mb2g4ic64ih9iw10oc64kh3ph1 C/g 16: two vectors of x for one of dy
+        mb2g5ic60ih7iw6oc20kh3ph1 C/g 12, K/g 4: groups that begin within vectors
+        g7ic49ih5iw6oc35kh3ph1 C/g 7, K/g 5
+        g9ic27ih5iw6oc18kh2 C/g 3, K/g 2
+        g6ic6ih6iw7oc90kh3ph1 C/g 1, K/g 15
+        mb2g8ic64ih15iw16oc64kh5ph2 C/g 8, 5x5
+        mb2g4ic32ih12iw13oc32kh7ph3 C/g 8, 7x7
+        g4ic64ih12iw13oc64kh5ph2 C/g 16, 5x5: 50 pairs
+        g2ic32ih12iw13oc32kh7ph3 C/g 16, 7x7: two tiles of pairs
+        mb2g4ic16ih9iw140oc16kh3ph1 boxes of a row
+        g4ic16ih40iw37oc16kh3ph1 boxes of rows and columns, the last ones smaller
+        mb7g4ic16ih5iw4oc16kh3ph1 several images a box, and a rest
+        mb2g4ic16ih19iw18oc16kh3sh2ph1 stride 2
+        mb2g4ic16ih17iw16oc16kh3ph2dh2 dilation
+        mb2g4ic16id5ih6iw7oc16kd3kh3kw3pd1ph1pw1 3-D
+        g4ic16id5ih6iw7oc16kd2kh3kw2sd2sh1sw3pd1ph0pw2dd2dh1dw1 3-D, strides and a dilation along the depth
+        mb2g4ic16iw300oc16kw5pw2 1-D
+        g4ic16ih9iw11oc16kh3ph0pw1eh-2ew-3 cropped
+        """
+    ),
 }
 
 
