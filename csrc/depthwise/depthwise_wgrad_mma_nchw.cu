@@ -422,8 +422,8 @@ WgradMmaParams<T> wgrad_mma_params(const WgradMmaPlan& plan, const Tensors& t, c
 }
 
 template <typename Traits, typename T = typename Traits::Element>
-LaunchPlan plan_mma_instance(const KernelRow& row, const ConvProblem& p) {
-  const std::optional<WgradMmaPlan> found = plan_wgrad_mma<Traits>(wgrad_view(p, Layout::kChannelsFirst));
+LaunchPlan plan_mma_instance(const KernelRow& row, const ConvProblem& p, const Device& device) {
+  const std::optional<WgradMmaPlan> found = plan_wgrad_mma<Traits>(wgrad_view(p, Layout::kChannelsFirst), device);
   if (!found) return refuse("rows too long for shared memory or for the tracks of a block");
   return plan_with_sums<T>(row, depthwise_wgrad_nchw_mma<Traits>, wgrad_mma_shape(*found), *found,
                            [plan = *found](const Tensors& tensors, const PartialSums<T>& sums) {
@@ -447,11 +447,11 @@ inline std::string wgrad_mma_refuse(const ConvProblem& p) {
 }
 
 template <typename T>
-LaunchPlan plan_mma_row(const KernelRow& row, const ConvProblem& p, const Device&) {
+LaunchPlan plan_mma_row(const KernelRow& row, const ConvProblem& p, const Device& device) {
   if (std::string reason = wgrad_mma_refuse(p); !reason.empty()) return refuse(std::move(reason));
   const auto with_stride = [&]<int kRows, int kAdjacent> {
-    return p.stride[1] == 1 ? plan_mma_instance<WgradMmaTraits<T, kRows, kAdjacent, 1>>(row, p)
-                            : plan_mma_instance<WgradMmaTraits<T, kRows, kAdjacent, 2>>(row, p);
+    return p.stride[1] == 1 ? plan_mma_instance<WgradMmaTraits<T, kRows, kAdjacent, 1>>(row, p, device)
+                            : plan_mma_instance<WgradMmaTraits<T, kRows, kAdjacent, 2>>(row, p, device);
   };
   const auto with_rows = [&]<int kAdjacent> {
     return p.filter[1] == 3   ? with_stride.template operator()<3, kAdjacent>()

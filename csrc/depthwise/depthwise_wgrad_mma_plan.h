@@ -139,7 +139,7 @@ void place_slots(WgradMmaPlan& plan) {
 
 // The plan, or nothing where rows are too long for shared memory or for the tracks of a block.
 template <typename Traits>
-std::optional<WgradMmaPlan> plan_wgrad_mma(const WgradView& view) {
+std::optional<WgradMmaPlan> plan_wgrad_mma(const WgradView& view, const Device& device) {
   WgradMmaPlan plan{};
   static_cast<WgradView&>(plan) = view;
   plan.channels = view.out_channels();
@@ -155,7 +155,7 @@ std::optional<WgradMmaPlan> plan_wgrad_mma(const WgradView& view) {
   const int64_t input_bytes = 2 * plan.images * plan.x.image;
   const int64_t read_bytes = input_bytes + 2 * plan.images * plan.dy.image;
   const int64_t most = plan.strips * divide_up(plan.bundles, fit);
-  const int64_t splits = split_count(plan.channel_blocks, most, 528, plan.results, read_bytes, input_bytes);
+  const int64_t splits = split_count(device, plan.channel_blocks, most, 4, plan.results, read_bytes, input_bytes);
   plan.block_rounds = static_cast<int>(divide_up(most, splits));
   // Rounds of about the same number of bundles, of whole turns of the tracks where that makes no more of them.
   const int64_t wanted = divide_up(splits * plan.block_rounds, plan.strips);
