@@ -18,7 +18,7 @@ RowsOfKernel dgrad_nchw_stride2_rows, dgrad_nchw_any_rows, dgrad_nhwc_rows;
 namespace depthwise {
 RowsOfKernel ncl_rows, nchw_toeplitz_rows, nchw_bands_3x3_rows, nchw_bands_5x5_rows, nchw_bands_7x7_rows,
     nchw_tiled_rows, nhwc_rows, nhwc_general_rows;
-RowsOfKernel wgrad_half_rows, wgrad_bfloat16_rows, wgrad_float_rows;
+RowsOfKernel wgrad_nchw_mma_rows, wgrad_half_rows, wgrad_bfloat16_rows, wgrad_float_rows;
 }  // namespace depthwise
 namespace grouped {
 RowsOfKernel gemm_half_rows, gemm_bfloat16_rows, gemm_float_rows;
@@ -46,6 +46,7 @@ inline RowsOfKernel* const kKernels[] = {
     depthwise::nhwc_rows,
     depthwise::nhwc_general_rows,
     // The gradient of depthwise filters and biases.
+    depthwise::wgrad_nchw_mma_rows,
     depthwise::wgrad_half_rows,
     depthwise::wgrad_bfloat16_rows,
     depthwise::wgrad_float_rows,

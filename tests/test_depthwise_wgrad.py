@@ -37,7 +37,8 @@ def row_for(problem: ConvProblem, dtype: str, layout: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("row", ROWS, ids=device.row_id)
 def test_exact_without_bias(row: dict[str, Any]):
-    problem = served(row)[0]
+    # Tensor cores take all that some rows serve, where there are any.
+    problem = (served(row) or served(row, "sm_75"))[0]
     operands = integers(problem, "wgrad", device.dtype_of(row)).without_bias()
     results, _ = device.run_row(row, operands, problem, "check")
     assert_exact(results, expected("wgrad", operands, problem), device.dtype_of(row))
@@ -156,5 +157,5 @@ def test_resident_work(text: str, dtype: str, layout: str):
         resident = resident_blocks(launch | {"block": found["block"], "shared_bytes": shared}, architecture)
         if problem.filter[0] == 3:
             assert resident * shared * (stages - 1) // stages >= least
-        else:  # bound by arithmetic: 16 warps of 8 independent sums, or 14 of 25 and more
-            assert resident * threads >= 14 * 32
+        else:  # bound by arithmetic: 16 warps of 8 independent sums, 14 of 25 and more, 12 with tensor cores
+            assert resident * threads >= (12 if found["tensor_cores"] else 14) * 32

@@ -166,6 +166,27 @@ TILES = {
         mb1g2ic2ih10iw11oc2kh2kw1sh3sw1dw2 several channels per block, strides 3 and 1
         """
     ),
+    "depthwise_wgrad_nchw_mma": problems(
+        """
+        mb70g5ic5ih7oc5kh7ph3 narrow, four channels a block and one left, images beyond a round
+        mb9g6ic6ih14oc6kh5ph2 narrow, two channels a block, two tracks for a row
+        mb5g3ic3ih20iw40oc3kh3ph1 narrow, five tracks for a row
+        mb3g2ic2ih19iw37oc2kh5kw6sh2ph2 narrow, stride 2
+        mb33g2ic2ih28oc2kh3ph1 wide, more images than tracks
+        mb6g2ic2ih30iw56oc2kh7ph3 wide, two parts
+        g2ic2ih40iw130oc2kh7ph3 wide, five tracks for a row
+        ic1ih22iw480oc1kh3ph1 wide, strips of the longest rows
+        mb2ic1ih25iw61oc1kh7sh2ph3 wide, stride 2
+        ic1ih200iw112oc1kh5ph2 strips with halos
+        mb300ic1ih3iw1oc1kh3ph1 a block for many images
+        mb2g3ic3ih9iw25oc6kh3ph1 multiplier
+        mb1ic1ih19iw14oc1kh3ph10pw0eh5 rows of dy above the input
+        mb2g2ic2ih3iw1oc2kh3ph4pw1eh-4 rows of dy that meet padding alone
+        mb1g3ic3ih29iw2oc15kh3ph8pw1eh-1 padding for a part
+        ic1ih6iw20oc1kh3ph0pw30ew4 columns of dy that meet padding alone
+        g2ic2ih12iw30oc2kh5ph0pw0eh-3ew-9 cropped
+        """
+    ),
     "transposed_*": problems(
         """
         mb2g3ic3ih130iw128oc3kh3sh2ph1 bands of rows
