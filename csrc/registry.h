@@ -21,7 +21,7 @@ RowsOfKernel ncl_rows, nchw_toeplitz_rows, nchw_bands_3x3_rows, nchw_bands_5x5_r
 RowsOfKernel wgrad_nchw_mma_rows, wgrad_half_rows, wgrad_bfloat16_rows, wgrad_float_rows;
 }  // namespace depthwise
 namespace grouped {
-RowsOfKernel gemm_half_rows, gemm_bfloat16_rows, gemm_float_rows;
+RowsOfKernel small_march_rows, small_rows, gemm_half_rows, gemm_bfloat16_rows, gemm_float_rows;
 RowsOfKernel wgrad_small_rows, wgrad_mma_rows, wgrad_fma_rows;
 }
 namespace naive {
@@ -43,6 +43,7 @@ inline RowsOfKernel* const kKernels[] = {
     depthwise::nchw_bands_5x5_rows,
     depthwise::nchw_bands_7x7_rows,
     depthwise::nchw_tiled_rows,
+    grouped::small_march_rows,  // depthwise 3x3, 5x5 and 7x7 too, in a third of the instructions of nhwc_rows
     depthwise::nhwc_rows,
     depthwise::nhwc_general_rows,
     // The gradient of depthwise filters and biases.
@@ -50,11 +51,12 @@ inline RowsOfKernel* const kKernels[] = {
     depthwise::wgrad_half_rows,
     depthwise::wgrad_bfloat16_rows,
     depthwise::wgrad_float_rows,
-    // Any fprop and dgrad in NHWC, as a GEMM.
+    // Any fprop and dgrad: groups of up to 16 channels, then a GEMM for each group.
+    grouped::small_rows,
     grouped::gemm_half_rows,
     grouped::gemm_bfloat16_rows,
     grouped::gemm_float_rows,
-    // Filter gradients of any groups.
+    // Filter gradients likewise.
     grouped::wgrad_small_rows,
     grouped::wgrad_mma_rows,
     grouped::wgrad_fma_rows,

@@ -21,6 +21,8 @@ DY_TO_TAPS = "dy reaches all taps of its filter, also those that meet padding th
 BOTH_TO_TAPS = "dy and x reach all taps of their filters, also those that meet zeros around the other one"
 ALONG_ROWS = "; an element of the input reaches up to 40 columns further in its rows"
 
+TO_GROUPS = "; an element of the input reaches neighbouring groups, too, at the positions that depend on it"
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -53,6 +55,8 @@ SPREADS: tuple[Spread, ...] = (
     Spread("cuda", "grouped_dgrad_nhwc_gemm", "dgrad", "NHWC", WEIGHT_TO_DX),
     Spread("cuda", "transposed_dgrad_nchw_stride2", "dgrad", "NCHW", WEIGHT_TO_DX),
     Spread("cuda", "transposed_dgrad_nhwc", "dgrad", "NHWC", WEIGHT_TO_DX),
+    Spread("cuda", "grouped_fprop_nhwc_small*", "fprop", "NHWC", WEIGHT_TO_OUTPUTS + TO_GROUPS),
+    Spread("cuda", "grouped_dgrad_nhwc_small*", "dgrad", "NHWC", WEIGHT_TO_DX + TO_GROUPS),
 )
 
 

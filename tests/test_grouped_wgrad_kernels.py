@@ -15,7 +15,7 @@ from convbound.problem import ConvProblem
 
 pytestmark = pytest.mark.skipif(device.ABSENT is not None, reason=f"no emulated kernels: {device.ABSENT}")
 
-NAMES = ("grouped_wgrad_nhwc_small", "implicit_gemm_wgrad_nhwc")
+NAMES = ("grouped_wgrad_nhwc_small", "grouped_wgrad_nhwc_gemm")
 ROWS = [row for row in device.rows() if row["name"] in NAMES]
 SMALL = [row for row in ROWS if row["name"] == NAMES[0]]
 MULTIPROCESSORS = 132

@@ -69,6 +69,18 @@ def allowed(text: str, pass_: Pass, t: Operands, p: ConvProblem, needed: Masks) 
                 further = 40 if axis == p.ndim - 1 else 0
                 reach.append(slice(max(0, first - further), max(0, first + taps + further)))
             target[tuple(reach)] = True
+    if nonfinite.TO_GROUPS in text:
+        source, target = (t.x, masks["y"]) if pass_ == "fprop" else (t.y, masks["dx"])
+        for n, _, *place in (~source.isfinite()).nonzero().tolist():
+            met = torch.ones(target.shape[2:], dtype=torch.bool)
+            for axis, (at, taps, stride, (begin, _), dilation) in enumerate(
+                zip(place, p.filter, p.stride, p.padding, p.dilation, strict=True)
+            ):
+                of = torch.arange(target.shape[2 + axis])
+                reached = at + begin - of * stride if pass_ == "fprop" else of + begin - at * stride
+                along = (reached >= 0) & (reached < taps * dilation) & (reached % dilation == 0)
+                met &= along.view(-1, *[1] * (p.ndim - axis - 1))
+            target[n] |= met
     if text in (nonfinite.DY_TO_TAPS, nonfinite.BOTH_TO_TAPS):
         masks["dw"][~t.y.isfinite().transpose(0, 1).flatten(1).all(1)] = True
     if text == nonfinite.BOTH_TO_TAPS:

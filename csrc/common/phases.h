@@ -35,9 +35,10 @@ inline AxisPhase phase_of(Pass pass, const AxisView& axis, int phase) {
   const int common = std::gcd(axis.stride, axis.dilation);
   const int tap_step = axis.stride / common;
   // The first tap with (phase + padding - tap * dilation) a multiple of the stride.
-  int first = 0;
-  while (first < tap_step && modulo(int64_t{phase} + axis.padding - int64_t{first} * axis.dilation, axis.stride) != 0) {
-    first++;
+  int first = tap_step;
+  for (int tap = 0; tap < tap_step; tap++) {
+    const int64_t distance = int64_t{phase} + axis.padding - int64_t{tap} * axis.dilation;
+    if (first == tap_step && modulo(distance, axis.stride) == 0) first = tap;
   }
   const bool any = first < tap_step && first < axis.filter;
   const int64_t reach = int64_t{phase} + axis.padding - int64_t{first} * axis.dilation;

@@ -161,8 +161,8 @@ void place_threads(WgradPlan& plan, int warps) {
 
 // Units, and strips of rows where images and channels give too few blocks for a GPU.
 template <typename Traits>
-void cut_units(WgradPlan& plan) {
-  constexpr int kDepth = Traits::kDepth, kMultiprocessors = 132, kLeastBlocks = 2 * kMultiprocessors;
+void cut_units(WgradPlan& plan, int sms) {
+  constexpr int kDepth = Traits::kDepth;
   plan.rows = Traits::kFolded ? divide_up(plan.w.output, plan.columns) : plan.h.output;
   const int64_t columns_of_work = plan.images * plan.column_tiles;
   const int64_t parallel = int64_t{plan.channel_blocks} * plan.tile_groups;
@@ -172,9 +172,9 @@ void cut_units(WgradPlan& plan) {
     return blocks < least_blocks ? std::min<int64_t>(wanted, std::max(1, plan.rows / least_rows)) : 1;
   };
   const int long_rows = Traits::kFolded || plan.w.input == 1 ? 32 : 0;
-  int64_t strips = strips_for(kLeastBlocks, std::max({4 * kDepth, 8, long_rows}));
+  int64_t strips = strips_for(2 * int64_t{sms}, std::max({4 * kDepth, 8, long_rows}));
   // Half of the GPU idle is worse than reading half of x twice.
-  if (blocks * strips < kMultiprocessors) strips = strips_for(kMultiprocessors, std::max({kDepth + 2, 4, long_rows}));
+  if (blocks * strips < sms) strips = strips_for(sms, std::max({kDepth + 2, 4, long_rows}));
   // One row of threads of a long sequence is a unit of at most this many rows, so that there are units for all slots.
   constexpr int kMostRows = 512;
   strips = plan.whole_planes ? 1 : std::max<int64_t>(strips, divide_up(plan.rows, kMostRows));
@@ -282,7 +282,7 @@ std::optional<WgradPlan> plan_wgrad(const WgradView& view, const Device& device,
   static_cast<WgradView&>(plan) = view;
   plan.channels = view.out_channels();
   place_threads<Traits>(plan, warps);
-  cut_units<Traits>(plan);
+  cut_units<Traits>(plan, device.sms);
   if (!size_stages<Traits>(plan)) return std::nullopt;
   const int64_t units = plan.images * plan.column_tiles * plan.strips;
   const bool idle = plan.tile_warps > Traits::slot_warps(plan) && plan.slots >= 2 * units;

@@ -1,8 +1,9 @@
-// implicit_gemm_wgrad_nhwc in fp32: grouped_wgrad_mma.cu has the idea. A thread has 8 columns times 8 filters, each as
+// grouped_wgrad_nhwc_gemm in fp32: grouped_wgrad_mma.cu has the idea. A thread has 8 columns times 8 filters, each as
 // two vectors of 4 that lie apart, so that a warp's loads are whole lines of banks.
 //
 // For each position a thread loads 4 times 16 bytes for 64 FFMA: 1024 FFMA and about 350 others for the 16
 // positions of a stage. So it is bound by FMA issue, if shared memory keeps up (its counts are twice the least).
+#include "csrc/common/via_nhwc.h"
 #include "csrc/grouped/grouped_wgrad_gemm.h"
 
 namespace convbound::grouped {
@@ -79,20 +80,21 @@ class WgradFma<kDown_, kAcross_, kBlocks_, kCost100>::Sums {
   }
 };
 
-LaunchPlan plan_fma(const KernelRow& row, const ConvProblem& p, const Device&) {
-  return plan_cheapest<float, WgradFma<16, 16, 2, 100>, WgradFma<16, 4, 8, 120>>(row, p);
+LaunchPlan plan_fma(const KernelRow& row, const ConvProblem& p, const Device& device) {
+  return plan_cheapest<float, WgradFma<16, 16, 2, 100>, WgradFma<16, 4, 8, 120>>(row, p, device);
 }
 
 }  // namespace
 
 KernelRows wgrad_fma_rows() {
-  return {{.name = "implicit_gemm_wgrad_nhwc",
-           .family = Family::kGrouped,
-           .pass = Pass::kWgrad,
-           .dtype = DType::kFloat32,
-           .layout = Layout::kChannelsLast,
-           .tile = "128 x 128 or 128 x 32 results, 8 x 8 of a thread, 16 positions a stage",
-           .plan = plan_fma}};
+  const KernelRow nhwc{.name = "grouped_wgrad_nhwc_gemm",
+                       .family = Family::kGrouped,
+                       .pass = Pass::kWgrad,
+                       .dtype = DType::kFloat32,
+                       .layout = Layout::kChannelsLast,
+                       .tile = "128 x 128 or 128 x 32 results, 8 x 8 of a thread, 16 positions a stage",
+                       .plan = plan_fma};
+  return {nhwc, via_nhwc<float, plan_fma>(nhwc, "grouped_wgrad_nchw_gemm")};
 }
 
 }  // namespace convbound::grouped

@@ -302,7 +302,7 @@ __device__ __forceinline__ void for_each_stage(StageCopies<T, Stages> copies, co
 // filter, sum) and write_bias(filter, sum).
 template <typename T, typename Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
-    implicit_gemm_wgrad_nhwc_kernel(const __grid_constant__ WgradGemmParams<T> params) {
+    grouped_wgrad_gemm(const __grid_constant__ WgradGemmParams<T> params) {
   using Stages = typename Tile::Stages;
   const WgradBlock<T, Stages> block(params);
   if (block.empty()) return;  // the whole block does
@@ -313,23 +313,23 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 }
 
 template <typename T, typename Tile>
-LaunchPlan plan_tile(const KernelRow& row, const ConvProblem& p, const WgradTile& tile) {
+LaunchPlan plan_tile(const KernelRow& row, const ConvProblem& p, const Device& device, const WgradTile& tile) {
   using Stages = typename Tile::Stages;
-  const WgradGemmPlan plan = plan_wgrad_gemm(p, tile, Stages::kElements);
+  const WgradGemmPlan plan = plan_wgrad_gemm(p, device, tile, Stages::kElements);
   if (std::string reason = blocks_beyond(plan.blocks()); !reason.empty()) return refuse(std::move(reason));
   const LaunchShape shape{
       .grid_x = plan.blocks(), .block_x = Tile::kThreads, .shared_bytes = static_cast<size_t>(Stages::kSharedBytes)};
   return plan_with_sums<T>(
-      row, implicit_gemm_wgrad_nhwc_kernel<T, Tile>, shape, plan,
+      row, grouped_wgrad_gemm<T, Tile>, shape, plan,
       [plan](const Tensors& t, const PartialSums<T>& sums) { return wgrad_params(plan, t, sums); });
 }
 
 // Plans the tile that computes the results at the least cost.
 template <typename T, typename... Tiles>
-LaunchPlan plan_cheapest(const KernelRow& row, const ConvProblem& p) {
+LaunchPlan plan_cheapest(const KernelRow& row, const ConvProblem& p, const Device& device) {
   if (std::string beyond = wgrad_size_beyond(p); !beyond.empty()) return refuse(std::move(beyond));
   const ConvView view = view_of(p);
-  LaunchPlan (*plan)(const KernelRow&, const ConvProblem&, const WgradTile&) = nullptr;
+  LaunchPlan (*plan)(const KernelRow&, const ConvProblem&, const Device&, const WgradTile&) = nullptr;
   WgradTile best{};
   const auto consider = [&](const WgradTile& tile, auto* plan_of) {
     constexpr int kElements = kVectorElements<T>;
@@ -339,7 +339,7 @@ LaunchPlan plan_cheapest(const KernelRow& row, const ConvProblem& p) {
   (consider({Tiles::Stages::kColumns, Tiles::Stages::kFilters, Tiles::Stages::kDepth, Tiles::kBlocks, Tiles::kCost},
             plan_tile<T, Tiles>),
    ...);
-  return plan(row, p, best);
+  return plan(row, p, device, best);
 }
 
 }  // namespace convbound::grouped

@@ -1,4 +1,4 @@
-// implicit_gemm_wgrad_nhwc: the filter gradient of any grouped or dense convolution, in one to three dimensions, as one
+// grouped_wgrad_nhwc_gemm: the filter gradient of any grouped or dense convolution, in one to three dimensions, as one
 // matrix product on tensor cores, with the bias gradient in the same loop. In 16 bits; grouped_wgrad_fma.cu is the same
 // in fp32.
 //
@@ -33,6 +33,7 @@
 //
 // Padding is multiplied as zeros: a dy that is infinite or NaN makes the gradient of every tap NaN, also of taps that
 // meet only padding there.
+#include "csrc/common/via_nhwc.h"
 #include "csrc/grouped/grouped_wgrad_gemm.h"
 
 namespace convbound::grouped {
@@ -143,23 +144,25 @@ class WarpSums {
 };
 
 template <typename T>
-LaunchPlan plan_mma(const KernelRow& row, const ConvProblem& p, const Device&) {
-  return plan_cheapest<T, WgradMma<T, 2, 2, 4, 8, 2>, WgradMma<T, 4, 1, 4, 8, 2>, WgradMma<T, 4, 1, 2, 4, 4>>(row, p);
+LaunchPlan plan_mma(const KernelRow& row, const ConvProblem& p, const Device& device) {
+  return plan_cheapest<T, WgradMma<T, 2, 2, 4, 8, 2>, WgradMma<T, 4, 1, 4, 8, 2>, WgradMma<T, 4, 1, 2, 4, 4>>(row, p,
+                                                                                                              device);
 }
 
 }  // namespace
 
 KernelRows wgrad_mma_rows() {
   return rows_of_types<__half, __nv_bfloat16>([&]<typename T> {
-    return KernelRows{{.name = "implicit_gemm_wgrad_nhwc",
-                       .family = Family::kGrouped,
-                       .pass = Pass::kWgrad,
-                       .dtype = kDTypeOf<T>,
-                       .layout = Layout::kChannelsLast,
-                       .min_arch = 80,
-                       .tensor_cores = true,
-                       .tile = "128 x 128, 256 x 64 or 128 x 32 results of 4 warps, 32 positions a stage",
-                       .plan = plan_mma<T>}};
+    const KernelRow nhwc{.name = "grouped_wgrad_nhwc_gemm",
+                         .family = Family::kGrouped,
+                         .pass = Pass::kWgrad,
+                         .dtype = kDTypeOf<T>,
+                         .layout = Layout::kChannelsLast,
+                         .min_arch = 80,
+                         .tensor_cores = true,
+                         .tile = "128 x 128, 256 x 64 or 128 x 32 results of 4 warps, 32 positions a stage",
+                         .plan = plan_mma<T>};
+    return KernelRows{nhwc, via_nhwc<T, plan_mma<T>>(nhwc, "grouped_wgrad_nchw_gemm")};
   });
 }
 

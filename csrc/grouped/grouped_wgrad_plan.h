@@ -104,7 +104,7 @@ inline std::string wgrad_size_beyond(const ConvProblem& p) {
 }
 
 // `elements`: of a vector.
-inline WgradGemmPlan plan_wgrad_gemm(const ConvProblem& p, const WgradTile& tile, int elements) {
+inline WgradGemmPlan plan_wgrad_gemm(const ConvProblem& p, const Device& device, const WgradTile& tile, int elements) {
   WgradGemmPlan plan{};
   static_cast<ConvView&>(plan) = view_of(p);
   plan.image_pixels = static_cast<int>(p.input_size());
@@ -123,7 +123,7 @@ inline WgradGemmPlan plan_wgrad_gemm(const ConvProblem& p, const WgradTile& tile
                                            .most_units = std::clamp<int64_t>(most_depths, 1, 1 << 20),
                                            .unit_positions = tile.depth,
                                            .unit_bytes = tile.depth * (tile.columns + tile.filters) * bytes,
-                                           .slots = kMultiprocessors * tile.blocks,
+                                           .slots = int64_t{device.sms} * tile.blocks,
                                            .results = plan.results,
                                            .x_bytes = p.n * plan.x_image * bytes});
   plan.split_positions = static_cast<int>(share * tile.depth);

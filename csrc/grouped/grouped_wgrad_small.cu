@@ -29,6 +29,7 @@
 #include "csrc/common/ptx.h"
 #include "csrc/common/shared.h"
 #include "csrc/common/vector.h"
+#include "csrc/common/via_nhwc.h"
 #include "csrc/grouped/grouped_wgrad_results.h"
 #include "csrc/grouped/grouped_wgrad_small_plan.h"
 
@@ -285,8 +286,8 @@ SmallWgradParams<T> small_params(const SmallWgradPlan& plan, const Tensors& t, c
 }
 
 template <typename T, int kTall, int kBlocks>
-LaunchPlan plan_small_tile(const KernelRow& row, const ConvProblem& p, SmallWgradPlan plan) {
-  split_small_wgrad(p, kTall, kBlocks, plan);
+LaunchPlan plan_small_tile(const KernelRow& row, const ConvProblem& p, const Device& device, SmallWgradPlan plan) {
+  split_small_wgrad(p, device, kTall, kBlocks, plan);
   if (std::string reason = blocks_beyond(plan.blocks()); !reason.empty()) return refuse(std::move(reason));
   const LaunchShape shape{
       .grid_x = plan.blocks(), .block_x = kSmallThreads, .shared_bytes = static_cast<size_t>(plan.shared_bytes())};
@@ -296,29 +297,30 @@ LaunchPlan plan_small_tile(const KernelRow& row, const ConvProblem& p, SmallWgra
 }
 
 template <typename T>
-LaunchPlan plan_small(const KernelRow& row, const ConvProblem& p, const Device&) {
+LaunchPlan plan_small(const KernelRow& row, const ConvProblem& p, const Device& device) {
   SmallWgradPlan plan;
   if (std::string reason = plan_small_wgrad(p, plan); !reason.empty()) return refuse(std::move(reason));
   const int pairs = plan.taps() * plan.warp_vectors;
-  if (pairs <= 10) return plan_small_tile<T, 5, 4>(row, p, plan);
-  if (pairs <= 18) return plan_small_tile<T, 9, 4>(row, p, plan);
-  if (pairs <= 28) return plan_small_tile<T, 14, 3>(row, p, plan);
-  return plan_small_tile<T, 25, 3>(row, p, plan);
+  if (pairs <= 10) return plan_small_tile<T, 5, 4>(row, p, device, plan);
+  if (pairs <= 18) return plan_small_tile<T, 9, 4>(row, p, device, plan);
+  if (pairs <= 28) return plan_small_tile<T, 14, 3>(row, p, device, plan);
+  return plan_small_tile<T, 25, 3>(row, p, device, plan);
 }
 
 }  // namespace
 
 KernelRows wgrad_small_rows() {
   return rows_of_types<__half, __nv_bfloat16>([&]<typename T> {
-    return KernelRows{{.name = "grouped_wgrad_nhwc_small",
-                       .family = Family::kGrouped,
-                       .pass = Pass::kWgrad,
-                       .dtype = kDTypeOf<T>,
-                       .layout = Layout::kChannelsLast,
-                       .min_arch = 80,
-                       .tensor_cores = true,
-                       .tile = "32 channels of dy, 8 of each of 4 warps; boxes of at most 128 positions",
-                       .plan = plan_small<T>}};
+    const KernelRow nhwc{.name = "grouped_wgrad_nhwc_small",
+                         .family = Family::kGrouped,
+                         .pass = Pass::kWgrad,
+                         .dtype = kDTypeOf<T>,
+                         .layout = Layout::kChannelsLast,
+                         .min_arch = 80,
+                         .tensor_cores = true,
+                         .tile = "32 channels of dy, 8 of each of 4 warps; boxes of at most 128 positions",
+                         .plan = plan_small<T>};
+    return KernelRows{nhwc, via_nhwc<T, plan_small<T>>(nhwc, "grouped_wgrad_nchw_small")};
   });
 }
 

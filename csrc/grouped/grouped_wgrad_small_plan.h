@@ -121,7 +121,7 @@ inline std::string plan_small_wgrad(const ConvProblem& p, SmallWgradPlan& plan) 
 
 // Shares the boxes out to blocks with warps of 2 * `tall` pairs of a tap and a vector of x. A multiprocessor holds at
 // most `blocks` of them.
-inline void split_small_wgrad(const ConvProblem& p, int tall, int blocks, SmallWgradPlan& plan) {
+inline void split_small_wgrad(const ConvProblem& p, const Device& device, int tall, int blocks, SmallWgradPlan& plan) {
   plan.column_tiles = divide_up(plan.taps() * plan.warp_vectors, 2 * tall);
   plan.filter_tiles = divide_up(plan.channels, kSmallFilters);
   constexpr int64_t kSharedBytes = 227 * 1024, kReservedBytes = 1024;
@@ -131,7 +131,7 @@ inline void split_small_wgrad(const ConvProblem& p, int tall, int blocks, SmallW
                                                          .most_units = plan.boxes,
                                                          .unit_positions = plan.positions,
                                                          .unit_bytes = plan.stage_bytes(),
-                                                         .slots = kMultiprocessors * resident,
+                                                         .slots = device.sms * resident,
                                                          .results = plan.results,
                                                          .x_bytes = plan.images * p.c * p.input_size() * 2}));
   plan.splits = divide_up(plan.boxes, plan.split_boxes);

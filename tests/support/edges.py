@@ -185,6 +185,32 @@ TILES = {
         mb1g3ic3ih29iw2oc15kh3ph8pw1eh-1 padding for a part
         ic1ih6iw20oc1kh3ph0pw30ew4 columns of dy that meet padding alone
         g2ic2ih12iw30oc2kh5ph0pw0eh-3ew-9 cropped
+    "grouped_?????_nhwc_small*": problems(
+        """
+        mb3g8ic32ih14oc32kh3ph1 march 3x3: ResNeXt's 4 channels, two bands
+        g4ic64ih9iw17oc64kh3ph1 march 3x3: two slabs of inputs, a column and a row beyond
+        g24ic24id4ih9iw7oc24kd3kh3ph1pd1 march 3x3x3
+        mb2g16ic16ih17iw20oc16kh5ph2 march 5x5
+        mb2g40ic40ih8iw19oc40kh7ph3 march 7x7, a slab alone
+        mb9g17ic17ih7oc17kh3ph1 march 3x3: several images, channels in elements
+        g8ic8ih2iw3oc8kh7ph5 march 7x7: padding beyond the filter's half
+        g8ic8ih12iw11oc8kh3ph0pw1eh-2ew-3 march 3x3: cropped
+        mb2g3ic9ih6iw11oc15kh3ph1 3 and 5 channels in a group
+        g5ic35ih6iw9oc60kh3ph1 7 and 12 channels
+        g2ic24ih5iw9oc32kh2kw3ph1 12 and 16 channels
+        g9ic9ih6iw9oc144kh3ph1 a multiplier of 16
+        g9ic144ih6iw9oc9kh3ph1 16 channels to one
+        g7ic42ih9iw21oc14kh3kw2sh2sw3ph2pw1 6 and 2 channels, strides 2 and 3
+        mb3g4ic32ih11iw13oc32kh3sh2ph1 stride 2
+        g4ic16ih13iw9oc16kh5sh3ph2dh2 stride 3, dilation 2
+        g2ic16ih7iw30oc16kh3ph4dh4 dilation 4
+        g8ic8ih9iw20oc8kh1sh2sw1 stride beyond the filter: phases without taps
+        g2ic8id5ih6iw9oc8kd2kh3kw4sd2sh1sw2pd1ph1pw2 3-D, stride 2
+        g32ic128ih5iw9oc128kh1 1x1
+        g3ic12iw150oc24kw5pw2 1-D
+        mb2g4ic16iw97oc16kw3pw18ew0dw9 1-D, causal and dilated
+        g4ic8ih3oc8kh4sh8ph1 filter smaller than the stride
+        g4ic16ih14iw13oc16kh11kw9ph5pw4 a large filter
         """
     ),
     "transposed_*": problems(
@@ -261,7 +287,7 @@ TILES = {
         ic1ih12iw4oc1kh3kw5ph1pw4dh1dw2 3x3 taps of 3x5
         """
     ),
-    "implicit_gemm_wgrad_nhwc": problems(
+    "grouped_wgrad_nhwc_gemm": problems(
         """
         mb2g2ic8ih5iw7oc256kh3ph1 two tiles of filters, one of each group
         mb2ic40ih6iw5oc136kh3ph1 C/g 40, one granule more than a tile of filters
