@@ -185,6 +185,8 @@ TILES = {
         mb1g3ic3ih29iw2oc15kh3ph8pw1eh-1 padding for a part
         ic1ih6iw20oc1kh3ph0pw30ew4 columns of dy that meet padding alone
         g2ic2ih12iw30oc2kh5ph0pw0eh-3ew-9 cropped
+        """
+    ),
     "grouped_?????_nhwc_small*": problems(
         """
         mb3g8ic32ih14oc32kh3ph1 march 3x3: ResNeXt's 4 channels, two bands
