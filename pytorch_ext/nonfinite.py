@@ -20,7 +20,6 @@ WEIGHT_TO_DX = "a weight reaches all of dx in its channel that its tap meets, al
 DY_TO_TAPS = "dy reaches all taps of its filter, also those that meet padding there"
 BOTH_TO_TAPS = "dy and x reach all taps of their filters, also those that meet zeros around the other one"
 ALONG_ROWS = "; an element of the input reaches up to 40 columns further in its rows"
-
 TO_GROUPS = "; an element of the input reaches neighbouring groups, too, at the positions that depend on it"
 
 
@@ -51,12 +50,13 @@ SPREADS: tuple[Spread, ...] = (
     Spread("cuda", "dilated_fprop_nchw", "fprop", "NCHW", WEIGHT_TO_OUTPUTS),
     Spread("cuda", "dilated_dgrad_nchw", "dgrad", "NCHW", WEIGHT_TO_DX),
     Spread("cuda", "dilated_wgrad_nhwc", "wgrad", "NHWC", DY_TO_TAPS),
-    Spread("cuda", "grouped_fprop_nhwc_gemm", "fprop", "NHWC", WEIGHT_TO_OUTPUTS),
-    Spread("cuda", "grouped_dgrad_nhwc_gemm", "dgrad", "NHWC", WEIGHT_TO_DX),
     Spread("cuda", "transposed_dgrad_nchw_stride2", "dgrad", "NCHW", WEIGHT_TO_DX),
     Spread("cuda", "transposed_dgrad_nhwc", "dgrad", "NHWC", WEIGHT_TO_DX),
-    Spread("cuda", "grouped_fprop_nhwc_small*", "fprop", "NHWC", WEIGHT_TO_OUTPUTS + TO_GROUPS),
-    Spread("cuda", "grouped_dgrad_nhwc_small*", "dgrad", "NHWC", WEIGHT_TO_DX + TO_GROUPS),
+    Spread("cuda", "grouped_fprop_*_small*", "fprop", "both", WEIGHT_TO_OUTPUTS + TO_GROUPS),
+    Spread("cuda", "grouped_dgrad_*_small*", "dgrad", "both", WEIGHT_TO_DX + TO_GROUPS),
+    Spread("cuda", "grouped_fprop_*_gemm", "fprop", "both", WEIGHT_TO_OUTPUTS),
+    Spread("cuda", "grouped_dgrad_*_gemm", "dgrad", "both", WEIGHT_TO_DX),
+    Spread("cuda", "grouped_wgrad_*", "wgrad", "both", BOTH_TO_TAPS),
 )
 
 

@@ -50,8 +50,9 @@ def test_small_groups_read_x_once(channels: tuple[int, int]):
         assert found["name"] == NAMES[0] or (inputs == 1 and found["name"].startswith("depthwise"))
 
 
-# The most SM-L2 bytes loaded over the compulsory ones, and wavefronts per 128 (position, channel). One tile of channels:
-# others repeat it. So small a batch has more partial sums than a layer has.
+# The most SM-L2 bytes loaded over the compulsory ones, and wavefronts per 128 (position, channel). One tile of
+# channels: others repeat it. So small a batch has more partial sums than a layer has.
+
 LAYERS = {
     "mb2g8ic32ih56oc32kh3ph1": (1.2, 33),
     "mb2g8ic32ih28oc32kh3ph1": (1.3, 34),

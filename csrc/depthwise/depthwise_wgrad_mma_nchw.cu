@@ -21,9 +21,9 @@
 // 53 KB (x and dy) are cut into strips, whose halos are read again.
 //
 // Floor: x and dy once, 4 bytes a position. Counted for sm_80 in fp16: 25 instructions for each row of 128 positions at
-// 3x3 and 29 at 7x7, where all rows are there; for all of the kernel, by trace (docs/prediction.md), 9 a position at
-// 3x3 on 56 x 56 (batch 32), 11, 12 and 14 at 7x7 on 56 x 56, 28 x 28 and 14 x 14, 19 on 7 x 7 (where half of the rows
-// of a filter are padding). The FMA kernel takes about 84 at 7x7. SM-L2 traffic: 1.00 to 1.12. DRAM binds.
+// 3x3, where all rows are there; for all of the kernel about 11 a position at 3x3 on 56 x 56 (batch 32). By trace
+// (docs/prediction.md) 11, 12 and 14 at 7x7 on 56 x 56, 28 x 28 and 14 x 14, 19 on 7 x 7 (where half of the rows of a
+// filter are padding). The FMA kernel takes about 84 at 7x7. SM-L2 traffic: 1.00 to 1.12. DRAM binds.
 //
 // A thread multiplies zeros, too: an infinity or NaN of x or dy reaches taps that it has no part in.
 #include "csrc/common/divisor.h"

@@ -21,10 +21,9 @@
 //
 //   floor       2 * N * O * P * Q * C/g * K * taps FLOP; x and dy are read once per tile of filters and of columns:
 //               64 FLOP per byte from L2 with 128 x 128 results, 51 with 256 x 64
-//   shared      a 64 x 64 product of a warp reads 32 wavefronts for 32 mma, and 16 are written by its copies: 1.5 in
-//   all loop        201 instructions of a warp for 32 positions, 64 of them HMMA (sm_90, 128 x 128 tile), besides one
-//   warp
-//               in four that finds positions, about 40 and 30 for each tap
+//   shared      a 64 x 64 product of a warp reads 32 wavefronts for 32 mma; its copies write 16: 1.5 for each mma
+//   loop        201 instructions of a warp for 32 positions, 64 of them HMMA (sm_90, 128 x 128 tile); one warp in four
+//               also finds positions: about 40 more, and 30 for each tap
 //   in flight   2 blocks an SM with 2 stages of 16 KB each on their way: 64 KB
 //   registers   at most 220, so 2 blocks of 128 threads
 //
