@@ -76,8 +76,9 @@ def cuda_file(kernel: str) -> str:
     name = re.compile(f'"{kernel}"')
     files = [
         file
-        for folder in ("depthwise", "dilated", "transposed", "naive")
+        for folder in ("depthwise", "dilated", "transposed", "grouped", "naive")
         for file in (ROOT / "csrc" / folder).glob("*")
+        if not file.stem.endswith("_fma")  # the same rows in fp32
     ]
     (found,) = [file for file in files if name.search(file.read_text(encoding="utf-8"))]
     return str(found.relative_to(ROOT))

@@ -107,7 +107,7 @@ def test_loads_in_flight_until_one_is_used():
     [
         ("mb2g8ic8ih28oc8kh3ph1", "fprop", "NCHW", None, (9, 10.2)),
         ("mb2g8ic8ih56oc8kh3ph1", "fprop", "NCHW", None, (9, 10.2)),
-        ("mb2g8ic8ih28oc8kh3ph1", "fprop", "NHWC", "naive", (8.57, 8.59)),  # (3 * 28 - 2)^2 / 28^2
+        ("mb1g32ic32ih28oc32kh3ph1", "fprop", "NHWC", "naive", (8.57, 8.59)),  # (3 * 28 - 2)^2 / 28^2
         ("mb1g16ic16ih33oc16kh3ph12dh11", "fprop", "NCHW", None, (5, 10)),
     ],
 )
