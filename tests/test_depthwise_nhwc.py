@@ -55,7 +55,7 @@ def cases(*dtypes: str) -> list[Any]:
 
 @pytest.mark.parametrize(("problem", "layout", "most", "pass_", "dtype"), cases("fp16"))
 def test_traffic(problem: ConvProblem, layout: str, most: float, pass_: str, dtype: str):
-    found = trace(problem, pass_, dtype, layout)
+    found = trace(problem, pass_, dtype, layout, family="depthwise")
     assert found["family"] == "depthwise"
     assert found["grid"][0] >= 2 * 132
     assert found["traffic_ratio"] <= most
@@ -77,6 +77,6 @@ def test_large_filters_come_by_sixteen_bytes(text: str, pass_: str):
 @needs_code
 @pytest.mark.parametrize(("problem", "layout", "most", "pass_", "dtype"), cases("fp16", "fp32")[::7])
 def test_bytes_in_flight(problem: ConvProblem, layout: str, most: float, pass_: str, dtype: str):
-    found = trace(problem, pass_, dtype, layout)
+    found = trace(problem, pass_, dtype, layout, family="depthwise")
     for architecture, (_, _, least) in MULTIPROCESSORS.items():
         assert resident_blocks(found, architecture) * found["load_bytes"] / found["grid"][0] >= least

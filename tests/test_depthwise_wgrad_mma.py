@@ -101,4 +101,5 @@ def test_machine_code_multiplies_on_tensor_cores_and_copies_16_bytes():
         assert kernel.instructions["HMMA"] > 0
         assert kernel.accesses["LDGSTS", 16] > 0
         assert kernel.instructions["WARPSYNC"] < 8  # the loops' branches are known not to diverge
-        assert kernel.registers <= 128
+        # At stride 2 even and odd columns of x have sums of their own.
+        assert kernel.registers <= (168 if ", 2>" in kernel.name else 128)

@@ -297,8 +297,8 @@ def test_a_verdict_says_whether_it_holds() -> None:
 def test_a_prediction_is_a_bound_of_the_kernel_that_would_serve(record: Record) -> None:
     problem = "mb2g8ic8ih20oc8kh3ph1"
     point = dataclasses.replace(record.points["three"][0], problem=problem, layout="NCHW")
-    dense = dataclasses.replace(point, problem="mb2ic8ih20oc8kh3ph1")
-    head, line, repeated, *more = predict.predictions([point, point, dense], "A100")
+    wide = dataclasses.replace(point, problem="ic4096ih1iw5000oc2kh1kw4000pw2000")
+    head, line, repeated, *more = predict.predictions([point, point, wide], "A100")
     assert "A100" in head
     assert not more
     assert repeated.endswith("no fast CUDA C++ kernel serves it")

@@ -147,5 +147,5 @@ def test_no_row_of_the_registry_claims_what_it_cannot_count(magnitude: int):
         sizes[changed][axis] = huge
         problem = introspect.ConvProblem(n=1, c=8, k=8, groups=8, **sizes)
         for row in introspect.device_kernels():
-            found = introspect.device_plan(row["index"], problem, 90, 227 * 1024)
+            found = introspect.device_plan(row["index"], problem, 90, 227 * 1024, 132)
             assert isinstance(found, str), (row["name"], changed)

@@ -59,6 +59,14 @@ def test_row_on_aligned_tensors(row: dict[str, Any]):
         check_row(row, problem, "check order=random seed=5 cp_async=late", aligned=True)
 
 
+@pytest.mark.parametrize("row", [row for row in ROWS if row["family"] == "grouped"], ids=device.row_id)
+def test_row_on_a_device_of_one_multiprocessor(row: dict[str, Any]):
+    # Elsewhere small problems take small tiles, and never the large ones of layers.
+    for problem in served(row):
+        if problem.n * problem.c < 65536:
+            check_row(row, problem, "check sms=1 cp_async=late", aligned=True)
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if row["min_arch"] < 80], ids=device.row_id)
 def test_row_where_copies_go_through_registers(row: dict[str, Any]):
     # Below sm_80. Channels that are no multiple of a vector end in a copy that is partly zeros.
@@ -184,6 +192,7 @@ def test_a_misaligned_tensor_is_caught():
             y=y.data_ptr(),
             bias=0,
             options="check",
+            row=row["index"],
         )
 
 
@@ -207,8 +216,8 @@ def test_the_dispatcher_looks_at_architecture_and_shared_memory():
     row = naive_row("fprop")
     select = device.introspect.device_select
     arguments = (row["pass"], device.native(SMALL), row["dtype"], row["layout"])
-    assert select(*arguments, 75, 0)["name"] == "naive_fprop"
-    assert select(*arguments, 70, 0) is None
+    assert select(*arguments, 75, 0, 40)["name"] == "naive_fprop"
+    assert select(*arguments, 70, 0, 40) is None
 
 
 @pytest.mark.parametrize("problem", [*PROBLEMS, *EDGES], ids=str)

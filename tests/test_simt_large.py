@@ -81,6 +81,10 @@ def served(case: Case) -> list[dict[str, Any]]:
         and row["pass"].name in case.passes
         and device.serves(row, case.large)
         and not (case.layout == "NHWC" and row["name"] == "naive_wgrad")  # a thread would read all of a channel
+        and not row["name"].startswith("grouped_wgrad")  # all blocks add to one result
+        and not (
+            case.layout == "NCHW" and row["family"] == "grouped"
+        )  # of copies; the end of one is not all of another
     ]
 
 
@@ -109,6 +113,8 @@ def test_last_blocks(case: Case):
         if pass_ == "wgrad":
             addresses["bias"] = 0  # the naive kernel's is another launch
         last = 1 if case.layout == "NHWC" and pass_ == "wgrad" else LAST_BLOCKS
+        if row["name"] == "grouped_dgrad_nhwc_gemm":
+            last = 64 * 4  # the groups and phases of the last positions
         device.introspect.simt_run(
             row["pass"],
             device.native(large),

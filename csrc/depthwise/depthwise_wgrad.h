@@ -173,10 +173,15 @@ KernelRow wgrad_row(const char* name) {
 template <typename T>
 KernelRows wgrad_rows() {
   constexpr Layout kFirst = Layout::kChannelsFirst, kLast = Layout::kChannelsLast;
-  return {wgrad_row<T, kFirst, 3>("depthwise_wgrad_3x3"), wgrad_row<T, kFirst, 5>("depthwise_wgrad_5x5"),
-          wgrad_row<T, kFirst, 7>("depthwise_wgrad_7x7"), wgrad_row<T, kFirst, 0>("depthwise_wgrad"),
-          wgrad_row<T, kLast, 3>("depthwise_wgrad_3x3"),  wgrad_row<T, kLast, 5>("depthwise_wgrad_5x5"),
-          wgrad_row<T, kLast, 7>("depthwise_wgrad_7x7"),  wgrad_row<T, kLast, 0>("depthwise_wgrad")};
+  KernelRows rows{wgrad_row<T, kLast, 3>("depthwise_wgrad_3x3"), wgrad_row<T, kLast, 5>("depthwise_wgrad_5x5"),
+                  wgrad_row<T, kLast, 7>("depthwise_wgrad_7x7"), wgrad_row<T, kLast, 0>("depthwise_wgrad")};
+  if constexpr (sizeof(T) == 4) {  // in 16 bits depthwise_wgrad_nchw_mma serves these
+    rows.insert(rows.end(),
+                {wgrad_row<T, kFirst, 3>("depthwise_wgrad_3x3"), wgrad_row<T, kFirst, 5>("depthwise_wgrad_5x5"),
+                 wgrad_row<T, kFirst, 7>("depthwise_wgrad_7x7")});
+  }
+  rows.push_back(wgrad_row<T, kFirst, 0>("depthwise_wgrad"));
+  return rows;
 }
 
 }  // namespace convbound::depthwise

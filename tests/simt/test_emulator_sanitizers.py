@@ -27,7 +27,7 @@ def run(kind: str, *arguments: str, problems: Iterable[ConvProblem] = ()) -> sub
     program = build_program(kind, *(("registry", REGISTRY_WALK) if walk else ("emulator", EMULATOR_TESTS)))
     lines = "".join(f"{numbers(problem)}\n" for problem in problems)
     return subprocess.run(
-        [program, *arguments], input=lines, capture_output=True, text=True, timeout=900, env=ENVIRONMENT
+        [program, *arguments], input=lines, capture_output=True, text=True, timeout=1800, env=ENVIRONMENT
     )
 
 

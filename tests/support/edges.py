@@ -177,6 +177,7 @@ TILES = {
         g2ic2ih40iw130oc2kh7ph3 wide, five tracks for a row
         ic1ih22iw480oc1kh3ph1 wide, strips of the longest rows
         mb2ic1ih25iw61oc1kh7sh2ph3 wide, stride 2
+        mb2ic1ih25iw61oc1kh3sh2ph1 wide, 3x3, stride 2
         ic1ih200iw112oc1kh5ph2 strips with halos
         mb300ic1ih3iw1oc1kh3ph1 a block for many images
         mb2g3ic3ih9iw25oc6kh3ph1 multiplier

@@ -22,17 +22,27 @@ NO_CODE: str | None = _library.LOADED["cuda"] or (None if cubins.cuobjdump() els
 needs_code = pytest.mark.skipif(NO_CODE is not None, reason=f"no machine code: {NO_CODE}")
 
 
-def trace(problem: ConvProblem, pass_: str, dtype: str, layout: str, options: str = "profile=sm_90") -> dict[str, Any]:
-    """What the row that serves does with aligned tensors; the row's family and name are added."""
+def trace(
+    problem: ConvProblem, pass_: str, dtype: str, layout: str, options: str = "profile=sm_90", family: str = ""
+) -> dict[str, Any]:
+    """What the row that serves does with aligned tensors; the row's family and name are added.
+
+    Or the first one of a family that would.
+    """
     profile = options.split()[0].removeprefix("profile=")
     like = next(
         row
         for row in device.rows()
         if (row["pass"].name, row["dtype"].name, row["layout"].name) == (pass_, dtype, layout)
     )
-    selected = device.select(problem, like, profile)
-    assert selected is not None
-    row = next(row for row in device.rows() if row["index"] == selected["index"])
+    keys = (like["pass"], like["dtype"], like["layout"])
+    row = next(
+        row
+        for row in device.rows()
+        if (row["pass"], row["dtype"], row["layout"]) == keys
+        and family in row["family"]
+        and device.serves(row, problem, profile)
+    )
     shapes = (problem.x_shape, problem.w_shape, problem.y_shape)
     operands = Operands(*(torch.zeros(shape, dtype=device.dtype_of(row)) for shape in shapes), None)
     (found,) = device.run_row(row, operands, problem, f"trace {options}", aligned=True)[1]
