@@ -46,7 +46,8 @@ def launches_of(index: int) -> list[dict[str, Any]]:
     for problem in walk(row["name"]):
         if device.serves(row, problem):
             # Many small blocks suit small problems, large ones a device of one multiprocessor.
-            ways = [(False, ""), (True, ""), (True, " sms=1")] if not row["naive"] else [(False, "")]
+            ways = [(False, ""), (True, "")] if not row["naive"] else [(False, "")]
+            ways += [(True, " sms=1")] if row["family"] == "grouped" else []
             for aligned, how in ways:
                 operands = integers(problem, row["pass"].name, device.dtype_of(row))
                 for launch in device.run_row(row, operands, problem, "trace blocks=0:1" + how, aligned=aligned)[1]:

@@ -239,6 +239,7 @@ TILES = {
     ),
     "grouped_?????_nhwc_gemm": problems(
         """
+        mb4ic16ih8iw16oc64kh3ph1 two tiles of 256 positions
         mb3ic64ih7iw9oc128kh3ph1 two granule steps a tap, all of a wide tile
         mb2ic40ih9iw8oc136kh3sh2ph1 five granules, one granule more than a wide tile
         g3ic72ih6iw5oc120kh3ph1 three groups of three and of five granules
