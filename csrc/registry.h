@@ -23,7 +23,7 @@ RowsOfKernel wgrad_nchw_mma_rows, wgrad_half_rows, wgrad_bfloat16_rows, wgrad_fl
 namespace grouped {
 RowsOfKernel small_march_rows, small_rows, gemm_half_rows, gemm_bfloat16_rows, gemm_float_rows;
 RowsOfKernel wgrad_small_rows, wgrad_mma_rows, wgrad_fma_rows;
-}
+}  // namespace grouped
 namespace naive {
 RowsOfKernel fprop_rows, dgrad_rows, wgrad_rows;
 }
