@@ -55,7 +55,7 @@ bench: setup ## set up, build, and time our kernels against PyTorch (2 minutes t
 	$(PY) -m convbound.bench $(BENCH)
 
 .PHONY: test
-test: $(STAMPS)/tests ## set up, build, and run the tests (20 minutes on two slow cores)
+test: $(STAMPS)/tests ## set up, build, and run the tests (30 minutes on two slow cores)
 	$(PY) -m pytest -n $$($(PYTHON) -c 'import os; print(os.cpu_count() or 1)') $(PYTEST)
 
 .PHONY: fuzz
@@ -63,7 +63,7 @@ fuzz: $(STAMPS)/tests ## random convolutions through every function and kernel, 
 	PYTHONPATH=tests $(PY) -m fuzz $(FUZZ)
 
 .PHONY: sanitize
-sanitize: $(STAMPS)/tests ## run the CUDA kernels, emulated, under AddressSanitizer, UBSan and ThreadSanitizer (11 minutes on two slow cores)
+sanitize: $(STAMPS)/tests ## run the CUDA kernels, emulated, under AddressSanitizer, UBSan and ThreadSanitizer (15 minutes on two slow cores)
 	$(PY) -m pytest -m sanitize tests/simt $(PYTEST)
 
 # One command on a machine with a GPU: every kernel, streams, graphs, compute-sanitizer, the quick benchmark.

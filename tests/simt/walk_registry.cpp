@@ -179,7 +179,11 @@ int walk(const simt::Options& options) {
   const std::vector<ConvProblem> problems = read_problems();
   int cases = 0, failures = 0;
   for (const KernelRow& row : device::rows()) {
-    for (const ConvProblem& problem : problems) {
+    for (size_t i = 0; i < problems.size(); i++) {
+      const ConvProblem& problem = problems[i];
+      // The kernels for groups serve nearly all problems: each of their rows takes a part of them.
+      constexpr size_t kParts = 6;
+      if (row.family == Family::kGrouped && (i + static_cast<size_t>(row.dtype)) % kParts != 0) continue;
       if (!device::plan(row, problem, {90, 227 * 1024, 132}).refusal.empty()) continue;
       cases++;
       size_t wrong = 0;
